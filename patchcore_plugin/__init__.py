@@ -1,0 +1,81 @@
+"""PatchCore anomaly detection as a plugin host.
+
+What needs torch is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    DatasetError,
+    ImageError,
+    ModelFileError,
+    OptionError,
+    PatchcoreError,
+    PluginError,
+    TensorError,
+    WeightsError,
+)
+from .hookspecs import hookimpl
+from .host import Component, Host, Plugin
+from .roles import Aggregator, Backbone, MemoryBank, Patches, Sampler, Scorer, Scores, hash_weights
+from .specs import (
+    CONTRACT_VERSION,
+    AggregatorSpec,
+    BackboneSpec,
+    ComponentSpec,
+    SamplerSpec,
+    ScorerSpec,
+)
+
+if TYPE_CHECKING:
+    from .detector import Detector
+    from .prediction import Nearest, Prediction
+    from .recipe import Recipe
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Aggregator",
+    "AggregatorSpec",
+    "Backbone",
+    "BackboneSpec",
+    "Component",
+    "ComponentSpec",
+    "DatasetError",
+    "Detector",
+    "Host",
+    "ImageError",
+    "MemoryBank",
+    "ModelFileError",
+    "Nearest",
+    "OptionError",
+    "PatchcoreError",
+    "Patches",
+    "Plugin",
+    "PluginError",
+    "Prediction",
+    "Recipe",
+    "Sampler",
+    "SamplerSpec",
+    "Scorer",
+    "ScorerSpec",
+    "Scores",
+    "TensorError",
+    "WeightsError",
+    "hash_weights",
+    "hookimpl",
+]
+
+_LAZY = {"Detector": "detector", "Prediction": "prediction", "Nearest": "prediction", "Recipe": "recipe"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,147 @@
+"""The four hooks. Each takes nothing and returns a list of records, so that no error comes late.
+
+A plugin is a module with one or more of these functions, marked with `hookimpl`, and an entry point
+in the group ``patchcore_plugin`` that names the module.
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from .specs import AggregatorSpec, BackboneSpec, SamplerSpec, ScorerSpec
+
+PROJECT = "patchcore_plugin"
+"""pluggy's project name, and the entry-point group."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def patchcore_backbones() -> list[BackboneSpec]:
+    '''Return the feature extractors that this plugin provides.
+
+    A complete plugin::
+
+        from dataclasses import dataclass
+        import patchcore_plugin as pp
+
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            stride: int = 8
+            """Pixels per patch."""
+
+        def create(config):
+            import torch
+
+            class Colours:
+                mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+                def __call__(self, images):
+                    return [torch.nn.functional.avg_pool2d(images, config.stride)]
+
+                def to(self, device):
+                    return self
+
+                def weight_hash(self):
+                    return pp.hash_weights({})
+
+            return Colours()
+
+        @pp.hookimpl
+        def patchcore_backbones():
+            return [pp.BackboneSpec(name="colours", config=Config, create=create, summary="mean colours")]
+    '''
+    raise NotImplementedError
+
+
+@hookspec
+def patchcore_aggregators() -> list[AggregatorSpec]:
+    """Return the aggregators that this plugin provides.
+
+    A complete plugin::
+
+        from dataclasses import dataclass
+        import patchcore_plugin as pp
+
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            pass
+
+        def create(config):
+            def finest_map(maps):
+                return pp.Patches(grid=maps[0].permute(0, 2, 3, 1))
+
+            return finest_map
+
+        @pp.hookimpl
+        def patchcore_aggregators():
+            return [pp.AggregatorSpec(name="finest", config=Config, create=create, summary="the first map")]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def patchcore_samplers() -> list[SamplerSpec]:
+    '''Return the samplers that this plugin provides.
+
+    A complete plugin::
+
+        from dataclasses import dataclass
+        import patchcore_plugin as pp
+
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            step: int = 10
+            """Keep every step-th patch."""
+
+        def create(config):
+            import torch
+
+            def every(vectors):
+                return torch.arange(0, len(vectors), config.step, device=vectors.device)
+
+            return every
+
+        @pp.hookimpl
+        def patchcore_samplers():
+            return [pp.SamplerSpec(name="every", config=Config, create=create, summary="every n-th patch")]
+    '''
+    raise NotImplementedError
+
+
+@hookspec
+def patchcore_scorers() -> list[ScorerSpec]:
+    """Return the scorers that this plugin provides.
+
+    A complete plugin::
+
+        from dataclasses import dataclass
+        import patchcore_plugin as pp
+
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            pass
+
+        def create(config):
+            class MeanDistance:
+                def fit(self, bank):
+                    self.centre = bank.vectors.mean(dim=0)
+
+                def __call__(self, patches):
+                    distance = (patches.grid - self.centre).norm(dim=-1)
+                    return pp.Scores(image=distance.flatten(1).amax(dim=1), map=distance)
+
+                def state(self):
+                    return {}
+
+                def restore(self, bank, state):
+                    self.fit(bank)
+
+            return MeanDistance()
+
+        @pp.hookimpl
+        def patchcore_scorers():
+            return [pp.ScorerSpec(name="mean", config=Config, create=create, summary="distance to the mean")]
+    """
+    raise NotImplementedError

@@ -1,0 +1,189 @@
+"""The contracts of the four roles, and the data that flows between them.
+
+    images [B,3,H,W] -> Backbone -> [B,C_i,h_i,w_i] -> Aggregator -> Patches
+    Patches -> Sampler (fit only) -> MemoryBank -> Scorer.fit;  Patches -> Scorer -> Scores
+
+Every tensor of one call lives on one device; components compute there and change no input in place.
+This module imports no torch, so that plugins may import it at the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from .errors import TensorError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patch vectors of a batch of photos.
+
+    Parameters
+    ----------
+    grid
+        Patch vectors by position, [B, h, w, D], floating point.
+    image
+        A descriptor of each whole photo, [B, G], for methods that use one.
+    """
+
+    grid: Tensor
+    image: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _expect("Patches.grid", self.grid, "[B, h, w, D]", ndim=4)
+        if self.image is not None:
+            _expect("Patches.image", self.image, "[B, G]", ndim=2)
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """The normal patches that a scorer compares with.
+
+    Parameters
+    ----------
+    vectors
+        Patch vectors, [M, D], floating point.
+    origin
+        Where each comes from: training photo, row, column of its grid; int64 [M, 3].
+    seen
+        Number of patches that the bank stands for (the sampler's input); M if not given.
+    """
+
+    vectors: Tensor
+    origin: Tensor
+    seen: int | None = None
+
+    def __post_init__(self) -> None:
+        _expect("MemoryBank.vectors", self.vectors, "[M, D]", ndim=2)
+        _expect("MemoryBank.origin", self.origin, "[M, 3]", ndim=2)
+        if tuple(self.origin.shape) != (len(self.vectors), 3):
+            raise TensorError(
+                f"MemoryBank.origin: expected shape [{len(self.vectors)}, 3], one row per vector, "
+                f"got {list(self.origin.shape)}"
+            )
+        if self.seen is None:
+            object.__setattr__(self, "seen", len(self.vectors))
+
+    def to(self, device: torch.device | str) -> MemoryBank:
+        """Return the same bank on `device`."""
+        return MemoryBank(self.vectors.to(device), self.origin.to(device), self.seen)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How far each photo, and each of its patches, is from normal.
+
+    Parameters
+    ----------
+    image
+        One score per photo, [B], float32; larger is more anomalous.
+    map
+        One score per patch, [B, h, w], float32; None for methods that judge whole photos only.
+    nearest
+        Row of the bank nearest to each patch, [B, h, w], int64; None where there is no such row.
+    """
+
+    image: Tensor
+    map: Tensor | None = None
+    nearest: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _expect("Scores.image", self.image, "[B]", ndim=1)
+        for name in ("map", "nearest"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                _expect(f"Scores.{name}", tensor, "[B, h, w]", ndim=3)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen feature extractor."""
+
+    mean: tuple[float, float, float]
+    """Channel means (RGB, photos in 0..1) that the network's input is normalised with."""
+    std: tuple[float, float, float]
+    """Channel standard deviations, likewise."""
+
+    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+        """Return feature maps [B, C_i, h_i, w_i], finest first, of normalised images [B, 3, H, W]."""
+        ...
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Move the weights to `device` and return the backbone."""
+        ...
+
+    def weight_hash(self) -> str:
+        """Return a hex digest that is equal exactly for equal weights (see `hash_weights`)."""
+        ...
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """Turns feature maps into locally aware patch vectors."""
+
+    def __call__(self, maps: Sequence[Tensor]) -> Patches:
+        """Return patches on the grid of ``maps[0]`` (the finest)."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Chooses which patches stay in the memory bank."""
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return int64 indices [M] of the rows of `vectors` [N, D] that stay, in selection order.
+
+        A sampler that knows how well they cover the rest may leave a float64 tensor [M] in an
+        attribute ``radii_``: after each pick, the largest distance from any row to its nearest pick.
+        """
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Measures how far patches are from the bank."""
+
+    def fit(self, bank: MemoryBank) -> None:
+        """Learn what is normal."""
+        ...
+
+    def __call__(self, patches: Patches) -> Scores:
+        """Score patches; `fit` or `restore` came before."""
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return what `fit` computed beyond the bank itself, to be saved beside it (often nothing)."""
+        ...
+
+    def restore(self, bank: MemoryBank, state: Mapping[str, Tensor]) -> None:
+        """Become what `fit(bank)` and then `state()` described, without computing it again."""
+        ...
+
+
+def hash_weights(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors: names, dtypes, shapes and bytes, whatever their order."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(dtype=_uint8()).numpy())
+    return digest.hexdigest()
+
+
+def _uint8() -> torch.dtype:
+    import torch
+
+    return torch.uint8
+
+
+def _expect(what: str, tensor: Tensor, shape: str, *, ndim: int) -> None:
+    if tensor.ndim != ndim:
+        raise TensorError(f"{what}: expected shape {shape}, got {list(tensor.shape)}")
