@@ -1,0 +1,7 @@
+"""Exact nearest rows of a memory bank (PatchCore equation 6)."""
+
+from __future__ import annotations
+
+from .screened import NearestRows
+
+__all__ = ["NearestRows"]

@@ -1,0 +1,126 @@
+r"""Bounds on squared distances from one float32 matrix product, with a proven margin.
+
+A matrix product finds almost every distance that does not matter, quickly; what does matter is
+decided by `squared_distances`, in float64. So that no decision is ever wrong, the product must
+give true *lower* bounds. With u = 2^-24 and D dimensions:
+
+1. The points are moved to a common centre and scaled by a power of two, y = s (x - m). The float32
+   copy c of y has ||c - y|| <= 2u ||c||. Write r = ||c|| and R = r_i + r_j, so that
+   ||c_i - c_j|| <= R. Then  | ||y_i - y_j||^2 - ||c_i - c_j||^2 | <= 4uR^2 + (2uR)^2 < 5uR^2.
+2. n = r^2 is computed in float64 and rounded once: an error below u (n_i + n_j) <= uR^2.
+3. n_j - 2 c_i.c_j is one accumulation of D + 1 terms, in any order, fused or not; the sum of their
+   magnitudes is at most n_j + 2 r_i r_j <= R^2, so its error is at most gamma R^2 with
+   gamma = (D + 2) u / (1 - (D + 2) u)   (Higham, Accuracy and Stability, section 3.1).
+   Where the user lets torch round the factors of float32 products first (TF32, bfloat16) by a
+   relative t each, 2 r_i r_j (2t + t^2) <= (t + t^2/2) R^2 is added.
+4. Adding n_i, comparing with a bound rounded to float32, and the rounding of the float64
+   differences themselves cost less than 6u R^2 together (D < 2^27).
+
+So |computed - true| <= kappa R^2 with kappa = gamma + t + t^2/2 + 12u, and since
+R^2 <= 2 (n_i + n_j), subtracting 2 kappa n from each squared norm makes every entry a lower bound
+at no cost: far points pay for themselves and nobody else. Adding 5 kappa (n_i + n_j) to such a lower
+bound makes an upper bound, with one kappa to spare for rounding it to float32. Products too small for float32 are covered by the constant `TINY`: after
+scaling the largest norm is in [1, 2), and each of the O(D) underflows costs at most 2^-126.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+UNIT_ROUNDOFF = 2.0**-24
+TINY = 2.0**-100
+
+
+def chunk_rows(points: Tensor) -> int:
+    """Return how many rows of `points` to copy to float64 at a time.
+
+    On a CPU the copies stay in the cache, and below the size at which torch wakes other threads.
+    """
+    return max(1, (1 << 14 if points.device.type == "cpu" else 1 << 24) // points.shape[1])
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return ||a - b||^2 of rows, in float64 by direct differences: what every decision rests on.
+
+    Parameters
+    ----------
+    a, b
+        Rows [..., D], broadcast against each other.
+    """
+    return (a.double() - b.double()).square_().sum(dim=-1)
+
+
+def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor) -> Tensor:
+    """Return `squared_distances` of ``a[rows_a]`` and ``b[rows_b]``, [P] float64, in bounded memory."""
+    out = torch.empty(len(rows_a), dtype=torch.float64, device=a.device)
+    step = chunk_rows(a)
+    for low in range(0, len(rows_a), step):
+        part = slice(low, low + step)
+        out[part] = squared_distances(a[rows_a[part]], b[rows_b[part]])
+    return out
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Points ready for screening: float32 copies [n, D] and lowered squared norms [n]."""
+
+    points: Tensor
+    norms: Tensor
+    lowered: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Screened:
+        return Screened(self.points[rows], self.norms[rows], self.lowered[rows])
+
+
+class Frame:
+    """The centre and scale in which points are screened; see the module for the proof.
+
+    Parameters
+    ----------
+    points
+        [n, D], any floating dtype, finite: the centre is their mean, and the scale the power of two
+        that brings the largest distance from it into [1, 2).
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        parts = points.split(chunk_rows(points))
+        total = torch.zeros(points.shape[1], dtype=torch.float64, device=points.device)
+        for part in parts:
+            total += part.double().sum(dim=0)
+        self.centre = total / len(points)
+        largest = float(torch.stack([squared_distances(part, self.centre).max() for part in parts]).max())
+        self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0
+        self.kappa = _kappa(points.shape[1])
+
+    def screen(self, points: Tensor) -> Screened:
+        """Return `points` [n, D] ready for `lower_bounds`."""
+        copy = torch.empty(points.shape, dtype=torch.float32, device=points.device)
+        norms = torch.empty(len(points), dtype=torch.float64, device=points.device)
+        step = chunk_rows(points)
+        for part, out, norm in zip(points.split(step), copy.split(step), norms.split(step), strict=True):
+            out[:] = (part.double() - self.centre) * self.scale
+            norm[:] = out.double().square_().sum(dim=1)
+        return Screened(copy, norms.float(), ((1 - 2 * self.kappa) * norms - TINY).float())
+
+    def slack(self, norms_a: Tensor, norms_b: Tensor) -> Tensor:
+        """Return what turns a lower bound into an upper bound, for squared norms of the two points."""
+        return (norms_a.double() + norms_b) * (5 * self.kappa) + 4 * TINY
+
+
+def lower_bounds(a: Screened, b: Screened, out: Tensor | None = None) -> Tensor:
+    """Return lower bounds of scaled squared distances *minus* ``a.lowered[:, None]``, [n_a, n_b] float32.
+
+    The term of `a` is left out because it changes neither a minimum over `b` nor a comparison with
+    a bound of each row, and adding it would read the matrix once more.
+    """
+    return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2, out=out)
+
+
+def _kappa(dims: int) -> float:
+    terms = (dims + 2) * UNIT_ROUNDOFF
+    rounded = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-8}[torch.get_float32_matmul_precision()]
+    return terms / (1 - terms) + rounded + rounded**2 / 2 + 12 * UNIT_ROUNDOFF
