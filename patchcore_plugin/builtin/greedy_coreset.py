@@ -1,0 +1,95 @@
+"""Sampler `greedy-coreset`: the paper's minimax facility location, selected greedily and exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from ..errors import OptionError, TensorError
+from ..hookspecs import hookimpl
+from ..roles import Sampler
+from ..specs import SamplerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyCoresetConfig:
+    """Options of `greedy-coreset`."""
+
+    ratio: Annotated[float, Gt(0), Le(1)] = 0.1
+    """Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01."""
+    count: Annotated[int, Ge(1)] | None = None
+    """Number of patches that stay, in place of `ratio`."""
+    radius: Annotated[float, Ge(0)] | None = None
+    """Stop earlier, once every patch is within this distance of one that stays."""
+    projection_dim: Annotated[int, Ge(1)] | None = None
+    """None measures distances in full; a number, after a random projection to as many dimensions (authors: 128)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Decides the first patch and the projection."""
+
+
+class GreedyCoreset:
+    """Farthest-first selection (arXiv 2106.08265, section 3.2 and algorithm 1).
+
+    After a call, ``radii_`` is the covering radius after each pick, float64 [M]; None after a call with a
+    projection, which changes distances.
+    """
+
+    radii_: Tensor | None = None
+    progress: Callable[[int, int], None] | None = None
+    """Called now and then with the number of patches selected, and how many are wanted at most."""
+
+    def __init__(self, config: GreedyCoresetConfig) -> None:
+        self._config = config
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return the rows of `vectors` [N, D] that stay, int64 [M], in selection order."""
+        import torch
+
+        from ..kernels.coreset import greedy_coreset
+
+        options = self._config
+        if vectors.ndim != 2 or 0 in vectors.shape:
+            raise TensorError(
+                f"sampler 'greedy-coreset': expected vectors [N, D], N and D at least 1, got {list(vectors.shape)}"
+            )
+        count = math.ceil(options.ratio * len(vectors)) if options.count is None else options.count
+        if count > len(vectors):
+            raise OptionError(
+                f"sampler 'greedy-coreset': count is {count}, but there are only {len(vectors)} patches; "
+                "lower it, or set ratio in its place"
+            )
+        generator = torch.Generator().manual_seed(options.seed)
+        start = int(torch.randint(len(vectors), (1,), generator=generator))
+        points = vectors
+        if options.projection_dim is not None:
+            shape = vectors.shape[1], options.projection_dim
+            projection = torch.randn(shape, generator=generator) / math.sqrt(options.projection_dim)
+            points = vectors.float() @ projection.to(vectors.device)
+        index, radii = greedy_coreset(points, count, start, radius=options.radius, progress=self.progress)
+        self.radii_ = radii if options.projection_dim is None else None
+        return index
+
+
+def create(config: GreedyCoresetConfig) -> Sampler:
+    """Return the sampler."""
+    return GreedyCoreset(config)
+
+
+@hookimpl
+def patchcore_samplers() -> list[SamplerSpec]:
+    """Provide `greedy-coreset`."""
+    return [
+        SamplerSpec(
+            name="greedy-coreset",
+            config=GreedyCoresetConfig,
+            create=create,
+            summary="greedy minimax coreset, exact (the paper's)",
+        )
+    ]

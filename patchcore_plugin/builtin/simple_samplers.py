@@ -1,0 +1,70 @@
+"""Samplers `random` and `all`: what the paper compares its coreset with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from ..errors import OptionError
+from ..hookspecs import hookimpl
+from ..roles import Sampler
+from ..specs import SamplerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig:
+    """Options of `random`."""
+
+    ratio: Annotated[float, Gt(0), Le(1)] = 0.1
+    """Fraction of the patches that stay."""
+    count: Annotated[int, Ge(1)] | None = None
+    """Number of patches that stay, in place of `ratio`."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Decides which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllConfig:
+    """`all` has no options."""
+
+
+def create_random(config: RandomConfig) -> Sampler:
+    """Return a sampler that keeps patches chosen uniformly at random, without repetition."""
+    import torch
+
+    def random_rows(vectors: Tensor) -> Tensor:
+        count = math.ceil(config.ratio * len(vectors)) if config.count is None else config.count
+        if count > len(vectors):
+            raise OptionError(
+                f"sampler 'random': count is {count}, but there are only {len(vectors)} patches; "
+                "lower it, or set ratio in its place"
+            )
+        generator = torch.Generator().manual_seed(config.seed)
+        return torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)
+
+    return random_rows
+
+
+def create_all(config: AllConfig) -> Sampler:
+    """Return a sampler that keeps every patch, in order."""
+    import torch
+
+    def all_rows(vectors: Tensor) -> Tensor:
+        return torch.arange(len(vectors), device=vectors.device)
+
+    return all_rows
+
+
+@hookimpl
+def patchcore_samplers() -> list[SamplerSpec]:
+    """Provide `random` and `all`."""
+    return [
+        SamplerSpec(name="random", config=RandomConfig, create=create_random, summary="patches chosen at random"),
+        SamplerSpec(name="all", config=AllConfig, create=create_all, summary="every patch"),
+    ]

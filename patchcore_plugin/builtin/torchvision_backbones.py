@@ -1,0 +1,110 @@
+"""Backbones from torchvision: the networks of the paper and smaller relatives.
+
+Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, arXiv 2106.08265:
+WideResNet-50 by default; WideResNet-101, ResNeXt-101 and DenseNet-201 for the ensemble; always the two
+middle stages.
+
+A model for other backbone plugins: listing what there is needs no torch, which `create` alone imports.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patchcore_plugin.errors import OptionError
+from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.specs import BackboneSpec
+
+if TYPE_CHECKING:
+    from patchcore_plugin.roles import Backbone
+
+RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+"""Strides 4, 8, 16, 32."""
+DENSENET_LAYERS = ("denseblock1", "denseblock2", "denseblock3", "denseblock4")
+"""torchvision's ``features.denseblock1`` and so on; strides 4, 8, 16, 32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """Options of the ResNet family."""
+
+    layers: tuple[str, ...] = ("layer2", "layer3")
+    """Which feature maps: of layer1 (stride 4), layer2 (8), layer3 (16), layer4 (32)."""
+    weights: str = "imagenet"
+    """Either imagenet (torchvision's IMAGENET1K_V1), random, or the path of a .pth or .safetensors file."""
+    seed: int = 0
+    """Seed of random weights; the others do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseNetConfig:
+    """Options of the DenseNet family."""
+
+    layers: tuple[str, ...] = ("denseblock2", "denseblock3")
+    """Which feature maps: of denseblock1 (stride 4), denseblock2 (8), denseblock3 (16), denseblock4 (32)."""
+    weights: str = "imagenet"
+    """Either imagenet (torchvision's IMAGENET1K_V1), random, or the path of a .pth or .safetensors file."""
+    seed: int = 0
+    """Seed of random weights; the others do not depend on it."""
+
+
+Config = ResNetConfig | DenseNetConfig
+
+
+@hookimpl
+def patchcore_backbones() -> list[BackboneSpec]:
+    """Return the torchvision backbones."""
+    return [
+        _resnet("wide_resnet50", "wide_resnet50_2", "WideResNet-50-2, the paper's default"),
+        _resnet("wide_resnet101", "wide_resnet101_2", "WideResNet-101-2, of the paper's ensemble"),
+        _resnet("resnet18", "resnet18", "ResNet-18, small and fast"),
+        _resnet("resnet50", "resnet50", "ResNet-50"),
+        _resnet("resnext101", "resnext101_32x8d", "ResNeXt-101 32x8d, of the paper's ensemble"),
+        BackboneSpec(
+            name="densenet201",
+            config=DenseNetConfig,
+            create=_creator("densenet201", "densenet201", DENSENET_LAYERS),
+            summary="DenseNet-201, of the paper's ensemble",
+        ),
+    ]
+
+
+def _resnet(name: str, architecture: str, summary: str) -> BackboneSpec:
+    create = _creator(name, architecture, RESNET_LAYERS)
+    return BackboneSpec(name=name, config=ResNetConfig, create=create, summary=summary)
+
+
+def _creator(name: str, architecture: str, available: Sequence[str]) -> Callable[[Config], Backbone]:
+    def create(config: Config) -> Backbone:
+        check_layers(name, config.layers, available)
+
+        from ._feature_maps import create_feature_maps
+
+        return create_feature_maps(
+            name, architecture, layers=config.layers, weights=config.weights, seed=config.seed
+        )
+
+    return create
+
+
+def check_layers(name: str, layers: Sequence[str], available: Sequence[str]) -> None:
+    """Refuse a choice of layers that the backbone `name` cannot serve.
+
+    Raises
+    ------
+    OptionError
+        If `layers` is empty, names one twice, or names one that is not `available`.
+    """
+    choices = ", ".join(available)
+    if not layers:
+        raise OptionError(f"backbone {name}: layers is empty; choose from {choices}")
+    for index, layer in enumerate(layers):
+        if layer not in available:
+            near = difflib.get_close_matches(layer, available, n=1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise OptionError(f"backbone {name}: layers has no '{layer}'{hint}; choose from {choices}")
+        if layer in layers[:index]:
+            raise OptionError(f"backbone {name}: layers names '{layer}' twice")

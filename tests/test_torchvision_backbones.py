@@ -1,0 +1,299 @@
+"""The torchvision backbones: what they compute, keep and refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from patchcore_plugin.builtin.torchvision_backbones import patchcore_backbones
+from patchcore_plugin.errors import OptionError, PatchcoreError, TensorError, WeightsError
+from patchcore_plugin.roles import Backbone
+
+SPECS = {spec.name: spec for spec in patchcore_backbones()}
+
+
+def create(name: str, **options: Any) -> Any:
+    spec = SPECS[name]
+    return spec.create(spec.config(**options))
+
+
+def message(kind: type[PatchcoreError], name: str, **options: Any) -> str:
+    with pytest.raises(kind) as caught:
+        create(name, **options)
+    return str(caught.value)
+
+
+def images(height: int = 97, width: int = 131) -> torch.Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 4 - 2
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> Any:
+    """A whole network with weights of its own, batch statistics included."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = torchvision.models.resnet18(weights=None).eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+                module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("wide_resnet50", (512, 1024)),
+        ("wide_resnet101", (512, 1024)),
+        ("resnet18", (128, 256)),
+        ("resnet50", (512, 1024)),
+        ("resnext101", (512, 1024)),
+        ("densenet201", (512, 1792)),
+    ],
+)
+def test_default_layers_have_strides_8_and_16_at_odd_sizes(name: str, channels: tuple[int, int]) -> None:
+    backbone = create(name, weights="random")
+    assert isinstance(backbone, Backbone)
+    maps = backbone(images())
+    stem = (97 + 3) // 4, (131 + 3) // 4  # ResNet rounds up twice; DenseNet's transitions round down
+    halve = (lambda n: n // 2) if name == "densenet201" else (lambda n: (n + 1) // 2)
+    fine = tuple(map(halve, stem))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, channels[0], *fine),
+        (2, channels[1], *map(halve, fine)),
+    ]
+    assert all(m.dtype == torch.float32 and not m.requires_grad for m in maps)
+
+
+def test_maps_are_those_of_the_whole_network(resnet18: Any, tmp_path: Path) -> None:
+    torch.save(resnet18.state_dict(), tmp_path / "r.pth")
+    layers = ("layer1", "layer2", "layer3", "layer4")
+    whole = create_feature_extractor(resnet18, list(layers))
+    with torch.no_grad():
+        expected = whole(images())
+    for got, layer in zip(
+        create("resnet18", layers=layers, weights=str(tmp_path / "r.pth"))(images()), layers, strict=True
+    ):
+        torch.testing.assert_close(got, expected[layer], rtol=1e-4, atol=1e-4)
+
+
+def test_maps_are_those_of_the_whole_densenet(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        network = torchvision.models.densenet201(weights=None).eval()
+    whole = create_feature_extractor(network, ["features.denseblock1", "features.denseblock3"])
+    # As torchvision's published files spell it: "norm.1" for "norm1", and no counters.
+    published = {
+        key.replace("norm1", "norm.1").replace("conv2", "conv.2") if "denselayer" in key else key: tensor
+        for key, tensor in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    torch.save(published, tmp_path / "d.pth")
+    got = create("densenet201", layers=("denseblock3", "denseblock1"), weights=str(tmp_path / "d.pth"))(
+        images()
+    )
+    with torch.no_grad():
+        expected = list(whole(images()).values())
+    assert len(got) == 2
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_come_back_from_both_formats_bit_for_bit(resnet18: Any, tmp_path: Path) -> None:
+    torch.save(resnet18.state_dict(), tmp_path / "r.pth")
+    save_file(resnet18.state_dict(), tmp_path / "r.safetensors")
+    headless = {k: t for k, t in resnet18.state_dict().items() if not k.startswith("fc.")}
+    torch.save(headless | {"fc.weight": torch.zeros(5, 512)}, tmp_path / "tuned.pth")
+    a, b, c = (create("resnet18", weights=str(tmp_path / n)) for n in ("r.pth", "r.safetensors", "tuned.pth"))
+    assert a.weight_hash() == b.weight_hash() == c.weight_hash()
+    for x, y, z in zip(a(images()), b(images()), c(images()), strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(x, z)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet201"])
+def test_nothing_after_the_last_layer_is_kept(name: str) -> None:
+    first, second = SPECS[name].config().layers
+    kept = set(create(name, layers=(first,), weights="random")._stages.state_dict())
+    more = set(create(name, layers=(second,), weights="random")._stages.state_dict())
+    assert kept < more
+    assert {key.split(".")[0] for key in kept} == (
+        {"conv1", "bn1", "layer1", "layer2"}
+        if name == "resnet18"
+        else {"conv0", "norm0", "denseblock1", "transition1", "denseblock2"}
+    )
+
+
+def test_maps_come_finest_first_whatever_order_was_named() -> None:
+    maps = create("resnet18", layers=("layer3", "layer1"), weights="random")(images(64, 64))
+    assert [m.shape[-1] for m in maps] == [16, 4]
+
+
+def test_later_layers_do_not_change_earlier_maps() -> None:
+    names = ("layer1", "layer2", "layer3", "layer4")
+    together = create("resnet18", layers=names, weights="random")(images())
+    for name, got in zip(names, together, strict=True):
+        (alone,) = create("resnet18", layers=(name,), weights="random")(images())
+        assert torch.equal(alone, got)
+
+
+def test_input_is_not_changed() -> None:
+    x = images()
+    before = x.clone()
+    create("resnet18", weights="random")(x)
+    assert torch.equal(x, before)
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a = create("resnet18", weights="random", seed=3).weight_hash()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert create("resnet18", weights="random", seed=3).weight_hash() == a
+    assert create("resnet18", weights="random", seed=4).weight_hash() != a
+    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+def test_hash_covers_batch_statistics() -> None:
+    backbone = create("resnet18", weights="random")
+    before = backbone.weight_hash()
+    backbone._stages.bn1.running_mean[0] += 1
+    assert backbone.weight_hash() != before
+    assert backbone.to("cpu") is backbone
+
+
+def test_wrong_images_are_named() -> None:
+    with pytest.raises(TensorError) as caught:
+        create("resnet18", weights="random")(torch.zeros(2, 1, 32, 32))
+    assert str(caught.value) == "backbone resnet18: expected images [B, 3, H, W], got [2, 1, 32, 32]"
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "text"),
+    [
+        (
+            "resnet18",
+            ("layer2", "layr3"),
+            "backbone resnet18: layers has no 'layr3' (did you mean 'layer3'?); "
+            "choose from layer1, layer2, layer3, layer4",
+        ),
+        (
+            "densenet201",
+            ("?",),
+            "backbone densenet201: layers has no '?'; "
+            "choose from denseblock1, denseblock2, denseblock3, denseblock4",
+        ),
+        ("resnet18", ("layer2", "layer2"), "backbone resnet18: layers names 'layer2' twice"),
+        ("resnet18", (), "backbone resnet18: layers is empty; choose from layer1, layer2, layer3, layer4"),
+    ],
+)
+def test_layers_that_do_not_exist_are_refused(name: str, layers: tuple[str, ...], text: str) -> None:
+    assert message(OptionError, name, layers=layers) == text
+
+
+def test_missing_file_is_told_in_one_line() -> None:
+    assert message(WeightsError, "resnet18", weights="imagnet") == (
+        "backbone resnet18: weights: no file imagnet; "
+        "give imagenet, random, or the path of a .pth or .safetensors file"
+    )
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_damaged_file_is_told_in_one_line(name: str, resnet18: Any, tmp_path: Path) -> None:
+    path = tmp_path / name
+    (torch.save if name == "w.pth" else save_file)(resnet18.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    text = message(WeightsError, "resnet18", weights=str(path))
+    kind = "RuntimeError" if name == "w.pth" else "SafetensorError"
+    assert text == (
+        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
+        f"({kind}); save one with torch.save(network.state_dict(), PATH)"
+    )
+
+
+def test_pickled_objects_are_not_run(resnet18: Any, tmp_path: Path) -> None:
+    path = tmp_path / "whole.pth"
+    torch.save(resnet18, path)
+    assert message(WeightsError, "resnet18", weights=str(path)) == (
+        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
+        "(UnpicklingError); save one with torch.save(network.state_dict(), PATH)"
+    )
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {1: torch.zeros(1)}])
+def test_files_of_something_else_are_refused(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path)
+    assert message(WeightsError, "resnet18", weights=str(path)) == (
+        f"backbone resnet18: weights: {path} holds something else than named tensors; "
+        "save the network with torch.save(network.state_dict(), PATH)"
+    )
+
+
+def test_weights_of_another_network_are_refused(resnet18: Any, tmp_path: Path) -> None:
+    path = tmp_path / "r.pth"
+    torch.save(resnet18.state_dict(), path)
+    assert message(WeightsError, "resnet50", weights=str(path)) == (
+        f"backbone resnet50: weights: {path} is of another network; tensors: "
+        "165 missing (layer1.0.conv3.weight, ...); 23 of another shape (layer1.0.conv1.weight, ...)"
+    )
+    tensors = resnet18.state_dict()
+    tensors["extra"] = torch.zeros(1)
+    torch.save(tensors, path)
+    assert message(WeightsError, "resnet18", weights=str(path)) == (
+        f"backbone resnet18: weights: {path} is of another network; tensors: 1 unexpected (extra)"
+    )
+
+
+def test_without_network_three_ways_out_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert message(WeightsError, "wide_resnet50") == (
+        "backbone wide_resnet50: the ImageNet weights are not on this computer and cannot be downloaded "
+        "(no route to host): connect to the network once so that torchvision downloads them, "
+        "or give a weights file with backbone.weights=PATH, "
+        "or choose a backbone whose weights come with its package, "
+        "such as efficientnet-lite0 from patchcore-efficientnet-lite"
+    )
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_imagenet_weights_come_from_torchvisions_cache(
+    resnet18: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(resnet18.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = str(tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    assert create("resnet18").weight_hash() == create("resnet18", weights=file).weight_hash()
+
+
+def test_listing_imports_no_torch_and_every_option_has_a_default() -> None:
+    for spec in SPECS.values():
+        assert dataclasses.is_dataclass(spec.config)
+        spec.config()
+    code = (
+        "import sys; from patchcore_plugin.builtin.torchvision_backbones import patchcore_backbones;"
+        "patchcore_backbones(); assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
