@@ -1,0 +1,338 @@
+"""The detector: a recipe's four components at work, fitted on good photos, saved and loaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import model_file
+from .calibration import Calibration, held_out
+from .errors import ImageError, ModelFileError, PluginError, TensorError, WeightsError
+from .features import Features, Input, OnError, Photo, read_batches
+from .host import Host
+from .kernels.nearest import NearestRows
+from .prediction import Prediction, nearest_patch
+from .preprocessing import anomaly_map
+from .recipe import Recipe
+from .roles import Aggregator, Backbone, MemoryBank, Patches, Sampler, Scorer, Scores
+from .specs import ROLES
+
+Progress = Callable[[str, int, int], None]
+
+
+class Detector:
+    """PatchCore, or whatever the recipe composes.
+
+    Parameters
+    ----------
+    recipe
+        The components and their options.
+    seed
+        Governs the random projection, the starting point and any sampling of components whose seed is not set.
+    device
+        "auto" (a GPU if there is one), "cpu", "cuda" and so on.
+    host
+        Where the components come from; all installed plugins by default.
+    """
+
+    def __init__(self, recipe: Recipe, *, seed: int = 0, device: str = "auto", host: Host | None = None) -> None:
+        self._host = host or Host()
+        self.seed = seed
+        self.recipe = recipe.resolved(self._host, seed)
+        self.device = _device(device)
+        self._backbone: Backbone = self._component("backbone").to(self.device)
+        self._aggregator: Aggregator = self._component("aggregator")
+        self._scorer: Scorer = self._component("scorer")
+        self._bank: MemoryBank | None = None
+        self._photos: list[dict[str, Any]] = []
+        self.calibration = Calibration.none("not fitted")
+        self.covering_radius: float | None = None
+        self.skipped: list[ImageError] = []
+
+    @classmethod
+    def from_recipe(
+        cls,
+        name: str,
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        host: Host | None = None,
+        **changes: str | Mapping[str, Any] | None,
+    ) -> Detector:
+        """Return a detector of a recipe, shipped (by name) or of one's own (by path).
+
+        Parameters
+        ----------
+        name
+            Recipe name, or the path of a TOML file.
+        seed, device, host
+            As in the class.
+        changes
+            For a role, "preprocessing" or "map": another component's name, or options; see `Recipe.change`.
+        """
+        recipe = Recipe.load(name)
+        for part, change in changes.items():
+            if change is not None:
+                recipe = recipe.change(part, change)
+        return cls(recipe, seed=seed, device=device, host=host)
+
+    @property
+    def bank(self) -> MemoryBank:
+        """The memory bank, on the detector's device."""
+        if self._bank is None:
+            raise TensorError("the detector is not fitted; call fit or load first")
+        return self._bank
+
+    @property
+    def threshold(self) -> float | None:
+        """The image score above which a photo is called anomalous; None if there is none."""
+        return self.calibration.threshold
+
+    @property
+    def map_scale(self) -> tuple[float, float]:
+        """Map values of the lowest and highest colour, the same for all photos."""
+        return self.calibration.map_scale
+
+    def fit(
+        self, photos: Sequence[Photo], *, on_error: OnError = "stop", progress: Progress | None = None
+    ) -> Detector:
+        """Learn what is normal from good photos, and set the threshold.
+
+        The bank is made of all photos. The threshold is the highest score that a tenth of them, chosen by the
+        seed, gets from a bank made of the others; a single photo leaves none to hold out, and no threshold.
+
+        Parameters
+        ----------
+        photos
+            Paths, or RGB arrays [H, W, 3] (uint8, uint16, or floats in 0..1).
+        on_error
+            Whether an unreadable photo stops the fit, or is left out and listed in `skipped`.
+        progress
+            Called with a stage, and how many of how many of its units are done.
+
+        Raises
+        ------
+        ImageError
+            For an unreadable photo, if `on_error` is "stop"; if no photo is left.
+        """
+        features = self._extract(photos, on_error, progress)
+        self.calibration = self._calibrate(features, progress)
+        sampler = self._sampler(progress)
+        index = self._select(sampler, features.vectors)
+        self._bank = features.bank(index)
+        self._scorer.fit(self._bank)
+        self._photos = features.photos
+        self.covering_radius = _covering_radius(sampler, features.vectors, self._bank)
+        return self
+
+    def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
+        """Judge photos; unreadable ones stop it, or are left out."""
+        found = self.predict_each(photos, on_error=on_error)
+        return [prediction for prediction in found if isinstance(prediction, Prediction)]
+
+    def predict_each(
+        self, photos: Iterable[Photo], /, *, on_error: OnError = "stop"
+    ) -> Iterator[Prediction | ImageError]:
+        """Judge photos one after the other, in order, a batch in memory at a time.
+
+        Where `on_error` is "skip", the error of an unreadable photo is yielded in its place.
+        """
+        bank = self.bank
+        origin = bank.origin.cpu().numpy()
+        for batch in read_batches(photos, self.recipe.preprocessing, on_error):
+            good = [item for item in batch if isinstance(item, Input)]
+            judged = self._judge(good, origin) if good else iter(())
+            for item in batch:
+                yield item if isinstance(item, ImageError) else next(judged)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted detector to one .safetensors file, replacing an older one only when complete."""
+        bank = self.bank
+        tensors = {"bank.vectors": bank.vectors, "bank.origin": bank.origin}
+        tensors |= {f"scorer.{name}": tensor for name, tensor in self._scorer.state().items()}
+        model_file.save(Path(path), tensors, self._manifest())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", host: Host | None = None) -> Detector:
+        """Return the detector that was saved.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged, too new, or needs a plugin that is not installed.
+        WeightsError
+            If the backbone's weights are not those that it was fitted with.
+        """
+        path = Path(path)
+        tensors, manifest = model_file.load(path)
+        host = host or Host()
+        recipe = Recipe.from_dict(manifest["recipe"])
+        for role in ROLES:
+            try:
+                host.component(role, recipe.choice(role).name)
+            except PluginError as error:
+                needed = manifest["plugins"][role]["distribution"]
+                raise ModelFileError(
+                    f"{path}: needs {role} {recipe.choice(role).name!r}, which is not available here; "
+                    f"pip install --upgrade {needed} (details: patchcore plugins list)"
+                ) from error
+        detector = cls(recipe, seed=manifest["seed"], device=device, host=host)
+        if detector._backbone.weight_hash() != manifest["backbone_sha256"]:
+            raise WeightsError(
+                f"{path}: backbone {recipe.backbone.name!r} has other weights here than the model was fitted with; "
+                "install the versions that 'patchcore plugins show' and the model's manifest name, or fit again"
+            )
+        bank = MemoryBank(tensors["bank.vectors"], tensors["bank.origin"], manifest["patches_seen"])
+        detector._bank = bank.to(detector.device)
+        state = {
+            name.removeprefix("scorer."): tensor.to(detector.device)
+            for name, tensor in tensors.items()
+            if name.startswith("scorer.")
+        }
+        detector._scorer.restore(detector._bank, state)
+        detector._photos = manifest["photos"]
+        detector.calibration = Calibration.from_dict(manifest["calibration"])
+        detector.covering_radius = manifest["covering_radius"]
+        return detector
+
+    def _component(self, role: str) -> Any:
+        choice = self.recipe.choice(role)
+        return self._host.build(role, choice.name, self._host.configure(role, choice.name, choice.options))
+
+    def _sampler(self, progress: Progress | None) -> Sampler:
+        sampler: Sampler = self._component("sampler")
+        if progress is not None and hasattr(sampler, "progress"):
+            sampler.progress = lambda done, total: progress("selecting the coreset", done, total)
+        return sampler
+
+    def _select(self, sampler: Sampler, vectors: Tensor) -> Tensor:
+        index = sampler(vectors)
+        name = self.recipe.sampler.name
+        if index.ndim != 1 or index.dtype != torch.int64 or not len(index):
+            raise TensorError(
+                f"sampler {name!r}: expected int64 indices [M], M at least 1, got {index.dtype} {list(index.shape)}"
+            )
+        if int(index.min()) < 0 or int(index.max()) >= len(vectors):
+            raise TensorError(f"sampler {name!r}: expected indices below {len(vectors)}, got {int(index.max())}")
+        return index
+
+    @torch.inference_mode()
+    def _patches(self, inputs: Sequence[Input]) -> Patches:
+        images = torch.stack([item.tensor for item in inputs]).to(self.device)
+        mean, std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1)
+            for values in (self._backbone.mean, self._backbone.std)
+        )
+        patches = self._aggregator(self._backbone((images - mean) / std))
+        if not torch.isfinite(patches.grid).all():
+            raise TensorError(
+                f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights"
+            )
+        return patches
+
+    def _extract(self, photos: Sequence[Photo], on_error: OnError, progress: Progress | None) -> Features:
+        features: Features | None = None
+        self.skipped = []
+        done = 0
+        for batch in read_batches(photos, self.recipe.preprocessing, on_error):
+            good = [item for item in batch if isinstance(item, Input)]
+            self.skipped += [item for item in batch if isinstance(item, ImageError)]
+            if good:
+                patches = self._patches(good)
+                features = features or Features(len(photos), patches)
+                features.add(good, patches)
+            done += len(batch)
+            if progress is not None:
+                progress("reading photos", done, len(photos))
+        if features is None:
+            raise ImageError("no photo to fit on; give at least one readable photo of a good part")
+        return features
+
+    def _calibrate(self, features: Features, progress: Progress | None) -> Calibration:
+        """Judge photos that their bank does not know."""
+        numbers = held_out(len(features.photos), self.seed)
+        if not len(numbers):
+            return Calibration.none("one photo leaves none to hold out")
+        others = features.without(numbers)
+        self._scorer.fit(others.bank(self._select(self._sampler(progress), others.vectors)))
+        scores, maps = [], []
+        for number in numbers.tolist():
+            found = self._score(features.patches(number))
+            scores.append(float(found.image[0]))
+            if found.map is not None:
+                grid = found.map[0].cpu().numpy()
+                maps.append(anomaly_map(grid, features.shapes[number], self.recipe.map.sigma))
+        return Calibration.of_good(scores, maps, len(features.photos))
+
+    @torch.inference_mode()
+    def _score(self, patches: Patches) -> Scores:
+        return self._scorer(patches)
+
+    def _judge(self, inputs: Sequence[Input], origin: NDArray[np.int64]) -> Iterator[Prediction]:
+        scores = self._score(self._patches(inputs))
+        maps = None if scores.map is None else scores.map.cpu().numpy()
+        rows = None if scores.nearest is None else scores.nearest.cpu().numpy()
+        options = self.recipe.preprocessing
+        for i, item in enumerate(inputs):
+            score, full, nearest = float(scores.image[i]), None, None
+            if maps is not None:
+                full = anomaly_map(maps[i], item.shape, self.recipe.map.sigma)
+                if rows is not None:
+                    nearest = nearest_patch(item.shape, maps[i], rows[i], origin, self._photos, options)
+            yield Prediction(
+                path=item.path,
+                score=score,
+                anomaly_map=full,
+                threshold=self.threshold,
+                is_anomalous=None if self.threshold is None else score > self.threshold,
+                nearest=nearest,
+            )
+
+    def _manifest(self) -> dict[str, Any]:
+        plugins = {}
+        for role in ROLES:
+            plugin = self._host.component(role, self.recipe.choice(role).name).plugin
+            plugins[role] = {"distribution": plugin.distribution, "version": plugin.version}
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "plugins": plugins,
+            "backbone_sha256": self._backbone.weight_hash(),
+            "photos": self._photos,
+            "patches_seen": self.bank.seen,
+            "covering_radius": self.covering_radius,
+            "calibration": self.calibration.to_dict(),
+            "software": {
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in ("patchcore-plugin", "torch", "numpy")},
+            },
+        }
+
+
+def _covering_radius(sampler: Sampler, vectors: Tensor, bank: MemoryBank) -> float:
+    """Return the largest distance from any patch seen to the bank."""
+    radii = getattr(sampler, "radii_", None)
+    if radii is not None:
+        return float(radii[-1])
+    distance, _ = NearestRows(bank.vectors)(vectors)
+    return float(distance.max())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise TensorError(f"device {name!r} cannot be used ({reason}); use --device cpu or auto") from error
+    return device

@@ -1,0 +1,103 @@
+"""What is found in one photo, and which normal patch it was compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .preprocessing import Geometry, geometry
+from .recipe import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """The normal patch that the most anomalous patch of a photo was compared with.
+
+    Parameters
+    ----------
+    photo
+        Path of the training photo; None if it was given as an array.
+    x, y
+        The normal patch's centre in that photo, in its pixels.
+    peak_x, peak_y
+        The most anomalous patch's centre in the photo judged, in its pixels.
+    distance
+        The patch's score.
+    """
+
+    photo: str | None
+    x: int
+    y: int
+    peak_x: int
+    peak_y: int
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What was found in one photo.
+
+    Parameters
+    ----------
+    path
+        The photo's path; None if it was given as an array.
+    score
+        Image score; larger is more anomalous.
+    anomaly_map
+        float32 [H, W], of the photo's own size and orientation; None for methods without maps.
+    threshold, is_anomalous
+        What the score is compared with, and whether it is larger; None where there is no threshold.
+    nearest
+        The nearest normal patch; None for methods that know of none.
+    """
+
+    path: str | None
+    score: float
+    anomaly_map: NDArray[np.float32] | None
+    threshold: float | None
+    is_anomalous: bool | None
+    nearest: Nearest | None
+
+
+def nearest_patch(
+    shape: Geometry,
+    scores: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    photos: Sequence[Mapping[str, Any]],
+    options: Preprocessing,
+) -> Nearest:
+    """Return what the most anomalous patch of a photo was compared with.
+
+    Parameters
+    ----------
+    shape
+        How the photo was prepared.
+    scores, rows
+        Patch scores and nearest bank rows, [h, w].
+    origin
+        Training photo, row and column of every bank row, [M, 3].
+    photos
+        Path, height and width of every training photo.
+    options
+        How they were prepared.
+    """
+    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+    number, normal_row, normal_column = origin[rows[row, column]].tolist()
+    photo = photos[number]
+    normal = geometry(options, (photo["height"], photo["width"]))
+    x, y = _centre(normal, scores.shape, normal_row, normal_column)
+    peak_x, peak_y = _centre(shape, scores.shape, int(row), int(column))
+    distance = float(scores[row, column])
+    return Nearest(photo=photo["path"], x=x, y=y, peak_x=peak_x, peak_y=peak_y, distance=distance)
+
+
+def _centre(shape: Geometry, grid: tuple[int, ...], row: int, column: int) -> tuple[int, int]:
+    """Return the photo position, in whole pixels, of the centre of a grid cell."""
+    _, _, height, width = shape.crop
+    x, y = shape.to_photo((row + 0.5) * height / grid[0], (column + 0.5) * width / grid[1])
+    return int(x), int(y)
