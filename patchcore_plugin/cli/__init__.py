@@ -1,0 +1,60 @@
+"""The command line. Commands import what computes only when they run, so that help and listings are quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import PatchcoreError
+from . import demo, evaluate, fit, plugins, predict, recipes
+from .setup import Blocked
+
+app = typer.Typer(
+    name="patchcore",
+    help="Find defects in product photos after seeing only good ones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("fit")(fit.command)
+app.command("predict")(predict.command)
+app.command("evaluate")(evaluate.command)
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(recipes.app, name="recipes")
+app.command("demo")(demo.command)
+
+
+@app.callback()
+def global_options(
+    context: typer.Context,
+    block: Annotated[
+        list[str] | None,
+        typer.Option(help="Do not load this plugin (or distribution); may be repeated.", metavar="NAME"),
+    ] = None,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load the built-in plugins only.")] = False,
+) -> None:
+    """Find defects in product photos after seeing only good ones."""
+    context.obj = Blocked(names=tuple(block or ()), entry_points=not no_plugins)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 a failure told in one line, 2 wrong usage."""
+    try:
+        app()
+    except PatchcoreError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; nothing is left to say, not even while Python exits.
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}; check the path, its permissions and the free space")
+
+
+def _fail(message: str) -> None:
+    print(f"patchcore: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,91 @@
+"""How long work shows: a progress bar on a terminal, plain lines elsewhere, always on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0
+
+
+class Reporter:
+    """Shows stages of work and how far they are; a context manager to be called as a progress callback."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            if console.is_terminal
+            else None
+        )
+        self._tasks: dict[str, Any] = {}
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> Reporter:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` units of a stage are done."""
+        if self._bar is None:
+            self._say(stage, done, total)
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=total)
+        self._bar.update(self._tasks[stage], completed=done, total=total)
+
+    def _say(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        first = stage not in self._said
+        if (done >= total and self._said.get(stage) != float("inf")) or (
+            not first and now - self._said[stage] >= PLAIN_SECONDS
+        ):
+            print(f"{stage}: {done}/{total}", file=sys.stderr, flush=True)
+            now = float("inf") if done >= total else now
+        elif not first:
+            return
+        self._said[stage] = now
+
+
+def print_json(content: object) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; on something that is no terminal it is wide enough for every line."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=400)
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(each.replace("[", "\\[") for each in row))
+    console.print(table)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a figure as text; a dash for one that there is not."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,52 @@
+"""`patchcore demo`: the main job on photos that it draws itself, offline."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import setup
+from .console import Reporter
+from .evaluate import run, show
+
+
+def command(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("--out", help="Folder for photos, model, results and report.")] = Path("demo"),
+    backbone: Annotated[str, typer.Option("--backbone", help="A backbone whose weights are here.")] = (
+        "efficientnet-lite0"
+    ),
+    device: setup.DeviceOption = "auto",
+    seed: setup.SeedOption = 0,
+) -> None:
+    """Draw a small line of parts (synthetic), then fit, predict, evaluate and report."""
+    from ..datasets import load_category
+
+    host = setup.host_of(context)
+    wanted = setup.Setup(recipe="patchcore", backbone=backbone, device=device, seed=seed)
+    wanted.load().resolved(host, seed)
+    from ..detector import Detector
+    from ..images import read_photo
+    from ..results import ResultsWriter
+    from ..synthetic import draw_dataset
+
+    start = time.perf_counter()
+    category = load_category(draw_dataset(out / "photos", seed=seed))
+    print(f"drawn      {out / 'photos'}: {len(category.train)} good photos to fit on, {len(category.test)} to judge (synthetic)")
+    model = out / "model.safetensors"
+    with Reporter() as progress:
+        wanted.detector(host).fit(category.train, progress=progress).save(model)
+        print(f"fitted     {model}")
+        detector = Detector.load(model, device=device, host=host)
+        paths = [photo.path for photo in category.test]
+        with ResultsWriter(out / "results", detector.map_scale) as writer:
+            for done, prediction in enumerate(detector.predict(paths), start=1):
+                writer.write(prediction, read_photo(paths[done - 1]))
+                progress("judging photos", done, len(paths))
+        print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps and overlays beside it")
+        evaluation = run([category], wanted, host, out / "evaluation", setup.OnErrorChoice.stop, progress)
+    show(evaluation, out / "evaluation")
+    print(f"done       in {time.perf_counter() - start:.0f} s; open {out / 'evaluation' / 'report.html'}")

@@ -1,0 +1,76 @@
+"""`patchcore fit`: good photos to a model file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import setup
+from .console import Reporter, number, print_json
+
+
+def command(
+    context: typer.Context,
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Photos of good parts: folders, files, .txt lists, or one MVTec-style category."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Model file to write (.safetensors).")],
+    recipe: setup.RecipeOption = "patchcore",
+    backbone: setup.BackboneOption = None,
+    aggregator: setup.AggregatorOption = None,
+    sampler: setup.SamplerOption = None,
+    scorer: setup.ScorerOption = None,
+    options: setup.SetOption = None,
+    device: setup.DeviceOption = "auto",
+    seed: setup.SeedOption = 0,
+    on_error: Annotated[
+        setup.OnErrorChoice, typer.Option("--on-error", help="What an unreadable photo does.")
+    ] = setup.OnErrorChoice.stop,
+    as_json: setup.JsonOption = False,
+) -> None:
+    """Learn what good parts look like, and write a model file."""
+    from ..datasets import training_photos
+
+    wanted = setup.Setup(
+        recipe=recipe,
+        backbone=backbone,
+        aggregator=aggregator,
+        sampler=sampler,
+        scorer=scorer,
+        options=tuple(options or ()),
+        device=device,
+        seed=seed,
+    )
+    photos = training_photos(images)
+    detector = wanted.detector(setup.host_of(context))
+    setup.require_folder_of(out)
+    start = time.perf_counter()
+    with Reporter() as progress:
+        detector.fit(photos, on_error=on_error.value, progress=progress)
+    detector.save(out)
+    seconds = time.perf_counter() - start
+    bank = detector.bank
+    summary = {
+        "model": str(out),
+        "photos": len(photos) - len(detector.skipped),
+        "skipped": [str(error) for error in detector.skipped],
+        "bank_rows": len(bank.vectors),
+        "patches_seen": bank.seen,
+        "covering_radius": detector.covering_radius,
+        "threshold": detector.threshold,
+        "threshold_source": detector.calibration.source,
+        "seconds": seconds,
+    }
+    if as_json:
+        print_json(summary)
+    else:
+        print(f"model      {out}")
+        print(f"photos     {summary['photos']}, in {seconds:.1f} s")
+        print(f"bank       {len(bank.vectors)} of {bank.seen} patches, covering radius {number(detector.covering_radius)}")
+        print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
+        print(f"next       patchcore predict {out} PHOTOS --out results")
+    setup.report_unreadable(detector.skipped, len(photos))

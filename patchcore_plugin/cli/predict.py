@@ -1,0 +1,56 @@
+"""`patchcore predict`: a model file and photos to scores and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ImageError
+from . import setup
+from .console import Reporter, number, print_json, print_table
+
+
+def command(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="Model file written by fit.")],
+    images: Annotated[list[Path], typer.Argument(help="Photos to judge: folders, files or .txt lists.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, heat maps and overlays.")],
+    device: setup.DeviceOption = "auto",
+    on_error: Annotated[
+        setup.OnErrorChoice, typer.Option("--on-error", help="What an unreadable photo does.")
+    ] = setup.OnErrorChoice.skip,
+    as_json: setup.JsonOption = False,
+) -> None:
+    """Score photos, and draw where they differ from good ones."""
+    from ..datasets import find_photos
+
+    photos = find_photos(images)
+    from ..detector import Detector
+    from ..images import read_photo
+    from ..results import ResultsWriter
+
+    detector = Detector.load(model, device=device, host=setup.host_of(context))
+    records: list[dict[str, Any]] = []
+    errors: list[ImageError] = []
+    with ResultsWriter(out, detector.map_scale) as writer, Reporter() as progress:
+        found = detector.predict_each(photos, on_error=on_error.value)
+        for done, (path, prediction) in enumerate(zip(photos, found, strict=True), start=1):
+            if isinstance(prediction, ImageError):
+                errors.append(prediction)
+            else:
+                pixels = None if prediction.anomaly_map is None else read_photo(path)
+                records.append(writer.write(prediction, pixels))
+            progress("judging photos", done, len(photos))
+    if as_json:
+        print_json({"results": records, "failed": [str(error) for error in errors]})
+    else:
+        verdicts = {True: "defect", False: "good", None: "-"}
+        rows = [[verdicts[each["is_anomalous"]], number(each["score"], 3), each["path"]] for each in records]
+        print_table("", ["verdict", "score", "photo"], rows)
+        low, high = detector.map_scale
+        print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
+        print(f"colours    from {low:.3f} to {high:.3f} in every picture")
+        print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}")
+    setup.report_unreadable(errors, len(photos))

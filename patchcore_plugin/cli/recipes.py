@@ -1,0 +1,62 @@
+"""`patchcore recipes`: the shipped methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..specs import ROLES
+from .console import print_json, print_table
+from .setup import JsonOption, host_of
+
+app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_recipes(as_json: JsonOption = False) -> None:
+    """List the shipped recipes."""
+    from ..recipe import Recipe
+
+    recipes = [Recipe.load(name) for name in Recipe.names()]
+    if as_json:
+        print_json([recipe.to_dict() for recipe in recipes])
+        return
+    print_table("", ["recipe", "summary"], [[recipe.name, recipe.summary] for recipe in recipes])
+
+
+@app.command("show")
+def show_recipe(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A shipped recipe, or the path of a .toml file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a recipe with every option written out."""
+    from ..recipe import Recipe
+
+    recipe = Recipe.load(name).resolved(host_of(context), seed=0)
+    content = recipe.to_dict()
+    if as_json:
+        print_json(content)
+        return
+    print(f"# {recipe.name}: {recipe.summary}")
+    if recipe.preprocessing.crop is not None:
+        height, width = recipe.preprocessing.crop
+        print(
+            f"# Only the central {height} x {width} pixels of the resized photo are inspected: "
+            "a defect in the border outside is NOT found."
+        )
+    for part in ("preprocessing", *ROLES, "map"):
+        print(f"\n[{part}]")
+        for option, value in content[part].items():
+            print(f"{option} = {_toml(value)}" if value is not None else f"# {option} is not set")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(each) for each in value)}]"
+    return str(value)

@@ -1,0 +1,125 @@
+"""What commands share: the options of a recipe, the host, and making a detector of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ImageError, OptionError
+from ..host import Host
+
+if TYPE_CHECKING:
+    from ..detector import Detector
+    from ..recipe import Recipe
+
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe, or the path of a .toml file.")]
+BackboneOption = Annotated[str | None, typer.Option("--backbone", help="A backbone in place of the recipe's.")]
+AggregatorOption = Annotated[
+    str | None, typer.Option("--aggregator", help="An aggregator in place of the recipe's.")
+]
+SamplerOption = Annotated[str | None, typer.Option("--sampler", help="A sampler in place of the recipe's.")]
+ScorerOption = Annotated[str | None, typer.Option("--scorer", help="A scorer in place of the recipe's.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PART.OPTION=VALUE", help="Set an option, such as sampler.ratio=0.01."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Governs everything that is drawn at random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+
+class OnErrorChoice(str, Enum):
+    """What an unreadable photo does."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """What the user does not want to be loaded."""
+
+    names: tuple[str, ...] = ()
+    entry_points: bool = True
+
+
+def host_of(context: typer.Context) -> Host:
+    """Return the host with what the user blocked left out."""
+    blocked = context.find_object(Blocked) or Blocked()
+    return Host(block=blocked.names, entry_points=blocked.entry_points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The recipe as the user wants it, and where it runs."""
+
+    recipe: str
+    backbone: str | None = None
+    aggregator: str | None = None
+    sampler: str | None = None
+    scorer: str | None = None
+    options: tuple[str, ...] = ()
+    device: str = "auto"
+    seed: int = 0
+
+    def load(self) -> Recipe:
+        """Return the recipe with the user's changes."""
+        from ..recipe import Recipe
+
+        recipe = Recipe.load(self.recipe)
+        for role in ("backbone", "aggregator", "sampler", "scorer"):
+            name = getattr(self, role)
+            if name is not None:
+                recipe = recipe.change(role, name)
+        for text in self.options:
+            part, option, value = _parse(text)
+            recipe = recipe.change(part, {option: value})
+        return recipe
+
+    def detector(self, host: Host) -> Detector:
+        """Return a detector that is not fitted yet; what is misspelt is told before torch is loaded."""
+        recipe = self.load()
+        recipe.resolved(host, self.seed)
+        from ..detector import Detector
+
+        return Detector(recipe, seed=self.seed, device=self.device, host=host)
+
+
+def _parse(text: str) -> tuple[str, str, Any]:
+    key, equals, value = text.partition("=")
+    part, dot, option = key.strip().partition(".")
+    if not (equals and dot and part and option):
+        raise OptionError(f"--set {text}: expected PART.OPTION=VALUE, such as sampler.ratio=0.01")
+    return part, option, _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    """Return a value as written in JSON; failing that none, a list with commas, or the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if text.lower() in ("none", "null"):
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return [_value(part.strip()) for part in text.split(",")] if "," in text else text
+
+
+def require_folder_of(path: Path) -> None:
+    """Make the folder that a file is to be written to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def report_unreadable(errors: list[ImageError], total: int) -> None:
+    """Say which photos were left out and end with exit code 1, if there are any."""
+    for error in errors:
+        typer.echo(f"patchcore: {' '.join(str(error).split())}", err=True)
+    if errors:
+        typer.echo(f"patchcore: {len(errors)} of {total} photos were skipped; all others are done", err=True)
+        raise typer.Exit(1)
