@@ -1,0 +1,118 @@
+"""Pictures of anomaly maps, on a scale that the caller fixes for a whole run.
+
+A scale per photo would stretch the noise of a good part over all colours and make it look defective.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .errors import TensorError
+
+Rgb = npt.NDArray[np.uint8]
+Scale = tuple[float, float]
+"""The values of a map that are drawn as "nothing" and as "most", in the units of the map."""
+
+STRONGEST = 0.65
+"""Opacity of the heat at the top of the scale: the defect must stay visible beneath its own heat."""
+
+
+def heat_map(anomaly_map: npt.NDArray[np.floating[Any]], scale: Scale) -> Rgb:
+    """Return the map in colours, RGB uint8 [H, W, 3].
+
+    The colours are "inferno": black, purple, orange, yellow. Its lightness rises evenly, so that equal steps
+    of the map look equal, also to colour-blind eyes and on a grey print.
+
+    Parameters
+    ----------
+    anomaly_map
+        Anomaly scores, floating point [H, W]. NaN is drawn as the top of the scale: what could not be
+        computed must not look good.
+    scale
+        Values drawn as the first and the last colour; what lies beyond takes the colour of the nearer end.
+
+    Raises
+    ------
+    TensorError
+        If the map is not [H, W], or the scale is not two finite numbers in ascending order.
+    """
+    return _colours(_share(anomaly_map, scale))
+
+
+def overlay(photo: npt.NDArray[Any], anomaly_map: npt.NDArray[np.floating[Any]], scale: Scale) -> Rgb:
+    """Return the photo with its heat on top, RGB uint8 [H, W, 3].
+
+    Opacity grows with the value: at or below the lower end of the scale the photo is as it was taken.
+
+    Parameters
+    ----------
+    photo
+        RGB [H, W, 3]: uint8, uint16 (65535 is white), or floating point (1 is white).
+    anomaly_map
+        Anomaly scores, floating point [H, W], of the photo's size.
+    scale
+        As for `heat_map`.
+
+    Raises
+    ------
+    TensorError
+        As for `heat_map`, and if photo and map do not fit or the photo has another dtype.
+    """
+    base = to_8_bit(photo)
+    if base.shape[:2] != anomaly_map.shape:
+        raise TensorError(
+            f"overlay: expected a map of the photo's size {list(base.shape[:2])}, "
+            f"got {list(anomaly_map.shape)}"
+        )
+    share = _share(anomaly_map, scale)
+    opacity = (STRONGEST * share)[..., None]
+    mixed = base + opacity * (_colours(share).astype(np.float32) - base)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def to_8_bit(photo: npt.NDArray[Any]) -> Rgb:
+    """Return an RGB photo [H, W, 3] of uint8, uint16 or floating point as uint8, black and white kept.
+
+    Raises
+    ------
+    TensorError
+        If the shape or dtype is another one.
+    """
+    if photo.ndim != 3 or photo.shape[2] != 3:
+        raise TensorError(f"photo: expected shape [H, W, 3], got {list(photo.shape)}")
+    if photo.dtype == np.uint8:
+        return np.asarray(photo, dtype=np.uint8)
+    if photo.dtype == np.uint16:
+        return np.asarray(np.rint(photo / np.float32(257)), dtype=np.uint8)
+    if np.issubdtype(photo.dtype, np.floating):
+        return np.asarray(np.rint(np.nan_to_num(np.clip(photo, 0, 1)) * 255), dtype=np.uint8)
+    raise TensorError(f"photo: expected uint8, uint16 or floating point, got {photo.dtype}")
+
+
+def colour_bar(width: int = 256, height: int = 16) -> Rgb:
+    """Return the colours of the scale, its lower end at the left, RGB uint8 [height, width, 3]."""
+    return _colours(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
+
+
+def _share(anomaly_map: npt.NDArray[np.floating[Any]], scale: Scale) -> npt.NDArray[np.float32]:
+    """Return how far up the scale each value is, float32 [H, W] in 0..1."""
+    low, high = scale
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise TensorError(f"scale: expected two finite numbers in ascending order, got ({low}, {high})")
+    if anomaly_map.ndim != 2:
+        raise TensorError(f"anomaly map: expected shape [H, W], got {list(anomaly_map.shape)}")
+    # Clipped first and in float64, so that neither infinities nor huge values overflow the division.
+    clipped = np.clip(np.nan_to_num(anomaly_map.astype(np.float64), nan=high), low, high)
+    if high == low:
+        return np.asarray(~(anomaly_map <= low), dtype=np.float32)
+    return ((clipped - low) / (high - low)).astype(np.float32)
+
+
+def _colours(share: npt.NDArray[np.float32]) -> Rgb:
+    levels = np.rint(share * 255).astype(np.uint8)
+    bgr = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)

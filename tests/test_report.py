@@ -1,0 +1,255 @@
+"""The report: what it says, that it needs nothing else, and that it stays bounded."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from patchcore_plugin.metrics import image_metrics, pixel_metrics
+from patchcore_plugin.report import GALLERY, THUMBNAIL, write_report
+from patchcore_plugin.results import METRICS, CategoryResult, Evaluation, Failure, PhotoResult
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags with attributes and checks that they nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    def cards(self) -> dict[str, list[str]]:
+        """Names of the photos by gallery."""
+        found: dict[str, list[str]] = {}
+        text = " ".join(" ".join(self.text).split())
+        for part in re.split(r"\b(?=Worst |Most doubtful |Best )", text)[1:]:
+            name = next(n for n in ("Worst", "Most doubtful", "Best") if part.startswith(n))
+            found[name] = re.findall(r"\S+/\d+\.png", part.split("Could not be used")[0])
+        return found
+
+
+def make_photo(path: Path, size: tuple[int, int] = (40, 60)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((*size, 3), 120, dtype=np.uint8))
+    return path
+
+
+def make_category(
+    folder: Path, name: str, scores: dict[str, list[float]], overlays: bool = True
+) -> CategoryResult:
+    photos = []
+    for kind, values in scores.items():
+        for number, score in enumerate(values):
+            path = make_photo(folder / name / kind / f"{number:03}.png")
+            overlay = make_photo(folder / "out" / f"{name}_{kind}_{number:03}.png") if overlays else None
+            photos.append(PhotoResult(path, kind, kind != "good", score, overlay, "/far/away/train/007.png"))
+    image = image_metrics([photo.is_anomalous for photo in photos], [photo.score for photo in photos])
+    rng = np.random.default_rng(0)
+    mask = np.zeros((30, 30), dtype=bool)
+    mask[5:12, 5:12] = True
+    pixel = pixel_metrics([mask], [rng.random((30, 30)) + mask]) if overlays else pixel_metrics([], [])
+    figures: dict[str, float | None] = dict.fromkeys(METRICS)
+    figures |= {
+        "image_auroc": image.auroc,
+        "pixel_auroc": pixel.auroc,
+        "aupro": pixel.aupro,
+        "fit_seconds": 12.34,
+        "predict_seconds_per_image": 0.0451,
+        "bank_rows": 12345,
+        "covering_radius": 3.14159,
+    }
+    return CategoryResult(
+        name,
+        figures,
+        image.thinned(),
+        pixel.thinned(),
+        photos,
+        threshold=2.0,
+        scale=(1.5, 4.0) if overlays else None,
+    )
+
+
+def report(
+    folder: Path, *categories: CategoryResult, recipe: Mapping[str, object] | None = None
+) -> tuple[str, Page]:
+    path = folder / "report.html"
+    write_report(Evaluation(categories, recipe or {}), path)
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+SCORES = {"good": [1.0, 1.2, 1.1, 3.5], "hole": [5.0, 2.9, 0.5, 4.0]}
+
+
+def test_it_needs_nothing_else(tmp_path: Path) -> None:
+    text, page = report(tmp_path, make_category(tmp_path, "nut", SCORES))
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object"}
+        for key in ("src", "href"):
+            assert attributes.get(key, "#").startswith(("#", "data:image/"))
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "http:" not in text
+    assert "https:" not in text
+    policy = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_pictures_are_small_and_have_words(tmp_path: Path) -> None:
+    category = make_category(tmp_path, "nut", SCORES)
+    make_photo(category.photos[0].path, (1500, 900))
+    _, page = report(tmp_path, category)
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    sides = set()
+    for attributes in pictures:
+        assert attributes["alt"]
+        data = np.frombuffer(base64.b64decode(attributes["src"].split(",")[1]), dtype=np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert picture is not None
+        sides.add(picture.shape[:2])
+    assert sides == {(THUMBNAIL, 192), (40, 60), (12, 256)}
+    assert [a["alt"] for a in pictures if "hole/002.png" in a["alt"]][:2] == [
+        "Photo hole/002.png",
+        "Heat over hole/002.png",
+    ]
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {a["href"] for tag, a in page.tags if tag == "a"} <= {f"#{name}" for name in ids}
+
+
+def test_galleries(tmp_path: Path) -> None:
+    category = make_category(tmp_path, "nut", SCORES)
+    # F1 is best between 1.2 and 2.9: one miss (0.5), one false alarm (3.5).
+    assert category.image.threshold == pytest.approx(2.05)
+    _, page = report(tmp_path, category)
+    cards = page.cards()
+    assert cards["Worst"] == ["hole/002.png", "good/003.png"]
+    # The threshold is halfway between the first two.
+    assert set(cards["Most doubtful"][:2]) == {"hole/001.png", "good/001.png"}
+    assert cards["Most doubtful"][2] == "good/002.png"
+    assert cards["Best"] == [
+        "hole/000.png", "hole/003.png", "hole/001.png", "good/000.png", "good/002.png", "good/001.png"
+    ]  # fmt: skip
+    text = " ".join(" ".join(page.text).split())
+    assert "threshold with the best F1, 2.050 : 1 defective missed, 1 false alarm." in text.replace(
+        "2.050:", "2.050 :"
+    )
+    assert "missed" in text
+    assert "007.png" in text
+    assert "/far/away" not in text
+
+
+def test_galleries_are_bounded(tmp_path: Path) -> None:
+    many = {"good": [float(k) for k in range(20)], "hole": [float(k) + 0.5 for k in range(20)]}
+    _, page = report(tmp_path, make_category(tmp_path, "nut", many))
+    assert {name: len(names) for name, names in page.cards().items()} == dict.fromkeys(
+        ("Worst", "Most doubtful", "Best"), GALLERY
+    )
+
+
+@pytest.mark.parametrize(("good", "expected"), [(9, 3), (1, 1), (0, 0)])
+def test_best_photos_are_of_both_kinds(tmp_path: Path, good: int, expected: int) -> None:
+    scores = {"good": [0.1 * k for k in range(good)], "hole": [10.0 * k for k in range(2, 12)]}
+    _, page = report(tmp_path, make_category(tmp_path, "nut", scores))
+    best = page.cards()["Best"]
+    assert [name.split("/")[0] for name in best] == ["hole"] * (GALLERY - expected) + ["good"] * expected
+
+
+def test_figures_mean_recipe_and_failures(tmp_path: Path) -> None:
+    nut = make_category(tmp_path, "nut", {"good": [1.0, 2.0], "hole": [3.0, 4.0]})
+    bolt = make_category(tmp_path, "bolt", {"good": [1.0, 3.0], "hole": [2.0, 4.0]})
+    failed = [Failure("a/<b>.png", "a/<b>.png: not a picture & never was")]
+    nut = CategoryResult(**{**vars(nut), "failed": failed})
+    recipe = {"name": "patchcore", "sampler": {"name": "greedy-coreset", "ratio": 0.1}, "layers": [2, 3]}
+    text, page = report(tmp_path, nut, bolt, recipe=recipe)
+    words = " ".join(" ".join(page.text).split())
+    assert "nut 1.000 n/a n/a" in words
+    assert "bolt 0.750 n/a n/a" in words
+    assert "Mean 0.875 n/a n/a" in words
+    assert "12.3 s 45 ms 12,345 3.142" in words
+    assert "sampler.ratio 0.1" in words
+    assert "layers 2, 3" in words
+    assert "a/<b>.png: not a picture & never was" in words
+    assert "<b>" not in text
+    assert "1 could not be used" in words
+    assert words.count("1.500") >= 2  # the scale's lower end, at the bar and in its explanation
+
+
+def test_charts_show_the_curves(tmp_path: Path) -> None:
+    text, _ = report(tmp_path, make_category(tmp_path, "nut", SCORES))
+    charts = [
+        ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if "<text" in svg
+    ]
+    assert len(charts) == 3
+    roc, pro, histogram = charts
+    for chart, expected in ((roc, 2), (pro, 1)):
+        lines = chart.findall("polyline")
+        assert len(lines) == expected
+        for line in lines:
+            points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+            # From the lower left corner to the right edge, never turning back or down.
+            assert points[0] == (42.0, 204.0)
+            assert points[-1][0] == 312.0
+            assert all(a[0] <= b[0] and a[1] >= b[1] for a, b in itertools.pairwise(points))
+    middle = 106.0
+    bars = [bar.attrib for bar in histogram.findall("rect")]
+    above = sum(float(bar["height"]) for bar in bars if bar["class"] == "bar a")
+    below = sum(float(bar["height"]) for bar in bars if bar["class"] == "bar b")
+    assert above == pytest.approx(below, abs=0.5)
+    assert all(float(bar["y"]) >= middle for bar in bars if bar["class"] == "bar b")
+
+
+def test_without_maps_without_classes_without_photos(tmp_path: Path) -> None:
+    _, page = report(tmp_path, make_category(tmp_path, "nut", SCORES, overlays=False))
+    assert not [1 for tag, a in page.tags if a.get("alt", "").startswith(("Heat", "Colour"))]
+    assert "Overlap per defect region" not in page.text
+    # One class only: the model's own threshold serves.
+    _, page = report(tmp_path, make_category(tmp_path, "bolt", {"good": [1.0, 3.0]}))
+    assert page.cards()["Worst"] == ["good/001.png"]
+    assert "own threshold" in " ".join(page.text)
+    empty = CategoryResult("none", dict.fromkeys(METRICS), image_metrics([], []), pixel_metrics([], []))
+    text, page = report(tmp_path, empty)
+    assert "Without a threshold" in " ".join(page.text)
+    assert "<svg" not in text
+
+
+def test_a_photo_that_is_gone_is_named(tmp_path: Path) -> None:
+    category = make_category(tmp_path, "nut", SCORES)
+    category.photos[6].path.unlink()
+    _, page = report(tmp_path, category)
+    assert any("Photo hole/002.png: cannot be read any more" in text for text in page.text)
+
+
+def test_equal_scores_and_odd_names(tmp_path: Path) -> None:
+    category = make_category(tmp_path, "nüt & <bolt>", {"good": [1.0, 1.0], "hole": [1.0]})
+    text, page = report(tmp_path, category)
+    assert "nüt & <bolt>" in page.text
+    assert "nan" not in text.split("</style>")[1].split("base64")[0].lower()
