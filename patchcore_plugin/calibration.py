@@ -52,9 +52,10 @@ class Calibration:
         scale = (0.0, 1.0)
         if maps:
             values = np.concatenate([each.ravel() for each in maps])
-            low, high = float(np.median(values)), float(values.max())
-            # Good parts stay in the lower half of the colours; defects have the upper half to stand out.
-            scale = (low, low + 2.0 * max(high - low, 1e-6))
+            usual, highest = float(np.median(values)), float(values.max())
+            # Most of a good part has no colour, the most unusual spot of one half of it; defects have the rest.
+            low = (usual + highest) / 2
+            scale = (low, low + 2 * max(highest - low, 1e-6))
         return cls(threshold=max(scores), source=source, map_scale=scale)
 
     def to_dict(self) -> dict[str, Any]:

@@ -101,9 +101,7 @@ class Detector:
         """Map values of the lowest and highest colour, the same for all photos."""
         return self.calibration.map_scale
 
-    def fit(
-        self, photos: Sequence[Photo], *, on_error: OnError = "stop", progress: Progress | None = None
-    ) -> Detector:
+    def fit(self, photos: Sequence[Photo], *, on_error: OnError = "stop", progress: Progress | None = None) -> Detector:
         """Learn what is normal from good photos, and set the threshold.
 
         The bank is made of all photos. The threshold is the highest score that a tenth of them, chosen by the
@@ -233,9 +231,7 @@ class Detector:
         )
         patches = self._aggregator(self._backbone((images - mean) / std))
         if not torch.isfinite(patches.grid).all():
-            raise TensorError(
-                f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights"
-            )
+            raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
         return patches
 
     def _extract(self, photos: Sequence[Photo], on_error: OnError, progress: Progress | None) -> Features:

@@ -57,9 +57,7 @@ class DetectorLike(Protocol):
         """Learn what is normal from photos."""
         ...
 
-    def predict_each(
-        self, paths: Sequence[Path], /, *, on_error: OnError
-    ) -> Iterator[PredictionLike | ImageError]:
+    def predict_each(self, paths: Sequence[Path], /, *, on_error: OnError) -> Iterator[PredictionLike | ImageError]:
         """Yield what is found in each photo, in order; the error of one that cannot be read, if skipping."""
         ...
 

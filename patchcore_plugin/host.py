@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any, Literal, overload
 import pluggy
 
 from . import builtin, hookspecs
-from .errors import OptionError, PatchcoreError, PluginError
+from .errors import PatchcoreError, PluginError
 from .options import validate
 from .roles import Aggregator, Backbone, Sampler, Scorer
 from .specs import CONTRACT_VERSION, ROLES, ComponentSpec
@@ -97,7 +98,7 @@ class Host:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         from_environment = os.environ.get("PATCHCORE_BLOCK_PLUGINS", "").split(",")
-        self._blocked = {name.strip() for name in (*block, *from_environment)} - {""}
+        self._blocked = {_canonical(name) for name in (*block, *from_environment)} - {""}
         self._strict = os.environ.get("PATCHCORE_STRICT_PLUGINS") == "1" if strict is None else strict
         self.plugins: list[Plugin] = []
         version = _version_of(OWN_DISTRIBUTION)
@@ -105,8 +106,8 @@ class Host:
             self._add(name, OWN_DISTRIBUTION, version, lambda module=module: module)
         if entry_points:
             for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda e: e.name):
-                dist = entry.dist
-                self._add(entry.name, dist.name if dist else "?", dist.version if dist else "?", entry.load)
+                distribution, version = _origin(entry)
+                self._add(entry.name, distribution, version, entry.load)
         for name, plugin in (extra or {}).items():
             self._add(name, "-", "-", lambda plugin=plugin: plugin)
 
@@ -141,9 +142,11 @@ class Host:
         if found:
             providers = [component.plugin for component in found]
             claims = " and ".join(str(plugin) for plugin in providers)
+            last = providers[-1]
+            alone = [plugin.name for plugin in providers].count(last.name) == 1
             raise PluginError(
                 f"{role} {name!r} is claimed by {claims}; block one of them, for example with "
-                f"--block {providers[-1].name}"
+                f"--block {last.name if alone else last.distribution}"
             )
         names = self.names(role)
         close = difflib.get_close_matches(name, names, n=1)
@@ -173,7 +176,16 @@ class Host:
         OptionError
             For an option that does not exist, or a value that it cannot take.
         """
-        return validate(self.component(role, name).spec.config, options, f"{role} {name!r}")
+        component = self.component(role, name)
+        try:
+            return validate(component.spec.config, options, f"{role} {name!r}")
+        except PatchcoreError:
+            raise
+        except Exception as error:  # a field's type that cannot be checked, or a __post_init__ that is broken
+            raise PluginError(
+                f"{role} {name!r} of {component.plugin}: its options cannot be checked: {_reason(error, lines=1)}; "
+                "report it to the plugin's author"
+            ) from error
 
     @overload
     def create(self, role: Literal["backbone"], name: str, **options: Any) -> Backbone: ...
@@ -215,9 +227,9 @@ class Host:
         return made
 
     def _add(self, name: str, distribution: str, version: str, load: Any) -> None:
-        found = {"name": name, "distribution": distribution, "version": version}
-        if self._blocked & {name, distribution}:
-            self.plugins.append(Plugin(**found, status="blocked", reason="blocked by name"))
+        found = functools.partial(Plugin, name=name, distribution=distribution, version=version)
+        if self._blocked & {_canonical(name), _canonical(distribution)}:
+            self.plugins.append(found(status="blocked", reason="blocked by name"))
             return
         registered = f"{distribution}:{name}"
         try:
@@ -231,9 +243,9 @@ class Host:
                 self._manager.unregister(name=registered)
             if self._strict:
                 raise
-            self.plugins.append(Plugin(**found, status="failed", reason=_reason(error)))
+            self.plugins.append(found(status="failed", reason=_reason(error)))
         else:
-            self.plugins.append(Plugin(**found, status="loaded", records=records))
+            self.plugins.append(found(status="loaded", records=records))
 
     def _records(self, plugin: object) -> tuple[ComponentSpec, ...]:
         records: list[ComponentSpec] = []
@@ -241,6 +253,8 @@ class Host:
         if not callers:
             raise PluginError("it has no hooks; mark a function such as patchcore_samplers with hookimpl")
         for caller in callers:
+            if caller.spec is None:
+                continue  # marked as optional: a hook of another version of the contract
             expected = ROLES[caller.name.removeprefix("patchcore_").removesuffix("s")]
             (implementation,) = (each for each in caller.get_hookimpls() if each.plugin is plugin)
             returned = implementation.function()
@@ -262,8 +276,24 @@ def _check_record(record: object, expected: type[ComponentSpec], hook: str) -> N
         )
     if not _NAME.fullmatch(record.name.replace("_", "-")):
         raise PluginError(f"{record.role} {record.name!r}: a name is lower-case words joined by '-', '_' or '.'")
-    if not dataclasses.is_dataclass(record.config):
+    if not (isinstance(record.config, type) and dataclasses.is_dataclass(record.config)):
         raise PluginError(f"{record.role} {record.name!r}: config must be a dataclass")
+
+
+def _canonical(name: str) -> str:
+    """Return a name as distributions are compared: ``My_Plugin`` is ``my-plugin``."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _origin(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Return distribution and version of an entry point, even one whose installation is half gone."""
+    if entry.dist is None:
+        return "?", "?"
+    try:
+        name, version = entry.dist.metadata["Name"], entry.dist.metadata["Version"]
+    except Exception:  # which exception a missing METADATA has depends on the Python version
+        return "?", "?"
+    return name or "?", version or "?"
 
 
 def _version_of(distribution: str) -> str:
@@ -273,7 +303,7 @@ def _version_of(distribution: str) -> str:
         return "?"
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, lines: int | None = None) -> str:
     if isinstance(error, pluggy.PluginValidationError):
         match = re.search(r"unknown hook '(\w+)'", str(error))
         if match:
@@ -281,7 +311,7 @@ def _reason(error: BaseException) -> str:
             close = difflib.get_close_matches(match[1], hooks, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             return f"unknown hook {match[1]!r}; {hint}the hooks are: {', '.join(hooks)}"
-    text = " ".join(str(error).split())
+    text = " ".join(" ".join(str(error).splitlines()[:lines]).split())
     if isinstance(error, PluginError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -142,8 +142,7 @@ def image_metrics(labels: npt.ArrayLike, scores: npt.ArrayLike) -> ImageMetrics:
     values = np.asarray(scores, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != values.shape:
         raise TensorError(
-            "metrics: expected labels and scores of one shape [N], "
-            f"got {list(truth.shape)} and {list(values.shape)}"
+            f"metrics: expected labels and scores of one shape [N], got {list(truth.shape)} and {list(values.shape)}"
         )
     _check_finite("scores", values)
     if truth.all() or not truth.any():
@@ -164,9 +163,7 @@ def image_metrics(labels: npt.ArrayLike, scores: npt.ArrayLike) -> ImageMetrics:
     )
 
 
-def pixel_auroc(
-    masks: Iterable[npt.NDArray[np.bool_]], maps: Iterable[npt.NDArray[np.floating[Any]]]
-) -> float | None:
+def pixel_auroc(masks: Iterable[npt.NDArray[np.bool_]], maps: Iterable[npt.NDArray[np.floating[Any]]]) -> float | None:
     """Return the area under the ROC curve over all pixels of all photos, or None without both classes.
 
     Parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from .errors import ModelFileError
 from .roles import hash_weights
 
 FORMAT_VERSION = 1
+_ENTRY = "patchcore"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
@@ -40,26 +40,26 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any])
         If the file cannot be written.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    described = {
-        name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()
-    }
-    text = json.dumps({**manifest, "tensors": described, "sha256": hash_weights(stored)}, sort_keys=True)
-    metadata = {"format": str(FORMAT_VERSION), "manifest": text, "sha256": _digest(text)}
-    temporary: str | None = None
+    described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()}
+    complete = {**manifest, "tensors": described, "sha256": hash_weights(stored)}
+    content = {"format": FORMAT_VERSION, "sha256": _digest(complete), "manifest": complete}
+    # One entry, because several are written in random order, and equal models should be equal files.
+    metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
+    temporary: Path | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
+        temporary = Path(name)
         save_file(stored, temporary, metadata=metadata)
-        with open(temporary, "rb+") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"{path}: cannot be written ({_one_line(error)}); choose another --out") from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -77,17 +77,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _damaged(path, _one_line(error)) from error
-    if not {"format", "manifest", "sha256"} <= metadata.keys():
+    if _ENTRY not in metadata:
         raise ModelFileError(f"{path}: not a model file of this program; make one with: patchcore fit")
-    version = metadata["format"]
-    if version.isdecimal() and int(version) > FORMAT_VERSION:
+    try:
+        content = json.loads(metadata[_ENTRY])
+        version, digest, manifest = content["format"], content["sha256"], content["manifest"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, "its manifest cannot be read") from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: written in format {version}, newer than this version reads ({FORMAT_VERSION}); "
             "pip install --upgrade patchcore-plugin"
         )
-    if version != str(FORMAT_VERSION) or _digest(metadata["manifest"]) != metadata["sha256"]:
+    if version != FORMAT_VERSION or not isinstance(manifest, dict) or _digest(manifest) != digest:
         raise _damaged(path, "its manifest does not match its checksum")
-    manifest: dict[str, Any] = json.loads(metadata["manifest"])
     return manifest
 
 
@@ -105,9 +108,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _damaged(path, _one_line(error)) from error
-    described = {
-        name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()
-    }
+    described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()}
     if described != manifest["tensors"] or hash_weights(tensors) != manifest["sha256"]:
         raise _damaged(path, "its tensors do not match their checksum")
     for name, tensor in tensors.items():
@@ -120,8 +121,8 @@ def _damaged(path: Path, reason: str) -> ModelFileError:
     return ModelFileError(f"{path}: damaged ({reason}); copy it again from its source, or fit again")
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,10 +6,12 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import OptionError
 
@@ -48,23 +50,36 @@ def validate(config: type[Any], options: Mapping[str, Any], owner: str) -> Any:
 
 def _first(problems: list[Any]) -> str:
     """Say what is wrong with one option; of a union's complaints, that of the type that came closest."""
-    field = problems[0]["loc"][0] if problems[0]["loc"] else None
-    texts = []
-    for problem in problems:
-        if not problem["loc"] or problem["loc"][0] == field:
-            text = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            texts.append(text)
-    if field is None:
-        return texts[0]
-    if problems[0]["type"] == "missing":
+    first = problems[0]
+    if not first["loc"]:
+        return str(first["msg"]).removeprefix("Value error, ")
+    field = first["loc"][0]
+    if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"option {field!r} is required"
-    value = problems[0]["input"]
-    return f"option {field!r} must be {' or '.join(dict.fromkeys(texts))}, got {value!r}"
+    texts = [_expected(problem) for problem in problems if problem["loc"] and problem["loc"][0] == field]
+    return f"option {field!r} must {' or '.join(dict.fromkeys(texts))}, got {first['input']!r}".replace(
+        " or be ", " or "
+    )
+
+
+def _expected(problem: Mapping[str, Any]) -> str:
+    """Return one of pydantic's complaints about a value so that it goes on after "must"."""
+    kind, limits = problem["type"], problem.get("ctx", {})
+    if kind == "missing":
+        return "have more values"
+    if kind == "too_long" and "max_length" in limits:
+        return f"have at most {limits['max_length']} values"
+    if kind == "too_short" and "min_length" in limits:
+        return f"have at least {limits['min_length']} values"
+    text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind.endswith(("_parsing", "_from_float")):
+        text = text.partition(", ")[0]  # why the text is no number is seen from the value that is shown
+    return f"be {text}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option, for people: its name, type and default as written, and its meaning."""
+    """One option, for people: its name, type and default, and its meaning."""
 
     name: str
     type: str
@@ -74,7 +89,7 @@ class Option:
 
 def describe(config: type[Any]) -> list[Option]:
     """Return the options of the dataclass `config`; the meaning is the string below each field."""
-    meanings = _field_docstrings(config)
+    meanings, hints = _field_docstrings(config), _hints(config)
     options = []
     for field in dataclasses.fields(config):
         if field.default is not dataclasses.MISSING:
@@ -83,11 +98,55 @@ def describe(config: type[Any]) -> list[Option]:
             default = repr(field.default_factory())
         else:
             default = "required"
-        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        options.append(
-            Option(name=field.name, type=kind, default=default, meaning=meanings.get(field.name, ""))
-        )
+        kind = _kind(hints.get(field.name, field.type))
+        options.append(Option(name=field.name, type=kind, default=default, meaning=meanings.get(field.name, "")))
     return options
+
+
+def _hints(config: type[Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(config, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}  # a name that only a type checker knows: annotations are shown as they are written
+
+
+def _kind(hint: Any) -> str:
+    """Return a type for people: ``Annotated[float, Gt(0), Le(1)]`` is "float, > 0, <= 1"."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return ", ".join([_kind(arguments[0]), *_limits(arguments[1:])])
+    if origin in (Union, UnionType):
+        parts = [_kind(each) for each in arguments]
+        return (", or " if any(", " in part for part in parts) else " or ").join(parts)
+    if origin is Literal:
+        return " or ".join(repr(each) for each in arguments)
+    if origin is not None and arguments:
+        inner = ["..." if each is Ellipsis else _kind(each).replace(", ", " ") for each in arguments]
+        return f"{getattr(origin, '__name__', origin)}[{', '.join(inner)}]"
+    if hint is type(None):
+        return "None"
+    return hint if isinstance(hint, str) else str(getattr(hint, "__name__", hint))
+
+
+_LIMITS = {
+    "gt": "> {}",
+    "ge": ">= {}",
+    "lt": "< {}",
+    "le": "<= {}",
+    "multiple_of": "a multiple of {}",
+    "min_length": "at least {} long",
+    "max_length": "at most {} long",
+}
+
+
+def _limits(metadata: Iterable[Any]) -> Iterator[str]:
+    """Yield what annotated_types, or a pydantic ``Field``, say about a value."""
+    for each in metadata:
+        yield from _limits(getattr(each, "metadata", ()))
+        for name, text in _LIMITS.items():
+            limit = getattr(each, name, None)
+            if limit is not None:
+                yield text.format(limit)
 
 
 def _field_docstrings(config: type[Any]) -> dict[str, str]:
@@ -98,7 +157,7 @@ def _field_docstrings(config: type[Any]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):
             continue  # made at run time; its options have no meanings to show
         (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
-        for statement, after in zip(body, body[1:], strict=False):
+        for statement, after in itertools.pairwise(body):
             if (
                 isinstance(statement, ast.AnnAssign)
                 and isinstance(statement.target, ast.Name)

@@ -76,9 +76,9 @@ def prepare(photo: NDArray[Any], options: Preprocessing) -> Tensor:
     shape = geometry(options, (photo.shape[0], photo.shape[1]))
     pixels = torch.from_numpy(to_unit(photo)).permute(2, 0, 1)
     if pixels.shape[1:] != shape.resized:
-        pixels = F.interpolate(
-            pixels[None], size=shape.resized, mode="bilinear", antialias=True, align_corners=False
-        )[0]
+        pixels = F.interpolate(pixels[None], size=shape.resized, mode="bilinear", antialias=True, align_corners=False)[
+            0
+        ]
     top, left, height, width = shape.crop
     return pixels[:, top : top + height, left : left + width].contiguous()
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from .errors import OptionError
 from .options import validate
@@ -50,7 +50,7 @@ class Preprocessing:
 class Map:
     """How patch scores become an anomaly map."""
 
-    sigma: Annotated[float, Ge(0)] = 4.0
+    sigma: Annotated[float, Ge(0), Le(1000)] = 4.0
     """Standard deviation of the Gaussian blur, in pixels of the network's input; 0 for none."""
 
 
@@ -104,7 +104,10 @@ class Recipe:
             path = Path(name)
             if not path.is_file():
                 raise OptionError(f"recipe file {name} does not exist")
-            text, stem = path.read_text(encoding="utf-8"), path.stem
+            try:
+                text, stem = path.read_text(encoding="utf-8"), path.stem
+            except UnicodeDecodeError as error:
+                raise OptionError(f"recipe file {name} is not UTF-8 text: {error}") from error
         else:
             names = cls.names()
             if name not in names:
@@ -141,6 +144,9 @@ class Recipe:
                 raise OptionError(f"{owner}: needs a table [{role}] with a name")
             options = {key: value for key, value in table.items() if key != "name"}
             choices[role] = Choice(name=table["name"], options=options)
+        for part in ("preprocessing", "map"):
+            if not isinstance(data.get(part, {}), Mapping):
+                raise OptionError(f"{owner}: {part} must be a table of options, got {data[part]!r}")
         return cls(
             name=str(data.get("name", "")),
             summary=str(data.get("summary", "")),
@@ -152,7 +158,10 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-like data; `from_dict` takes it back."""
         roles = {role: {"name": self.choice(role).name, **self.choice(role).options} for role in ROLES}
-        tables = {"preprocessing": dataclasses.asdict(self.preprocessing), "map": dataclasses.asdict(self.map)}
+        tables = {
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "map": dataclasses.asdict(self.map),
+        }
         return {"name": self.name, "summary": self.summary, **roles, **tables}
 
     def choice(self, role: str) -> Choice:
@@ -178,13 +187,18 @@ class Recipe:
             merged = {**dataclasses.asdict(table), **change}
             return dataclasses.replace(self, **{part: validate(type(table), merged, part)})
         if part not in ROLES:
-            raise OptionError(f"unknown part {part!r} of a recipe; it has: {', '.join([*ROLES, 'preprocessing', 'map'])}")
+            raise OptionError(
+                f"unknown part {part!r} of a recipe; it has: {', '.join([*ROLES, 'preprocessing', 'map'])}"
+            )
         old = self.choice(part)
         options = {"name": change} if isinstance(change, str) else dict(change)
         name = options.pop("name", old.name)
+        if not isinstance(name, str):
+            raise OptionError(f"{part}: its name must be text, got {name!r}")
         if name == old.name:
             options = {**old.options, **options}
-        return dataclasses.replace(self, **{part: Choice(name=name, options=options)})
+        changed: dict[str, Any] = {part: Choice(name=name, options=options)}
+        return dataclasses.replace(self, **changed)
 
     def resolved(self, host: Host, seed: int) -> Recipe:
         """Return the recipe with every option of every component written out, `seed` where none was set."""
@@ -196,6 +210,6 @@ class Recipe:
             if "seed" in {each.name for each in dataclasses.fields(component.spec.config)}:
                 options.setdefault("seed", seed)
             config = host.configure(role, choice.name, options)
-            written = Choice(name=choice.name, options=dataclasses.asdict(config))
-            recipe = dataclasses.replace(recipe, **{role: written})
+            written: dict[str, Any] = {role: Choice(name=choice.name, options=dataclasses.asdict(config))}
+            recipe = dataclasses.replace(recipe, **written)
         return recipe

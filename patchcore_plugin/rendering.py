@@ -65,8 +65,7 @@ def overlay(photo: npt.NDArray[Any], anomaly_map: npt.NDArray[np.floating[Any]],
     base = to_8_bit(photo)
     if base.shape[:2] != anomaly_map.shape:
         raise TensorError(
-            f"overlay: expected a map of the photo's size {list(base.shape[:2])}, "
-            f"got {list(anomaly_map.shape)}"
+            f"overlay: expected a map of the photo's size {list(base.shape[:2])}, got {list(anomaly_map.shape)}"
         )
     share = _share(anomaly_map, scale)
     opacity = (STRONGEST * share)[..., None]

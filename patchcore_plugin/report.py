@@ -224,9 +224,7 @@ def _cut(curve: Curve, limit: float) -> Curve:
     inside = curve.x <= limit
     if inside.all():
         return curve
-    y = np.interp(
-        limit, [curve.x[inside][-1], curve.x[~inside][0]], [curve.y[inside][-1], curve.y[~inside][0]]
-    )
+    y = np.interp(limit, [curve.x[inside][-1], curve.x[~inside][0]], [curve.y[inside][-1], curve.y[~inside][0]])
     return Curve(np.append(curve.x[inside], limit), np.append(curve.y[inside], y))
 
 

@@ -154,9 +154,7 @@ class ResultsWriter:
         self._lines.flush()
         return record
 
-    def _draw(
-        self, prediction: PredictionLike, photo: npt.NDArray[Any] | None
-    ) -> tuple[str | None, str | None]:
+    def _draw(self, prediction: PredictionLike, photo: npt.NDArray[Any] | None) -> tuple[str | None, str | None]:
         if prediction.anomaly_map is None:
             return None, None
         # OpenCV is loaded only where something is drawn.

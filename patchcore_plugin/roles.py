@@ -174,7 +174,7 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(dtype=_uint8()).numpy())
+        digest.update(tensor.flatten().view(dtype=_uint8()).numpy().data)
     return digest.hexdigest()
 
 

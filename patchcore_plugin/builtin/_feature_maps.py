@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
-import torch  # noqa: TID253 -- this module is what `create` imports
-import torchvision  # noqa: TID253
-from torch import Tensor, nn  # noqa: TID253
+import torch
+import torchvision
+from torch import Tensor, nn
 
 from patchcore_plugin.errors import TensorError, WeightsError
 from patchcore_plugin.roles import hash_weights
@@ -68,9 +68,7 @@ class FeatureMaps:
             If `images` has another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise TensorError(
-                f"backbone {self._name}: expected images [B, 3, H, W], got {list(images.shape)}"
-            )
+            raise TensorError(f"backbone {self._name}: expected images [B, 3, H, W], got {list(images.shape)}")
         x = images.contiguous(memory_format=torch.channels_last)
         maps = []
         for name, stage in self._stages.named_children():
@@ -89,9 +87,7 @@ class FeatureMaps:
         return hash_weights(self._stages.state_dict())
 
 
-def create_feature_maps(
-    name: str, architecture: str, *, layers: Sequence[str], weights: str, seed: int
-) -> FeatureMaps:
+def create_feature_maps(name: str, architecture: str, *, layers: Sequence[str], weights: str, seed: int) -> FeatureMaps:
     """Build the part of a torchvision network up to the last of `layers`.
 
     Parameters
@@ -125,8 +121,7 @@ def create_feature_maps(
     tensors = read_weights(name, path)
     _check_same_network(name, path, network.state_dict(), tensors)
     kept = {
-        key: torch.tensor(0) if key.endswith(COUNTER) else tensors[prefix + key].float()
-        for key in stages.state_dict()
+        key: torch.tensor(0) if key.endswith(COUNTER) else tensors[prefix + key].float() for key in stages.state_dict()
     }
     stages.load_state_dict(kept, assign=True)
     return FeatureMaps(name, stages, layers)
@@ -196,9 +191,7 @@ def _is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:
     )
 
 
-def _check_same_network(
-    name: str, path: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]
-) -> None:
+def _check_same_network(name: str, path: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
     expected, got = _without_head(expected), _without_head(got)
     missing = [key for key in expected if key not in got]
     unexpected = [key for key in got if key not in expected]
@@ -209,9 +202,7 @@ def _check_same_network(
         if keys
     ]
     if problems:
-        raise WeightsError(
-            f"backbone {name}: weights: {path} is of another network; tensors: {'; '.join(problems)}"
-        )
+        raise WeightsError(f"backbone {name}: weights: {path} is of another network; tensors: {'; '.join(problems)}")
 
 
 def _without_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from ..errors import TensorError
-from ..hookspecs import hookimpl
-from ..roles import Aggregator, Patches
-from ..specs import AggregatorSpec
+from patchcore_plugin.errors import TensorError
+from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.roles import Aggregator, Patches
+from patchcore_plugin.specs import AggregatorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class AveragePool:
 
     def __call__(self, maps: Sequence[Tensor]) -> Patches:
         """Return patches on the grid of ``maps[0]`` divided by the stride; float32 [B, h, w, D]."""
-        from ..kernels.embedding import adaptive_embedding, average_embedding
+        from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embedding
 
         if not maps:
             raise TensorError("aggregator 'average-pool': expected at least one feature map, got none")
@@ -57,9 +57,7 @@ class AveragePool:
         if options.embed_dim is None:
             grid = average_embedding(maps, options.patch_size, options.stride, options.upsample)
         else:
-            grid = adaptive_embedding(
-                maps, options.patch_size, options.stride, options.embed_dim, options.upsample
-            )
+            grid = adaptive_embedding(maps, options.patch_size, options.stride, options.embed_dim, options.upsample)
         return Patches(grid=grid)
 
 

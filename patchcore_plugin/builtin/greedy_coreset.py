@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from ..errors import OptionError, TensorError
-from ..hookspecs import hookimpl
-from ..roles import Sampler
-from ..specs import SamplerSpec
+from patchcore_plugin.errors import OptionError, TensorError
+from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.roles import Sampler
+from patchcore_plugin.specs import SamplerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ class GreedyCoreset:
         """Return the rows of `vectors` [N, D] that stay, int64 [M], in selection order."""
         import torch
 
-        from ..kernels.coreset import greedy_coreset
+        from patchcore_plugin.kernels.coreset import greedy_coreset
 
         options = self._config
         if vectors.ndim != 2 or 0 in vectors.shape:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from ..errors import TensorError
-from ..hookspecs import hookimpl
-from ..roles import MemoryBank, Patches, Scorer, Scores
-from ..specs import ScorerSpec
+from patchcore_plugin.errors import TensorError
+from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.roles import MemoryBank, Patches, Scorer, Scores
+from patchcore_plugin.specs import ScorerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..kernels.nearest import NearestRows
+    from patchcore_plugin.kernels.nearest import NearestRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Knn:
 
     def fit(self, bank: MemoryBank) -> None:
         """Make the bank ready to be searched."""
-        from ..kernels.nearest import NearestRows
+        from patchcore_plugin.kernels.nearest import NearestRows
 
         if 0 in bank.vectors.shape:
             raise TensorError(f"scorer 'knn': expected at least one bank vector, got {list(bank.vectors.shape)}")
@@ -90,7 +90,7 @@ class Knn:
 
     def _reweighted(self, patch: Tensor, distance: Tensor, row: Tensor) -> Tensor:
         """Return equation 7 for patches [B, D] at `distance` [B] from bank rows [B]; float64 [B]."""
-        from ..kernels.screening import squared_distances
+        from patchcore_plugin.kernels.screening import squared_distances
 
         assert self._bank is not None
         assert self._search is not None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from ..errors import OptionError
-from ..hookspecs import hookimpl
-from ..roles import Sampler
-from ..specs import SamplerSpec
+from patchcore_plugin.errors import OptionError
+from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.roles import Sampler
+from patchcore_plugin.specs import SamplerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

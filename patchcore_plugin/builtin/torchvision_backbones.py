@@ -83,9 +83,7 @@ def _creator(name: str, architecture: str, available: Sequence[str]) -> Callable
 
         from ._feature_maps import create_feature_maps
 
-        return create_feature_maps(
-            name, architecture, layers=config.layers, weights=config.weights, seed=config.seed
-        )
+        return create_feature_maps(name, architecture, layers=config.layers, weights=config.weights, seed=config.seed)
 
     return create
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import PatchcoreError
+from patchcore_plugin.errors import PatchcoreError
+
 from . import demo, evaluate, fit, plugins, predict, recipes
 from .setup import Blocked
 

@@ -23,19 +23,22 @@ def command(
     seed: setup.SeedOption = 0,
 ) -> None:
     """Draw a small line of parts (synthetic), then fit, predict, evaluate and report."""
-    from ..datasets import load_category
+    from patchcore_plugin.datasets import load_category
 
     host = setup.host_of(context)
     wanted = setup.Setup(recipe="patchcore", backbone=backbone, device=device, seed=seed)
     wanted.load().resolved(host, seed)
-    from ..detector import Detector
-    from ..images import read_photo
-    from ..results import ResultsWriter
-    from ..synthetic import draw_dataset
+    from patchcore_plugin.detector import Detector
+    from patchcore_plugin.images import read_photo
+    from patchcore_plugin.results import ResultsWriter
+    from patchcore_plugin.synthetic import draw_dataset
 
     start = time.perf_counter()
     category = load_category(draw_dataset(out / "photos", seed=seed))
-    print(f"drawn      {out / 'photos'}: {len(category.train)} good photos to fit on, {len(category.test)} to judge (synthetic)")
+    print(
+        f"drawn      {out / 'photos'}: {len(category.train)} good photos to fit on, "
+        f"{len(category.test)} to judge (synthetic)"
+    )
     model = out / "model.safetensors"
     with Reporter() as progress:
         wanted.detector(host).fit(category.train, progress=progress).save(model)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DatasetError
-from ..host import Host
+from patchcore_plugin.errors import DatasetError
+from patchcore_plugin.host import Host
+
 from . import setup
 from .console import Reporter, number, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..datasets import Category
-    from ..results import Evaluation
+    from patchcore_plugin.datasets import Category
+    from patchcore_plugin.results import Evaluation
 
 
 def command(
@@ -38,7 +39,7 @@ def command(
     as_json: setup.JsonOption = False,
 ) -> None:
     """Fit and judge every category of a labelled dataset, and write figures and a report."""
-    from ..datasets import load_categories
+    from patchcore_plugin.datasets import load_categories
 
     categories = _chosen(load_categories(dataset), category)
     wanted = setup.Setup(
@@ -75,8 +76,8 @@ def run(
 ) -> Evaluation:
     """Evaluate, and write the report beside the figures."""
     resolved = wanted.load().resolved(host, wanted.seed)
-    from ..evaluation import evaluate
-    from ..report import write_report
+    from patchcore_plugin.evaluation import evaluate
+    from patchcore_plugin.report import write_report
 
     evaluation = evaluate(
         categories,
@@ -92,7 +93,18 @@ def run(
 
 def show(evaluation: Evaluation, out: Path) -> None:
     """Print the table of figures."""
-    columns = ["category", "image AUROC", "AP", "F1-max", "pixel AUROC", "AUPRO", "fit s", "s/photo", "bank", "radius"]
+    columns = [
+        "category",
+        "image AUROC",
+        "AP",
+        "F1-max",
+        "pixel AUROC",
+        "AUPRO",
+        "fit s",
+        "s/photo",
+        "bank",
+        "radius",
+    ]
     named = [(each.name, each.metrics) for each in evaluation.categories]
     if len(named) > 1:
         named.append(("mean", evaluation.mean))

@@ -33,7 +33,7 @@ def command(
     as_json: setup.JsonOption = False,
 ) -> None:
     """Learn what good parts look like, and write a model file."""
-    from ..datasets import training_photos
+    from patchcore_plugin.datasets import training_photos
 
     wanted = setup.Setup(
         recipe=recipe,
@@ -47,7 +47,7 @@ def command(
     )
     photos = training_photos(images)
     detector = wanted.detector(setup.host_of(context))
-    setup.require_folder_of(out)
+    setup.require_writable(out)
     start = time.perf_counter()
     with Reporter() as progress:
         detector.fit(photos, on_error=on_error.value, progress=progress)
@@ -70,7 +70,9 @@ def command(
     else:
         print(f"model      {out}")
         print(f"photos     {summary['photos']}, in {seconds:.1f} s")
-        print(f"bank       {len(bank.vectors)} of {bank.seen} patches, covering radius {number(detector.covering_radius)}")
+        print(
+            f"bank       {len(bank.vectors)} of {bank.seen} patches, covering radius {number(detector.covering_radius)}"
+        )
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
         print(f"next       patchcore predict {out} PHOTOS --out results")
     setup.report_unreadable(detector.skipped, len(photos))

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import PluginError
-from ..options import describe
-from ..specs import ROLES
+from patchcore_plugin.errors import PluginError
+from patchcore_plugin.options import describe
+from patchcore_plugin.specs import ROLES
+
 from .console import print_json, print_table
 from .setup import JsonOption, host_of
 

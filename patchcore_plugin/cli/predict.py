@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ImageError
+from patchcore_plugin.errors import ImageError
+
 from . import setup
 from .console import Reporter, number, print_json, print_table
 
@@ -24,12 +25,12 @@ def command(
     as_json: setup.JsonOption = False,
 ) -> None:
     """Score photos, and draw where they differ from good ones."""
-    from ..datasets import find_photos
+    from patchcore_plugin.datasets import find_photos
 
     photos = find_photos(images)
-    from ..detector import Detector
-    from ..images import read_photo
-    from ..results import ResultsWriter
+    from patchcore_plugin.detector import Detector
+    from patchcore_plugin.images import read_photo
+    from patchcore_plugin.results import ResultsWriter
 
     detector = Detector.load(model, device=device, host=setup.host_of(context))
     records: list[dict[str, Any]] = []

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..specs import ROLES
+from patchcore_plugin.specs import ROLES
+
 from .console import print_json, print_table
 from .setup import JsonOption, host_of
 
@@ -16,7 +17,7 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
-    from ..recipe import Recipe
+    from patchcore_plugin.recipe import Recipe
 
     recipes = [Recipe.load(name) for name in Recipe.names()]
     if as_json:
@@ -32,7 +33,7 @@ def show_recipe(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recipe with every option written out."""
-    from ..recipe import Recipe
+    from patchcore_plugin.recipe import Recipe
 
     recipe = Recipe.load(name).resolved(host_of(context), seed=0)
     content = recipe.to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,18 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ImageError, OptionError
-from ..host import Host
+from patchcore_plugin.errors import ImageError, ModelFileError, OptionError
+from patchcore_plugin.host import Host
 
 if TYPE_CHECKING:
-    from ..detector import Detector
-    from ..recipe import Recipe
+    from patchcore_plugin.detector import Detector
+    from patchcore_plugin.recipe import Recipe
 
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe, or the path of a .toml file.")]
 BackboneOption = Annotated[str | None, typer.Option("--backbone", help="A backbone in place of the recipe's.")]
-AggregatorOption = Annotated[
-    str | None, typer.Option("--aggregator", help="An aggregator in place of the recipe's.")
-]
+AggregatorOption = Annotated[str | None, typer.Option("--aggregator", help="An aggregator in place of the recipe's.")]
 SamplerOption = Annotated[str | None, typer.Option("--sampler", help="A sampler in place of the recipe's.")]
 ScorerOption = Annotated[str | None, typer.Option("--scorer", help="A scorer in place of the recipe's.")]
 SetOption = Annotated[
@@ -69,7 +68,7 @@ class Setup:
 
     def load(self) -> Recipe:
         """Return the recipe with the user's changes."""
-        from ..recipe import Recipe
+        from patchcore_plugin.recipe import Recipe
 
         recipe = Recipe.load(self.recipe)
         for role in ("backbone", "aggregator", "sampler", "scorer"):
@@ -85,7 +84,7 @@ class Setup:
         """Return a detector that is not fitted yet; what is misspelt is told before torch is loaded."""
         recipe = self.load()
         recipe.resolved(host, self.seed)
-        from ..detector import Detector
+        from patchcore_plugin.detector import Detector
 
         return Detector(recipe, seed=self.seed, device=self.device, host=host)
 
@@ -111,9 +110,13 @@ def _value(text: str) -> Any:
     return [_value(part.strip()) for part in text.split(",")] if "," in text else text
 
 
-def require_folder_of(path: Path) -> None:
-    """Make the folder that a file is to be written to."""
+def require_writable(path: Path) -> None:
+    """Make the folder that a file is to be written to; find out before the long work whether it can be."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder; give --out a file in it, such as {path / 'model.safetensors'}")
+    if not os.access(path.parent, os.W_OK):
+        raise ModelFileError(f"{path}: its folder cannot be written to; choose another --out")
 
 
 def report_unreadable(errors: list[ImageError], total: int) -> None:

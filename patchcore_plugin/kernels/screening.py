@@ -19,8 +19,10 @@ give true *lower* bounds. With u = 2^-24 and D dimensions:
 So |computed - true| <= kappa R^2 with kappa = gamma + t + t^2/2 + 12u, and since
 R^2 <= 2 (n_i + n_j), subtracting 2 kappa n from each squared norm makes every entry a lower bound
 at no cost: far points pay for themselves and nobody else. Adding 5 kappa (n_i + n_j) to such a lower
-bound makes an upper bound, with one kappa to spare for rounding it to float32. Products too small for float32 are covered by the constant `TINY`: after
-scaling the largest norm is in [1, 2), and each of the O(D) underflows costs at most 2^-126.
+bound makes an upper bound, with one kappa to spare for rounding it to float32.
+
+Products too small for float32 are covered by the constant `TINY`: after scaling the largest norm is in
+[1, 2), and each of the O(D) underflows costs at most 2^-126.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from patchcore_plugin.errors import TensorError
 
 UNIT_ROUNDOFF = 2.0**-24
 TINY = 2.0**-100
@@ -51,7 +55,8 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     a, b
         Rows [..., D], broadcast against each other.
     """
-    return (a.double() - b.double()).square_().sum(dim=-1)
+    # Contiguous, because the order of a sum depends on the layout, and equal rows must give equal distances.
+    return (a.double() - b.double()).contiguous().square_().sum(dim=-1)
 
 
 def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor) -> Tensor:
@@ -93,6 +98,8 @@ class Frame:
             total += part.double().sum(dim=0)
         self.centre = total / len(points)
         largest = float(torch.stack([squared_distances(part, self.centre).max() for part in parts]).max())
+        if not math.isfinite(largest):
+            raise TensorError("distances need finite values below 1e150; check the features for NaN and infinity")
         self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0
         self.kappa = _kappa(points.shape[1])
 
@@ -111,13 +118,13 @@ class Frame:
         return (norms_a.double() + norms_b) * (5 * self.kappa) + 4 * TINY
 
 
-def lower_bounds(a: Screened, b: Screened, out: Tensor | None = None) -> Tensor:
+def lower_bounds(a: Screened, b: Screened) -> Tensor:
     """Return lower bounds of scaled squared distances *minus* ``a.lowered[:, None]``, [n_a, n_b] float32.
 
     The term of `a` is left out because it changes neither a minimum over `b` nor a comparison with
     a bound of each row, and adding it would read the matrix once more.
     """
-    return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2, out=out)
+    return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2)
 
 
 def _kappa(dims: int) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ...errors import TensorError
+from patchcore_plugin.errors import TensorError
+
 from .lazy import LazyGreedy
 
 

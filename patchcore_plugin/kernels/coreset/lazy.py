@@ -28,7 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..screening import Frame, chunk_rows, lower_bounds, squared_distances, squared_distances_of_pairs
+from patchcore_plugin.kernels.screening import (
+    Frame,
+    chunk_rows,
+    lower_bounds,
+    squared_distances,
+    squared_distances_of_pairs,
+)
+
 from .playout import PlayOut
 
 MAX_PLAYERS = 2048
@@ -253,10 +260,7 @@ def _first_in_order(values: Tensor, size: int) -> tuple[Tensor, float, int]:
 
     With them come the value and row of the first one left outside; 0 and -1 if nothing above 0 is.
     """
-    if size < len(values):
-        level = float(values.topk(size).values[-1])
-    else:
-        level = 0.0
+    level = float(values.topk(size).values[-1]) if size < len(values) else 0.0
     if level <= 0.0:
         return (values > 0.0).nonzero().flatten(), 0.0, -1
     above = (values > level).nonzero().flatten()

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..screening import TINY, Frame, squared_distances
+from patchcore_plugin.kernels.screening import TINY, Frame, squared_distances
 
 _UNIT_ROUNDOFF = 2.0**-53
 
@@ -68,8 +68,7 @@ class PlayOut:
         """Return bound, floor, rival (float64), and which pick of this game is nearest (int64; -1: none), [n]."""
         device = self._points.device
         bound, floor, rival, nearest = (
-            torch.from_numpy(values).to(device)
-            for values in (self._bound, self._floor, self._rival, self._nearest)
+            torch.from_numpy(values).to(device) for values in (self._bound, self._floor, self._rival, self._nearest)
         )
         return bound, floor, rival, nearest
 

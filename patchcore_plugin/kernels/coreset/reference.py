@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..screening import squared_distances
+from patchcore_plugin.kernels.screening import squared_distances
 
 
 def greedy(points: Tensor, count: int, start: int) -> tuple[Tensor, Tensor]:

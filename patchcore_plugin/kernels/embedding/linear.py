@@ -40,9 +40,7 @@ def average_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, upsa
     return _merge(pooled, [slice(0, features.shape[1]) for features in maps], upsample, stack=True)
 
 
-def adaptive_embedding(
-    maps: Sequence[Tensor], patch_size: int, stride: int, dims: int, upsample: str
-) -> Tensor:
+def adaptive_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, dims: int, upsample: str) -> Tensor:
     """Return the authors' embedding, that of `reference.unfold_embedding`, [B, h, w, dims], contiguous.
 
     Their two adaptive poolings together average, for each output, a run of the C x p x p values of a patch.

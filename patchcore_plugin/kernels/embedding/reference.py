@@ -15,7 +15,7 @@ def unfold_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, dims:
     Each layer's patches are unfolded (channel-major, C x p x p values a position), upsampled bilinearly to the
     grid of the first layer and pooled to `dims` values; the layers' values are stacked and pooled to `dims`.
     """
-    layers = []
+    layers: list[Tensor] = []
     for features in maps:
         batch, channels, height, width = features.shape
         padding = (patch_size - 1) // 2
@@ -24,7 +24,10 @@ def unfold_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, dims:
         patches = patches.view(batch, channels * patch_size**2, rows, columns)
         if layers:
             patches = F.interpolate(patches, size=layers[0].shape[1:3], mode="bilinear", align_corners=False)
-        layers.append(F.adaptive_avg_pool1d(patches.permute(0, 2, 3, 1).flatten(1, 2), dims).unflatten(
-            1, patches.shape[2:]
-        ))
-    return F.adaptive_avg_pool1d(torch.cat(layers, dim=-1).flatten(1, 2), dims).unflatten(1, layers[0].shape[1:3])
+        layers.append(_pool(patches.permute(0, 2, 3, 1), dims))
+    return _pool(torch.cat(layers, dim=-1), dims)
+
+
+def _pool(grid: Tensor, dims: int) -> Tensor:
+    batch, height, width, _ = grid.shape
+    return F.adaptive_avg_pool1d(grid.flatten(1, 2), dims).view(batch, height, width, dims)

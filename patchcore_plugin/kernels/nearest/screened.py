@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..screening import Frame, Screened, chunk_rows, lower_bounds, squared_distances_of_pairs
+from patchcore_plugin.kernels.screening import Frame, Screened, chunk_rows, lower_bounds, squared_distances_of_pairs
 
 QUERY_TILE = 1024
 BANK_TILE = 4096
@@ -63,9 +63,7 @@ class NearestRows:
                 points.lowered.masked_fill(far, 0.0),
             )
             limit = limit.masked_fill(far, -torch.inf)
-        candidates, screened = (
-            (self._distinct, self._screened_distinct) if k == 1 else (self._every, self._screened)
-        )
+        candidates, screened = (self._distinct, self._screened_distinct) if k == 1 else (self._every, self._screened)
         mine, rows, lows = [], [], []
         for start in range(0, len(candidates), BANK_TILE):
             tile = screened[start : start + BANK_TILE]
@@ -94,9 +92,7 @@ class NearestRows:
         return high.amax(dim=1)
 
 
-def _first_of_each(
-    count: int, query: Tensor, row: Tensor, distance: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
+def _first_of_each(count: int, query: Tensor, row: Tensor, distance: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k nearest candidates of each query, by (distance, row); every query has at least k."""
     order = row.argsort(stable=True)
     order = order[distance[order].argsort(stable=True)]

@@ -7,9 +7,9 @@ from importlib import import_module
 from itertools import islice
 from typing import Literal
 
-import torch  # noqa: TID253 -- this module is what `create` imports
+import torch
 from efficientnet_lite_pytorch import EfficientNet
-from torch import Tensor, nn  # noqa: TID253
+from torch import Tensor, nn
 
 import patchcore_plugin as pp
 
@@ -67,9 +67,7 @@ class LiteFeatures:
             If `images` has another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise pp.TensorError(
-                f"backbone {self._name}: expected images [B, 3, H, W], got {list(images.shape)}"
-            )
+            raise pp.TensorError(f"backbone {self._name}: expected images [B, 3, H, W], got {list(images.shape)}")
         x = images.contiguous(memory_format=torch.channels_last)
         maps = []
         for name, stage in self._stages.named_children():
