@@ -62,9 +62,7 @@ class FakeDetector:
         if progress is not None:
             progress("patches", len(paths), len(paths))
 
-    def predict_each(
-        self, paths: Sequence[Path], *, on_error: OnError
-    ) -> Iterator[FakePrediction | ImageError]:
+    def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
         for number, path in enumerate(paths):
             if number == self.fails_after:
                 raise PatchcoreError("the power went")
@@ -191,9 +189,7 @@ def test_an_unreadable_photo_is_listed_and_the_rest_counts(tmp_path: Path) -> No
     (failure,) = evaluation.categories[0].failed
     assert failure.path == str(broken)
     metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
-    assert metrics["failed"] == [
-        {"category": "nut", "path": str(broken), "reason": f"{broken}: cannot be read"}
-    ]
+    assert metrics["failed"] == [{"category": "nut", "path": str(broken), "reason": f"{broken}: cannot be read"}]
     assert metrics["categories"]["nut"]["image_auroc"] == 1.0
     assert len(records(tmp_path / "out/nut/results.jsonl")) == 5
     with pytest.raises(ImageError, match="cannot be read"):
@@ -240,9 +236,7 @@ def test_progress_and_time_of_prediction_alone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     class Slow(FakeDetector):
-        def predict_each(
-            self, paths: Sequence[Path], *, on_error: OnError
-        ) -> Iterator[FakePrediction | ImageError]:
+        def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
             for item in super().predict_each(paths, on_error=on_error):
                 clock[0] += 2.0
                 yield item
@@ -255,9 +249,7 @@ def test_progress_and_time_of_prediction_alone(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(ResultsWriter, "write", slow_write)
     steps: list[tuple[str, int, int]] = []
-    evaluation = evaluate(
-        [make_category(tmp_path)], Slow, tmp_path / "out", progress=lambda *step: steps.append(step)
-    )
+    evaluation = evaluate([make_category(tmp_path)], Slow, tmp_path / "out", progress=lambda *step: steps.append(step))
     assert evaluation.categories[0].metrics["predict_seconds_per_image"] == 2.0
     assert steps[0] == ("nut: patches", 1, 1)
     assert steps[1:] == [("nut: predict", done, 6) for done in range(7)]

@@ -63,9 +63,7 @@ def make_photo(path: Path, size: tuple[int, int] = (40, 60)) -> Path:
     return path
 
 
-def make_category(
-    folder: Path, name: str, scores: dict[str, list[float]], overlays: bool = True
-) -> CategoryResult:
+def make_category(folder: Path, name: str, scores: dict[str, list[float]], overlays: bool = True) -> CategoryResult:
     photos = []
     for kind, values in scores.items():
         for number, score in enumerate(values):
@@ -98,9 +96,7 @@ def make_category(
     )
 
 
-def report(
-    folder: Path, *categories: CategoryResult, recipe: Mapping[str, object] | None = None
-) -> tuple[str, Page]:
+def report(folder: Path, *categories: CategoryResult, recipe: Mapping[str, object] | None = None) -> tuple[str, Page]:
     path = folder / "report.html"
     write_report(Evaluation(categories, recipe or {}), path)
     text = path.read_text(encoding="utf-8")
@@ -159,9 +155,7 @@ def test_galleries(tmp_path: Path) -> None:
         "hole/000.png", "hole/003.png", "hole/001.png", "good/000.png", "good/002.png", "good/001.png"
     ]  # fmt: skip
     text = " ".join(" ".join(page.text).split())
-    assert "threshold with the best F1, 2.050 : 1 defective missed, 1 false alarm." in text.replace(
-        "2.050:", "2.050 :"
-    )
+    assert "threshold with the best F1, 2.050 : 1 defective missed, 1 false alarm." in text.replace("2.050:", "2.050 :")
     assert "missed" in text
     assert "007.png" in text
     assert "/far/away" not in text
@@ -205,9 +199,7 @@ def test_figures_mean_recipe_and_failures(tmp_path: Path) -> None:
 
 def test_charts_show_the_curves(tmp_path: Path) -> None:
     text, _ = report(tmp_path, make_category(tmp_path, "nut", SCORES))
-    charts = [
-        ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if "<text" in svg
-    ]
+    charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if "<text" in svg]
     assert len(charts) == 3
     roc, pro, histogram = charts
     for chart, expected in ((roc, 2), (pro, 1)):

@@ -1,0 +1,38 @@
+# Every target sets up what it needs: a virtual environment in .venv, the project and its first backbone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help test lint demo bench clean
+
+help:
+	@echo "make demo   draw photos, fit, predict, evaluate, report; all offline, in ./demo"
+	@echo "make test   formatting, lint, types, import layers, tests"
+	@echo "make lint   the same without the tests"
+	@echo "make bench  time the kernels against their references"
+	@echo "make clean  remove what these made"
+
+$(READY): pyproject.toml backbones/efficientnet_lite/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable backbones/efficientnet_lite
+	touch $@
+
+demo: $(READY)
+	$(BIN)/patchcore demo --out demo
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+
+clean:
+	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,100 @@
+"""The embeddings against the unfold formulation and plain torch operations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embedding
+from patchcore_plugin.kernels.embedding.linear import pooling_matrix
+from patchcore_plugin.kernels.embedding.reference import unfold_embedding
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "patch_size", "stride", "dims"),
+    [
+        ([(2, 512, 14, 14), (2, 1024, 7, 7)], 3, 1, 1024),
+        ([(2, 40, 9, 7), (2, 112, 5, 4)], 3, 1, 1024),
+        ([(2, 40, 9, 7), (2, 112, 5, 4), (2, 30, 3, 2)], 3, 1, 1024),
+        ([(1, 24, 12, 11), (1, 48, 6, 6)], 5, 2, 100),
+        ([(1, 2048, 5, 5)], 3, 1, 1024),
+        ([(1, 7, 5, 5)], 1, 1, 10),
+        ([(1, 3, 1, 1), (1, 5, 1, 1)], 3, 1, 16),
+    ],
+)
+def test_adaptive_equals_unfold(
+    shapes: list[tuple[int, int, int, int]], patch_size: int, stride: int, dims: int
+) -> None:
+    maps = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    got = adaptive_embedding(maps, patch_size, stride, dims, "bilinear")
+    torch.testing.assert_close(got, unfold_embedding(maps, patch_size, stride, dims), atol=1e-5, rtol=0)
+    assert got.is_contiguous()
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
+def test_average_is_pool_upsample_concatenate(upsample: str) -> None:
+    fine, coarse = normal(2, 5, 13, 9), normal(2, 7, 7, 5, seed=1)
+    align = False if upsample == "bilinear" else None
+    wanted = torch.cat(
+        [
+            F.avg_pool2d(fine, 3, 1, 1),
+            F.interpolate(F.avg_pool2d(coarse, 3, 1, 1), size=(13, 9), mode=upsample, align_corners=align),
+        ],
+        dim=1,
+    ).permute(0, 2, 3, 1)
+    assert torch.equal(average_embedding([fine, coarse], 3, 1, upsample), wanted)
+
+
+def test_average_counts_the_padding() -> None:
+    got = average_embedding([torch.ones(1, 1, 4, 4)], 3, 1, "bilinear")
+    assert got[0, 0, 0, 0] == pytest.approx(4 / 9)
+    assert got[0, 1, 1, 0] == pytest.approx(1)
+
+
+def test_channels_last_maps_give_the_same() -> None:
+    maps = [normal(2, 40, 8, 8), normal(2, 56, 4, 4, seed=1)]
+    last = [each.to(memory_format=torch.channels_last) for each in maps]
+    torch.testing.assert_close(
+        adaptive_embedding(last, 3, 1, 64, "bilinear"), adaptive_embedding(maps, 3, 1, 64, "bilinear")
+    )
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7), (10, 10), (4608, 1024)])
+def test_pooling_matrix_is_adaptive_pooling(inputs: int, outputs: int) -> None:
+    values = normal(1, inputs).double()
+    torch.testing.assert_close(values @ pooling_matrix(inputs, outputs).T, F.adaptive_avg_pool1d(values, outputs))
+
+
+MEASURE = """
+import resource, sys, torch
+from patchcore_plugin.kernels.embedding import adaptive_embedding
+from patchcore_plugin.kernels.embedding.reference import unfold_embedding
+
+maps = [torch.randn(8, 512, 28, 28), torch.randn(8, 1024, 14, 14)]
+embed = {"unfold": lambda m: unfold_embedding(m, 3, 1, 1024), "linear": lambda m: adaptive_embedding(m, 3, 1, 1024, "bilinear")}[sys.argv[1]]
+embed([each[:1, :, :4, :4] for each in maps])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+embed(maps)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""  # noqa: E501
+
+
+def test_takes_less_than_a_quarter_of_the_memory() -> None:
+    pytest.importorskip("resource", reason="peak memory is read from the operating system's accounting")
+
+    def peak(which: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, which], capture_output=True, text=True, check=True, timeout=120
+        )
+        return int(done.stdout)
+
+    assert peak("linear") < peak("unfold") / 4

@@ -1,0 +1,66 @@
+"""The fast nearest-row search against float64 brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from patchcore_plugin.kernels.nearest import NearestRows
+from patchcore_plugin.kernels.nearest.reference import nearest_rows
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def grid(side: int) -> Tensor:
+    return torch.cartesian_prod(torch.arange(float(side)), torch.arange(float(side)))
+
+
+CASES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+    "normal": lambda: (normal(200, 32, seed=1), normal(3000, 32)),
+    "several tiles": lambda: (normal(1500, 8, seed=1), normal(9001, 8)),
+    "offset": lambda: (normal(100, 32, seed=1) + 1e4, normal(3000, 32) + 1e4),
+    "distances of 1e4": lambda: (normal(100, 32, seed=1) * 2000, normal(3000, 32)),
+    "far away": lambda: (normal(50, 32, seed=1) * 1e8, normal(2000, 32)),
+    "some beyond float32": lambda: (normal(20, 8, seed=1) * torch.logspace(0, 30, 20)[:, None], normal(500, 8)),
+    "rows of the bank": lambda: (normal(3000, 16)[:100], normal(3000, 16)),
+    "copies by the hundred": lambda: (normal(30, 8).repeat(10, 1), normal(30, 8).repeat(200, 1)),
+    "ties": lambda: (grid(20) + 0.5, grid(40)),
+    "all equal": lambda: (torch.ones(5, 3), torch.ones(12, 3)),
+    "small bank": lambda: (normal(10, 4, seed=1), normal(3, 4)),
+    "one row": lambda: (normal(10, 4, seed=1), normal(1, 4)),
+    "one dimension": lambda: (normal(50, 1, seed=1), normal(400, 1)),
+    "float16": lambda: (normal(50, 16, seed=1).half(), normal(900, 16).half()),
+    "float64": lambda: (normal(50, 16, seed=1).double(), normal(900, 16).double()),
+    "no query": lambda: (normal(0, 16), normal(20, 16)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_equals_brute_force(name: str, k: int) -> None:
+    queries, bank = CASES[name]()
+    k = min(k, len(bank))
+    distance, row = NearestRows(bank)(queries, k)
+    if not len(queries):
+        assert distance.shape == row.shape == (0, k)
+        return
+    wanted_distance, wanted_row = nearest_rows(queries, bank, k)
+    assert torch.equal(row, wanted_row)
+    assert torch.equal(distance, wanted_distance)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_reduced_precision_of_products_changes_nothing(precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    queries, bank = normal(100, 64, seed=1), normal(2000, 64)
+    try:
+        torch.set_float32_matmul_precision(precision)
+        _, row = NearestRows(bank)(queries)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(row, nearest_rows(queries, bank)[1])
