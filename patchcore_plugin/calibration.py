@@ -53,9 +53,8 @@ class Calibration:
         if maps:
             values = np.concatenate([each.ravel() for each in maps])
             usual, highest = float(np.median(values)), float(values.max())
-            # Most of a good part has no colour, the most unusual spot of one half of it; defects have the rest.
-            low = (usual + highest) / 2
-            scale = (low, low + 2 * max(highest - low, 1e-6))
+            # Most of a good part has no colour and its most unusual spot a little; the rest is for defects.
+            scale = ((usual + highest) / 2, max(1.5 * highest, 1e-6))
         return cls(threshold=max(scores), source=source, map_scale=scale)
 
     def to_dict(self) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def _expected(problem: Mapping[str, Any]) -> str:
     kind, limits = problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return "have more values"
+    if kind in ("tuple_type", "list_type"):
+        return "be a list"
     if kind == "too_long" and "max_length" in limits:
         return f"have at most {limits['max_length']} values"
     if kind == "too_short" and "min_length" in limits:
@@ -116,8 +118,8 @@ def _kind(hint: Any) -> str:
     if origin is Annotated:
         return ", ".join([_kind(arguments[0]), *_limits(arguments[1:])])
     if origin in (Union, UnionType):
-        parts = [_kind(each) for each in arguments]
-        return (", or " if any(", " in part for part in parts) else " or ").join(parts)
+        limited = any(get_origin(each) is Annotated for each in arguments)
+        return (", or " if limited else " or ").join(_kind(each) for each in arguments)
     if origin is Literal:
         return " or ".join(repr(each) for each in arguments)
     if origin is not None and arguments:

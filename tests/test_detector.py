@@ -127,11 +127,13 @@ def test_one_seed_gives_one_bank() -> None:
 
 def test_global_state_is_left_alone() -> None:
     torch.manual_seed(5)
-    state, threads, numpy_state = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state()[1]  # noqa: NPY002
+    state, threads, numpy_state = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state(legacy=False)  # noqa: NPY002
     make().fit([draw(0), draw(1)]).predict([draw(2)])
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
-    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    now = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert np.array_equal(now["state"]["key"], numpy_state["state"]["key"])
+    assert now["state"]["pos"] == numpy_state["state"]["pos"]
 
 
 @pytest.mark.parametrize("sampler", [{"ratio": 0.1}, {"ratio": 0.1, "projection_dim": 8}, {"name": "random"}])

@@ -98,7 +98,7 @@ def _parse(text: str) -> tuple[str, str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Return a value as written in JSON; failing that none, a list with commas, or the text itself."""
+    """Return a value as written in JSON; else none, a list with commas (``layer2,`` has one item), or the text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -107,7 +107,7 @@ def _value(text: str) -> Any:
         return None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return [_value(part.strip()) for part in text.split(",")] if "," in text else text
+    return [_value(part.strip()) for part in text.split(",") if part.strip()] if "," in text else text
 
 
 def require_writable(path: Path) -> None:
