@@ -121,14 +121,19 @@ class Detector:
         ImageError
             For an unreadable photo, if `on_error` is "stop"; if no photo is left.
         """
-        features = self._extract(photos, on_error, progress)
-        self.calibration = self._calibrate(features, progress)
+        held = held_out(len(photos), self.seed)
+        others = np.setdiff1d(np.arange(len(photos)), held)
+        # In this order, what the calibration does not know is the end of one buffer, and nothing is copied.
+        features = Features(len(photos))
+        self.skipped = []
+        known = self._extract(features, [photos[i] for i in others], on_error, progress)
+        self._extract(features, [photos[i] for i in held], on_error, progress)
+        self.calibration = self._calibrate(features, known, progress)
         sampler = self._sampler(progress)
-        index = self._select(sampler, features.vectors)
-        self._bank = features.bank(index)
+        self._bank = features.bank(self._select(sampler, features.vectors()))
         self._scorer.fit(self._bank)
         self._photos = features.photos
-        self.covering_radius = _covering_radius(sampler, features.vectors, self._bank)
+        self.covering_radius = _covering_radius(sampler, features.vectors(), self._bank)
         return self
 
     def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
@@ -234,38 +239,33 @@ class Detector:
             raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
         return patches
 
-    def _extract(self, photos: Sequence[Photo], on_error: OnError, progress: Progress | None) -> Features:
-        features: Features | None = None
-        self.skipped = []
-        done = 0
+    def _extract(
+        self, features: Features, photos: Sequence[Photo], on_error: OnError, progress: Progress | None
+    ) -> int:
+        """Add photos to the features; return how many there are then."""
+        total = features.capacity
         for batch in read_batches(photos, self.recipe.preprocessing, on_error):
             good = [item for item in batch if isinstance(item, Input)]
             self.skipped += [item for item in batch if isinstance(item, ImageError)]
             if good:
-                patches = self._patches(good)
-                features = features or Features(len(photos), patches)
-                features.add(good, patches)
-            done += len(batch)
+                features.add(good, self._patches(good))
             if progress is not None:
-                progress("reading photos", done, len(photos))
-        if features is None:
-            raise ImageError("no photo to fit on; give at least one readable photo of a good part")
-        return features
+                progress("reading photos", len(features.photos) + len(self.skipped), total)
+        return len(features.photos)
 
-    def _calibrate(self, features: Features, progress: Progress | None) -> Calibration:
-        """Judge photos that their bank does not know."""
-        numbers = held_out(len(features.photos), self.seed)
-        if not len(numbers):
-            return Calibration.none("one photo leaves none to hold out")
-        others = features.without(numbers)
-        self._scorer.fit(others.bank(self._select(self._sampler(progress), others.vectors)))
+    def _calibrate(self, features: Features, known: int, progress: Progress | None) -> Calibration:
+        """Judge the photos after the first `known` with a bank of those."""
+        if not 0 < known < len(features.photos):
+            return Calibration.none("too few photos to hold one out")
+        index = self._select(self._sampler(progress), features.vectors(known))
+        self._scorer.fit(features.bank(index, known))
         scores, maps = [], []
-        for number in numbers.tolist():
+        for number in range(known, len(features.photos)):
             found = self._score(features.patches(number))
             scores.append(float(found.image[0]))
             if found.map is not None:
                 grid = found.map[0].cpu().numpy()
-                maps.append(anomaly_map(grid, features.shapes[number], self.recipe.map.sigma))
+                maps.append(anomaly_map(grid, features.shapes[number], self.recipe.map))
         return Calibration.of_good(scores, maps, len(features.photos))
 
     @torch.inference_mode()
@@ -280,7 +280,7 @@ class Detector:
         for i, item in enumerate(inputs):
             score, full, nearest = float(scores.image[i]), None, None
             if maps is not None:
-                full = anomaly_map(maps[i], item.shape, self.recipe.map.sigma)
+                full = anomaly_map(maps[i], item.shape, self.recipe.map)
                 if rows is not None:
                     nearest = nearest_patch(item.shape, maps[i], rows[i], origin, self._photos, options)
             yield Prediction(

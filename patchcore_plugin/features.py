@@ -34,20 +34,30 @@ class Input:
 
 
 class Features:
-    """Patch vectors of training photos, in one buffer that is allocated once."""
+    """Patch vectors of training photos, in one buffer that is allocated once.
 
-    def __init__(self, photos: int, first: Patches) -> None:
-        _, *self._grid, dims = first.grid.shape
-        self._per_photo = self._grid[0] * self._grid[1]
-        self._buffer = first.grid.new_empty(photos * self._per_photo, dims)
+    Parameters
+    ----------
+    capacity
+        How many photos will be added at most.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._buffer: Tensor | None = None
+        self._grid = (0, 0)
         self._descriptors: list[Tensor] = []
         self.photos: list[dict[str, Any]] = []
         self.shapes: list[Geometry] = []
 
     def add(self, inputs: Sequence[Input], patches: Patches) -> None:
         """Append a batch."""
-        low = len(self.photos) * self._per_photo
         flat = patches.grid.flatten(0, 2)
+        if self._buffer is None:
+            _, height, width, dims = patches.grid.shape
+            self._grid = (height, width)
+            self._buffer = flat.new_empty(self.capacity * height * width, dims)
+        low = len(self.photos) * self._per_photo
         self._buffer[low : low + len(flat)] = flat
         if patches.image is not None:
             self._descriptors += patches.image.split(1)
@@ -57,41 +67,27 @@ class Features:
             self.shapes.append(item.shape)
 
     @property
-    def vectors(self) -> Tensor:
-        """All patch vectors, [photos x h x w, D]."""
-        return self._buffer[: len(self.photos) * self._per_photo]
+    def _per_photo(self) -> int:
+        return self._grid[0] * self._grid[1]
+
+    def vectors(self, photos: int | None = None) -> Tensor:
+        """Return the patch vectors of the first so many photos, or of all: [photos x h x w, D], not copied."""
+        if self._buffer is None:
+            raise ImageError("no photo to fit on; give at least one readable photo of a good part")
+        return self._buffer[: (len(self.photos) if photos is None else photos) * self._per_photo]
 
     def patches(self, number: int) -> Patches:
         """Return the patches of one photo."""
-        grid = self.vectors.view(len(self.photos), *self._grid, -1)[number : number + 1]
-        return Patches(grid, self._descriptors[number] if self._descriptors else None)
+        rows = self.vectors(number + 1)[number * self._per_photo :]
+        return Patches(rows.view(1, *self._grid, -1), self._descriptors[number] if self._descriptors else None)
 
-    def without(self, numbers: NDArray[np.int64]) -> Subset:
-        """Return the features of all other photos."""
-        kept = np.setdiff1d(np.arange(len(self.photos)), numbers)
-        every = self.vectors.view(len(self.photos), self._per_photo, -1)
-        vectors = every[torch.from_numpy(kept).to(every.device)].flatten(0, 1)
-        return Subset(vectors)
-
-    def bank(self, index: Tensor) -> MemoryBank:
-        """Return the bank of the rows of `vectors` that a sampler chose."""
+    def bank(self, index: Tensor, photos: int | None = None) -> MemoryBank:
+        """Return the bank of the rows of ``vectors(photos)`` that a sampler chose."""
         photo = index.div(self._per_photo, rounding_mode="floor")
         place = index % self._per_photo
         row, column = place.div(self._grid[1], rounding_mode="floor"), place % self._grid[1]
-        vectors = self.vectors
+        vectors = self.vectors(photos)
         return MemoryBank(vectors[index], torch.stack([photo, row, column], dim=1), len(vectors))
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Patch vectors of some photos; origins do not matter where a bank only gives scores."""
-
-    vectors: Tensor
-
-    def bank(self, index: Tensor) -> MemoryBank:
-        """Return the bank of the rows that a sampler chose."""
-        origin = torch.zeros(len(index), 3, dtype=torch.int64, device=index.device)
-        return MemoryBank(self.vectors[index], origin, len(self.vectors))
 
 
 def read_batches(

@@ -311,12 +311,14 @@ def _area(curve: Curve, limit: float) -> float:
 
 
 def _below(threshold: float, values: FloatArray) -> float:
+    """Return a threshold that is strictly below the lowest score called defective, and above the next one."""
+    just_below = float(np.nextafter(threshold, -np.inf))
     lower = values[values < threshold]
     if not len(lower):
-        return threshold
+        return just_below
     middle = float(lower.max() / 2 + threshold / 2)
     # Between two neighbouring floats there is nothing.
-    return middle if lower.max() < middle <= threshold else threshold
+    return middle if lower.max() < middle < threshold else float(lower.max())
 
 
 def _check_finite(what: str, values: npt.NDArray[np.floating[Any]]) -> None:

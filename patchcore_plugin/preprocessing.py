@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .images import to_unit
-from .recipe import Preprocessing
+from .recipe import Map, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,18 @@ def prepare(photo: NDArray[Any], options: Preprocessing) -> Tensor:
     return pixels[:, top : top + height, left : left + width].contiguous()
 
 
-def anomaly_map(scores: NDArray[np.float32], shape: Geometry, sigma: float) -> NDArray[np.float32]:
+def anomaly_map(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
     """Return patch scores [h, w] as a map of the photo, float32 [H, W].
 
-    Upsampled bilinearly to the network's input, blurred there (sigma in its pixels; Gaussian up to four sigma,
+    Upsampled to the network's input, blurred there (sigma in its pixels; Gaussian up to four sigma,
     borders reflected), and resized to the inspected part of the photo. Outside that part it is 0.
     """
     _, _, height, width = shape.crop
-    full = cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR)
-    if sigma > 0:
-        side = 2 * int(4 * sigma + 0.5) + 1
-        full = cv2.GaussianBlur(full, (side, side), sigma, borderType=cv2.BORDER_REFLECT)
+    interpolation = cv2.INTER_LINEAR if options.upsample == "bilinear" else cv2.INTER_NEAREST
+    full = cv2.resize(scores, (width, height), interpolation=interpolation)
+    if options.sigma > 0:
+        side = 2 * int(4 * options.sigma + 0.5) + 1
+        full = cv2.GaussianBlur(full, (side, side), options.sigma, borderType=cv2.BORDER_REFLECT)
     top, left, bottom, right = shape.box()
     inside = cv2.resize(full, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     if inside.shape == shape.photo:

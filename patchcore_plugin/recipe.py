@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -52,6 +52,8 @@ class Map:
 
     sigma: Annotated[float, Ge(0), Le(1000)] = 4.0
     """Standard deviation of the Gaussian blur, in pixels of the network's input; 0 for none."""
+    upsample: Literal["bilinear", "nearest"] = "bilinear"
+    """How patch scores are brought to the size of the network's input before the blur."""
 
 
 @dataclass(frozen=True, kw_only=True)

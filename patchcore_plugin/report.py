@@ -146,7 +146,7 @@ def _category(category: CategoryResult, pictures: _Pictures) -> dict[str, Any]:
 
 
 def _is_right(photo: PhotoResult, threshold: float) -> bool:
-    return (photo.score >= threshold) == photo.is_anomalous
+    return (photo.score > threshold) == photo.is_anomalous
 
 
 def _choose(
@@ -165,7 +165,7 @@ def _choose(
 
 
 def _card(photo: PhotoResult, threshold: float | None, pictures: _Pictures) -> dict[str, Any]:
-    called = None if threshold is None else photo.score >= threshold
+    called = None if threshold is None else photo.score > threshold
     return {
         "name": f"{photo.path.parent.name}/{photo.path.name}",
         "kind": photo.kind,
@@ -236,8 +236,9 @@ def _histogram(photos: Sequence[PhotoResult], threshold: float | None) -> dict[s
     bad = np.array([photo.is_anomalous for photo in photos])
     shown = scores if threshold is None else np.append(scores, threshold)
     low, high = float(shown.min()), float(shown.max())
-    if high == low:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):
+        half = max(0.5, 1e-6 * abs(high))
+        low, high = low - half, high + half
     counts = [np.histogram(scores[group], bins=BINS, range=(low, high))[0] for group in (~bad, bad)]
     most = max(int(count.max()) for count in counts)
     box = Box()

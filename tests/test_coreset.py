@@ -77,6 +77,13 @@ def test_reduced_precision_of_products_changes_nothing(precision: str) -> None:
     assert torch.equal(index, wanted)
 
 
+def test_autocast_changes_nothing() -> None:
+    points = clustered(4000, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        index, _ = greedy_coreset(points, 400, 5)
+    assert torch.equal(index, greedy(points, 400, 5)[0])
+
+
 def test_input_is_left_alone() -> None:
     points = normal(500, 6)
     before = points.clone()

@@ -98,17 +98,20 @@ def test_one_photo_has_no_threshold() -> None:
     (found,) = detector.predict([draw(1)])
     assert detector.threshold is None
     assert found.is_anomalous is None
-    assert detector.calibration.source == "none: one photo leaves none to hold out"
+    assert detector.calibration.source == "none: too few photos to hold one out"
 
 
-def test_origin_says_where_each_bank_row_comes_from() -> None:
-    photos = [draw(seed) for seed in range(3)]
+def test_origin_says_where_each_bank_row_comes_from(tmp_path: Path) -> None:
+    photos = [tmp_path / f"{seed}.png" for seed in range(3)]
+    for seed, path in enumerate(photos):
+        write_png(path, draw(seed))
     detector = make(sampler="all").fit(photos)
     origin = detector.bank.origin
     assert detector.bank.seen == len(origin) == 3 * 8 * 8
     assert origin[65].tolist() == [1, 0, 1]
     found = detector.predict([photos[2]])[0]
     assert found.nearest is not None
+    assert found.nearest.photo == str(photos[2])
     assert (found.nearest.x, found.nearest.y) == (found.nearest.peak_x, found.nearest.peak_y)
     assert found.score < 0.1
 

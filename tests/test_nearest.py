@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -55,12 +57,41 @@ def test_equals_brute_force(name: str, k: int) -> None:
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_reduced_precision_of_products_changes_nothing(precision: str) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_reduced_precision_of_products_changes_nothing(precision: str, when: str) -> None:
     before = torch.get_float32_matmul_precision()
-    queries, bank = normal(100, 64, seed=1), normal(2000, 64)
+    queries, bank = normal(300, 256, seed=1), normal(6000, 256)
+    search = NearestRows(bank)
     try:
         torch.set_float32_matmul_precision(precision)
-        _, row = NearestRows(bank)(queries)
+        if when == "before":
+            search = NearestRows(bank)
+        _, row = search(queries)
     finally:
         torch.set_float32_matmul_precision(before)
     assert torch.equal(row, nearest_rows(queries, bank)[1])
+
+
+def test_autocast_changes_nothing() -> None:
+    queries, bank = normal(300, 256, seed=1), normal(6000, 256)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, row = NearestRows(bank)(queries)
+    assert torch.equal(row, nearest_rows(queries, bank)[1])
+
+
+BACKEND_SETTING = """
+import torch
+from patchcore_plugin.kernels.nearest import NearestRows
+
+if hasattr(torch.backends, "fp32_precision"):
+    torch.backends.fp32_precision = "tf32"
+generator = torch.Generator().manual_seed(0)
+bank = torch.randn(500, 16, generator=generator)
+assert NearestRows(bank)(bank)[1].flatten().tolist() == list(range(500))
+"""
+
+
+def test_the_newer_way_to_set_precision_is_understood() -> None:
+    # In a process of its own, because torch does not let both ways be used, and one is used above.
+    done = subprocess.run([sys.executable, "-c", BACKEND_SETTING], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from patchcore_plugin.errors import OptionError, TensorError
+from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
 from patchcore_plugin.roles import Sampler
 from patchcore_plugin.specs import SamplerSpec
@@ -25,7 +25,7 @@ class GreedyCoresetConfig:
     ratio: Annotated[float, Gt(0), Le(1)] = 0.1
     """Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01."""
     count: Annotated[int, Ge(1)] | None = None
-    """Number of patches that stay, in place of `ratio`."""
+    """Number of patches that stay, in place of `ratio`; all of them where there are fewer."""
     radius: Annotated[float, Ge(0)] | None = None
     """Stop earlier, once every patch is within this distance of one that stays."""
     projection_dim: Annotated[int, Ge(1)] | None = None
@@ -59,12 +59,7 @@ class GreedyCoreset:
             raise TensorError(
                 f"sampler 'greedy-coreset': expected vectors [N, D], N and D at least 1, got {list(vectors.shape)}"
             )
-        count = math.ceil(options.ratio * len(vectors)) if options.count is None else options.count
-        if count > len(vectors):
-            raise OptionError(
-                f"sampler 'greedy-coreset': count is {count}, but there are only {len(vectors)} patches; "
-                "lower it, or set ratio in its place"
-            )
+        count = min(options.count or math.ceil(options.ratio * len(vectors)), len(vectors))
         generator = torch.Generator().manual_seed(options.seed)
         start = int(torch.randint(len(vectors), (1,), generator=generator))
         points = vectors

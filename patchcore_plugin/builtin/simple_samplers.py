@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from patchcore_plugin.errors import OptionError
 from patchcore_plugin.hookspecs import hookimpl
 from patchcore_plugin.roles import Sampler
 from patchcore_plugin.specs import SamplerSpec
@@ -24,7 +23,7 @@ class RandomConfig:
     ratio: Annotated[float, Gt(0), Le(1)] = 0.1
     """Fraction of the patches that stay."""
     count: Annotated[int, Ge(1)] | None = None
-    """Number of patches that stay, in place of `ratio`."""
+    """Number of patches that stay, in place of `ratio`; all of them where there are fewer."""
     seed: Annotated[int, Ge(0)] = 0
     """Decides which."""
 
@@ -39,12 +38,7 @@ def create_random(config: RandomConfig) -> Sampler:
     import torch
 
     def random_rows(vectors: Tensor) -> Tensor:
-        count = math.ceil(config.ratio * len(vectors)) if config.count is None else config.count
-        if count > len(vectors):
-            raise OptionError(
-                f"sampler 'random': count is {count}, but there are only {len(vectors)} patches; "
-                "lower it, or set ratio in its place"
-            )
+        count = min(config.count or math.ceil(config.ratio * len(vectors)), len(vectors))
         generator = torch.Generator().manual_seed(config.seed)
         return torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -44,12 +45,15 @@ def global_options(
 def main() -> None:
     """Run the command line: exit code 0 done, 1 a failure told in one line, 2 wrong usage."""
     try:
-        app()
+        try:
+            app(prog_name="patchcore")
+        finally:
+            sys.stdout.flush()
     except PatchcoreError as error:
         _fail(str(error))
     except BrokenPipeError:
-        # Whoever read the output has enough of it; nothing is left to say, not even while Python exits.
-        sys.stderr.close()
+        # Whoever read the output has enough of it. Python flushes once more on exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

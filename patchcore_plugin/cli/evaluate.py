@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def command(
     context: typer.Context,
-    dataset: Annotated[Path, typer.Argument(help="A category in MVTec AD's layout, or a folder of several.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="A category in MVTec AD's layout, or a folder of several.", readable=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json, report.html and pictures.")],
     category: Annotated[
         list[str] | None, typer.Option("--category", help="Only this category; may be repeated.")

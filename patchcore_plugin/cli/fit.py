@@ -16,7 +16,9 @@ def command(
     context: typer.Context,
     images: Annotated[
         list[Path],
-        typer.Argument(help="Photos of good parts: folders, files, .txt lists, or one MVTec-style category."),
+        typer.Argument(
+            help="Photos of good parts: folders, files, .txt lists, or one MVTec-style category.", readable=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Model file to write (.safetensors).")],
     recipe: setup.RecipeOption = "patchcore",

@@ -15,8 +15,10 @@ from .console import Reporter, number, print_json, print_table
 
 def command(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="Model file written by fit.")],
-    images: Annotated[list[Path], typer.Argument(help="Photos to judge: folders, files or .txt lists.")],
+    model: Annotated[Path, typer.Argument(help="Model file written by fit.", readable=False)],
+    images: Annotated[
+        list[Path], typer.Argument(help="Photos to judge: folders, files or .txt lists.", readable=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, heat maps and overlays.")],
     device: setup.DeviceOption = "auto",
     on_error: Annotated[

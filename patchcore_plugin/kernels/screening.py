@@ -101,7 +101,8 @@ class Frame:
         if not math.isfinite(largest):
             raise TensorError("distances need finite values below 1e150; check the features for NaN and infinity")
         self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0
-        self.kappa = _kappa(points.shape[1])
+        self.rounding = product_rounding()
+        self.kappa = _kappa(points.shape[1], self.rounding)
 
     def screen(self, points: Tensor) -> Screened:
         """Return `points` [n, D] ready for `lower_bounds`."""
@@ -124,10 +125,20 @@ def lower_bounds(a: Screened, b: Screened) -> Tensor:
     The term of `a` is left out because it changes neither a minimum over `b` nor a comparison with
     a bound of each row, and adding it would read the matrix once more.
     """
-    return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2)
+    with torch.autocast(a.points.device.type, enabled=False):  # it would round the factors to 8 bits
+        return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2)
 
 
-def _kappa(dims: int) -> float:
+def product_rounding() -> float:
+    """Return the relative error t of the factors of float32 products, as torch is set at this moment."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # Set through torch.backends, which this call cannot express; assume the coarsest there is.
+        precision = "medium"
+    return {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-8}[precision]
+
+
+def _kappa(dims: int, rounding: float) -> float:
     terms = (dims + 2) * UNIT_ROUNDOFF
-    rounded = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-8}[torch.get_float32_matmul_precision()]
-    return terms / (1 - terms) + rounded + rounded**2 / 2 + 12 * UNIT_ROUNDOFF
+    return terms / (1 - terms) + rounding + rounding**2 / 2 + 12 * UNIT_ROUNDOFF

@@ -11,7 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.screening import Frame, Screened, chunk_rows, lower_bounds, squared_distances_of_pairs
+from patchcore_plugin.kernels.screening import (
+    Frame,
+    Screened,
+    chunk_rows,
+    lower_bounds,
+    product_rounding,
+    squared_distances_of_pairs,
+)
 
 QUERY_TILE = 1024
 BANK_TILE = 4096
@@ -30,12 +37,15 @@ class NearestRows:
 
     def __init__(self, bank: Tensor) -> None:
         self.bank = bank
-        self._frame = Frame(bank)
-        self._screened = self._frame.screen(bank)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._frame = Frame(self.bank)
+        self._screened = self._frame.screen(self.bank)
         # Thousands of copies of one row (a flat background) would all be candidates of their neighbours.
-        self._every = torch.arange(len(bank), device=bank.device)
-        distinct = _distinct_rows(bank)
-        self._distinct = self._every if len(distinct) == len(bank) else distinct
+        self._every = torch.arange(len(self.bank), device=self.bank.device)
+        distinct = _distinct_rows(self.bank)
+        self._distinct = self._every if len(distinct) == len(self.bank) else distinct
         self._screened_distinct = self._screened if self._distinct is self._every else self._screened[distinct]
 
     def __call__(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -48,6 +58,8 @@ class NearestRows:
         k
             How many rows to find, 1 to M.
         """
+        if product_rounding() > self._frame.rounding:
+            self._prepare()  # torch was set to coarser products since: the margin must be wider
         parts = [self._search(part, k) for part in queries.split(QUERY_TILE)]
         return torch.cat([distance for distance, _ in parts]), torch.cat([row for _, row in parts])
 
