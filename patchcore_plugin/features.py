@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +25,8 @@ Photo = str | Path | NDArray[Any]
 OnError = Literal["stop", "skip"]
 
 BATCH = 8
+READERS = 4
+"""Threads that decode and resize; both release Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +98,34 @@ class Features:
 def read_batches(
     photos: Iterable[Photo], options: Preprocessing, on_error: OnError
 ) -> Iterator[list[Input | ImageError]]:
-    """Yield photos in order, a few at a time; if skipping, the error of an unreadable one in its place."""
-    batch: list[Input | ImageError] = []
-    for photo in photos:
+    """Yield photos in order, a few at a time; if skipping, the error of an unreadable one in its place.
+
+    Threads read the next photos while the caller works on a batch; at most two batches wait. Only the decoded
+    input is kept, so that large photos do not pile up.
+    """
+
+    def read(photo: Photo) -> Input | ImageError:
         try:
-            batch.append(_read(photo, options))
+            return _read(photo, options)
         except ImageError as error:
-            if on_error == "stop":
-                raise
-            batch.append(error)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+            return error
+
+    remaining = iter(photos)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="patchcore-read") as pool:
+        ahead = deque(pool.submit(read, photo) for photo in islice(remaining, 3 * BATCH))
+        try:
+            while ahead:
+                batch = [ahead.popleft().result() for _ in range(min(BATCH, len(ahead)))]
+                ahead.extend(pool.submit(read, photo) for photo in islice(remaining, len(batch)))
+                for place, item in enumerate(batch):
+                    if isinstance(item, ImageError) and on_error == "stop":
+                        if place:
+                            yield batch[:place]
+                        raise item
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def _read(photo: Photo, options: Preprocessing) -> Input:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,27 @@ def test_plugins_that_break_the_contract_are_named() -> None:
         make(sampler="outside", host=host).fit([draw(0)])
     with pytest.raises(pp.TensorError, match=r"sampler 'floats': expected int64 indices \[M\], M at least 1"):
         make(sampler="floats", host=host).fit([draw(0)])
+
+
+def test_photos_are_asked_for_as_they_are_needed(fitted: pp.Detector) -> None:
+    asked = 0
+
+    def endless() -> Iterator[Photo]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield draw(asked)
+
+    found = fitted.predict_each(endless())
+    first = [next(found) for _ in range(3)]
+    assert [isinstance(each, pp.Prediction) for each in first] == [True] * 3
+    assert asked < 40
+
+
+def test_errors_come_at_their_place(fitted: pp.Detector, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    photos: list[Any] = [*(draw(seed) for seed in range(9)), tmp_path / "broken.png", draw(10)]
+    found = fitted.predict_each(photos)
+    assert all(isinstance(next(found), pp.Prediction) for _ in range(9))
+    with pytest.raises(pp.ImageError, match=r"broken\.png"):
+        next(found)

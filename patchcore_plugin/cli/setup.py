@@ -28,7 +28,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PART.OPTION=VALUE", help="Set an option, such as sampler.ratio=0.01."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Governs everything that is drawn at random.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Governs everything that is drawn at random.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
