@@ -242,7 +242,7 @@ class Host:
             if self._manager.has_plugin(registered):
                 self._manager.unregister(name=registered)
             if self._strict:
-                raise
+                raise PluginError(f"{name} ({distribution} {version}): {_reason(error)}") from error
             self.plugins.append(found(status="failed", reason=_reason(error)))
         else:
             self.plugins.append(found(status="loaded", records=records))

@@ -173,6 +173,20 @@ def test_unreadable_photos_stop_or_are_skipped(tmp_path: Path) -> None:
         make().fit([tmp_path / "broken.png"], on_error="skip")
 
 
+def test_bf16_stays_near_fp32(fitted: pp.Detector, tmp_path: Path) -> None:
+    photos = [draw(seed, defect=seed % 2 == 0) for seed in range(30, 36)]
+    fitted.save(tmp_path / "part.safetensors")
+    coarse = pp.Detector.load(tmp_path / "part.safetensors", device="cpu", precision="bf16")
+    wanted = [found.score for found in fitted.predict(photos)]
+    got = [found.score for found in coarse.predict(photos)]
+    assert got == pytest.approx(wanted, rel=0.1, abs=2)
+    assert got != wanted
+    coarse.save(tmp_path / "coarse.safetensors")
+    assert pp.Detector.load(tmp_path / "coarse.safetensors").precision == "bf16"
+    with pytest.raises(pp.OptionError, match="precision must be fp32 or bf16, got 'fp16'"):
+        make(precision="fp16")
+
+
 def test_not_fitted() -> None:
     with pytest.raises(pp.TensorError, match="the detector is not fitted; call fit or load first"):
         make().predict([draw(0)])

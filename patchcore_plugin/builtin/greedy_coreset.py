@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
@@ -30,7 +30,7 @@ class GreedyCoresetConfig:
     """Stop earlier, once every patch is within this distance of one that stays."""
     projection_dim: Annotated[int, Ge(1)] | None = None
     """None measures distances in full; a number, after a random projection to as many dimensions (authors: 128)."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Decides the first patch and the projection."""
 
 

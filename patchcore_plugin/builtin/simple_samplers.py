@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from patchcore_plugin.hookspecs import hookimpl
 from patchcore_plugin.roles import Sampler
@@ -24,7 +24,7 @@ class RandomConfig:
     """Fraction of the patches that stay."""
     count: Annotated[int, Ge(1)] | None = None
     """Number of patches that stay, in place of `ratio`; all of them where there are fewer."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Decides which."""
 
 

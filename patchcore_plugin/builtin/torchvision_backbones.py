@@ -12,7 +12,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Lt
 
 from patchcore_plugin.errors import OptionError
 from patchcore_plugin.hookspecs import hookimpl
@@ -35,7 +37,7 @@ class ResNetConfig:
     """Which feature maps: of layer1 (stride 4), layer2 (8), layer3 (16), layer4 (32)."""
     weights: str = "imagenet"
     """Either imagenet (torchvision's IMAGENET1K_V1), random, or the path of a .pth or .safetensors file."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seed of random weights; the others do not depend on it."""
 
 
@@ -47,7 +49,7 @@ class DenseNetConfig:
     """Which feature maps: of denseblock1 (stride 4), denseblock2 (8), denseblock3 (16), denseblock4 (32)."""
     weights: str = "imagenet"
     """Either imagenet (torchvision's IMAGENET1K_V1), random, or the path of a .pth or .safetensors file."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seed of random weights; the others do not depend on it."""
 
 

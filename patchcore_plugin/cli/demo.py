@@ -50,6 +50,6 @@ def command(
                 writer.write(prediction, read_photo(paths[done - 1]))
                 progress("judging photos", done, len(paths))
         print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps and overlays beside it")
-        evaluation = run([category], wanted, host, out / "evaluation", setup.OnErrorChoice.stop, progress)
+        evaluation = run([category], wanted, host, out / "evaluation", "stop", progress)
     show(evaluation, out / "evaluation")
     print(f"done       in {time.perf_counter() - start:.0f} s; open {out / 'evaluation' / 'report.html'}")

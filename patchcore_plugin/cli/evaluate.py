@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,10 +34,9 @@ def command(
     scorer: setup.ScorerOption = None,
     options: setup.SetOption = None,
     device: setup.DeviceOption = "auto",
+    precision: setup.PrecisionOption = None,
     seed: setup.SeedOption = 0,
-    on_error: Annotated[
-        setup.OnErrorChoice, typer.Option("--on-error", help="What an unreadable photo does.")
-    ] = setup.OnErrorChoice.skip,
+    on_error: setup.OnErrorOption = "skip",
     as_json: setup.JsonOption = False,
 ) -> None:
     """Fit and judge every category of a labelled dataset, and write figures and a report."""
@@ -52,6 +51,7 @@ def command(
         scorer=scorer,
         options=tuple(options or ()),
         device=device,
+        precision=precision,
         seed=seed,
     )
     with Reporter() as progress:
@@ -73,7 +73,7 @@ def run(
     wanted: setup.Setup,
     host: Host,
     out: Path,
-    on_error: setup.OnErrorChoice,
+    on_error: Literal["stop", "skip"],
     progress: Reporter,
 ) -> Evaluation:
     """Evaluate, and write the report beside the figures."""
@@ -85,7 +85,7 @@ def run(
         categories,
         lambda: wanted.detector(host),
         out,
-        on_error=on_error.value,
+        on_error=on_error,
         progress=progress,
         recipe=resolved.to_dict(),
     )

@@ -28,10 +28,9 @@ def command(
     scorer: setup.ScorerOption = None,
     options: setup.SetOption = None,
     device: setup.DeviceOption = "auto",
+    precision: setup.PrecisionOption = None,
     seed: setup.SeedOption = 0,
-    on_error: Annotated[
-        setup.OnErrorChoice, typer.Option("--on-error", help="What an unreadable photo does.")
-    ] = setup.OnErrorChoice.stop,
+    on_error: setup.OnErrorOption = "stop",
     as_json: setup.JsonOption = False,
 ) -> None:
     """Learn what good parts look like, and write a model file."""
@@ -45,6 +44,7 @@ def command(
         scorer=scorer,
         options=tuple(options or ()),
         device=device,
+        precision=precision,
         seed=seed,
     )
     photos = training_photos(images)
@@ -52,7 +52,7 @@ def command(
     setup.require_writable(out)
     start = time.perf_counter()
     with Reporter() as progress:
-        detector.fit(photos, on_error=on_error.value, progress=progress)
+        detector.fit(photos, on_error=on_error, progress=progress)
     detector.save(out)
     seconds = time.perf_counter() - start
     bank = detector.bank

@@ -21,9 +21,8 @@ def command(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, heat maps and overlays.")],
     device: setup.DeviceOption = "auto",
-    on_error: Annotated[
-        setup.OnErrorChoice, typer.Option("--on-error", help="What an unreadable photo does.")
-    ] = setup.OnErrorChoice.skip,
+    precision: setup.PrecisionOption = None,
+    on_error: setup.OnErrorOption = "skip",
     as_json: setup.JsonOption = False,
 ) -> None:
     """Score photos, and draw where they differ from good ones."""
@@ -34,11 +33,11 @@ def command(
     from patchcore_plugin.images import read_photo
     from patchcore_plugin.results import ResultsWriter
 
-    detector = Detector.load(model, device=device, host=setup.host_of(context))
+    detector = Detector.load(model, device=device, precision=precision, host=setup.host_of(context))
     records: list[dict[str, Any]] = []
     errors: list[ImageError] = []
     with ResultsWriter(out, detector.map_scale) as writer, Reporter() as progress:
-        found = detector.predict_each(photos, on_error=on_error.value)
+        found = detector.predict_each(photos, on_error=on_error)
         for done, (path, prediction) in enumerate(zip(photos, found, strict=True), start=1):
             if isinstance(prediction, ImageError):
                 errors.append(prediction)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +16,7 @@ from patchcore_plugin.host import Host
 if TYPE_CHECKING:
     from patchcore_plugin.detector import Detector
     from patchcore_plugin.recipe import Recipe
+
 
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe, or the path of a .toml file.")]
 BackboneOption = Annotated[str | None, typer.Option("--backbone", help="A backbone in place of the recipe's.")]
@@ -28,17 +28,15 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PART.OPTION=VALUE", help="Set an option, such as sampler.ratio=0.01."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"] | None,
+    typer.Option("--precision", help="fp32, or bf16 for a faster backbone; default: the model's, or fp32."),
+]
+OnErrorOption = Annotated[Literal["stop", "skip"], typer.Option("--on-error", help="What an unreadable photo does.")]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=2**32 - 1, help="Governs everything that is drawn at random.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-
-
-class OnErrorChoice(str, Enum):
-    """What an unreadable photo does."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class Setup:
     scorer: str | None = None
     options: tuple[str, ...] = ()
     device: str = "auto"
+    precision: Literal["fp32", "bf16"] | None = None
     seed: int = 0
 
     def load(self) -> Recipe:
@@ -88,7 +87,8 @@ class Setup:
         recipe.resolved(host, self.seed)
         from patchcore_plugin.detector import Detector
 
-        return Detector(recipe, seed=self.seed, device=self.device, host=host)
+        precision = self.precision or "fp32"
+        return Detector(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
 
 
 def _parse(text: str) -> tuple[str, str, Any]:

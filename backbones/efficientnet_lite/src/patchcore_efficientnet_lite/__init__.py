@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Lt
 
 import patchcore_plugin as pp
 
@@ -34,7 +36,7 @@ class Config:
     """Which feature maps: of stage1 (stride 2), stage2 (4), stage3 (8), stage4, 5 (16), stage6, 7 (32)."""
     weights: Literal["imagenet", "random"] = "imagenet"
     """Either imagenet (from the installed package) or random."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seed of random weights; imagenet does not depend on it."""
 
 

@@ -1,0 +1,170 @@
+"""What importing costs and touches: listing plugins needs no torch, and importing changes nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+import patchcore_plugin as pp
+
+HEAVY = ("torch", "torchvision", "sklearn", "cv2", "PIL")
+
+SCRIPT = """
+    import contextlib, io, json, sys
+
+    def command(*arguments):
+        from patchcore_plugin.cli import main
+
+        sys.argv = ["patchcore", *arguments]
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                main()
+            except SystemExit as ended:
+                return f"exit {ended.code}: {said.getvalue()}"
+
+    def heavy():
+        return sorted({name.partition(".")[0] for name in sys.modules} & set(HEAVY))
+
+    HEAVY = json.loads(sys.argv[1])
+    report = []
+"""
+
+
+def in_a_new_process(script: str) -> Any:
+    """Run a script after `SCRIPT`, and return what it leaves in `report`."""
+    code = textwrap.dedent(SCRIPT) + textwrap.dedent(script) + "\nprint(json.dumps(report))"
+    command = [sys.executable, "-W", "error", "-c", code, json.dumps(HEAVY)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
+
+
+def test_looking_around_imports_nothing_heavy() -> None:
+    report = in_a_new_process(
+        """
+        def step(what, text):
+            report.append([what, heavy(), str(text)])
+
+        step("start", "")
+        import patchcore_plugin as pp
+        step("import", "")
+        host = pp.Host()
+        step("names", [host.names(role) for role in ("backbone", "aggregator", "sampler", "scorer")])
+        host.configure("sampler", "greedy-coreset", {"ratio": 0.5})
+        step("configure", "")
+        pp.Recipe.load("patchcore").resolved(host, seed=0)
+        step("resolve", "")
+        for arguments in (
+            ["--help"],
+            ["fit", "--help"],
+            ["plugins", "list"],
+            ["plugins", "check"],
+            ["plugins", "show", "wide_resnet50"],
+            ["recipes", "list"],
+            ["recipes", "show", "patchcore"],
+        ):
+            step(" ".join(arguments), command(*arguments))
+        """
+    )
+    assert [[what, heavy] for what, heavy, _ in report if heavy] == []
+    said = {what: text for what, _, text in report}
+    assert "efficientnet-lite0" in said["names"]
+    assert "wide_resnet50" in said["names"]
+    assert {what: text for what, text in said.items() if "patchcore_plugin" in what or "Error" in text} == {}
+    assert all(text.startswith("exit 0: ") for text in list(said.values())[5:])
+
+
+def test_what_is_misspelt_is_told_before_anything_heavy_is_imported() -> None:
+    report = in_a_new_process(
+        """
+        import os, tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            open(os.path.join(folder, "photo.png"), "w").close()
+            for change in (["--backbone", "resnet19"], ["--set", "sampler.ratoi=1"], ["--recipe", "x"]):
+                said = command("fit", folder, "--out", os.path.join(folder, "m"), *change)
+                report.append([change[1], heavy(), said])
+        """
+    )
+    assert [[what, heavy] for what, heavy, _ in report if heavy] == []
+    assert all(said.startswith("exit 1: patchcore: ") for _, _, said in report)
+
+
+def test_heavy_imports_would_be_noticed() -> None:
+    assert in_a_new_process("import cv2\nreport = heavy()") == ["cv2"]
+
+
+def test_importing_changes_nothing() -> None:
+    """Environment, random states, threads and torch's settings are the caller's."""
+    before, after = in_a_new_process(
+        """
+        import locale, logging, os, pkgutil, random, signal, warnings
+        from importlib import import_module
+        import cv2, numpy, sklearn, torch, torchvision, safetensors.torch
+
+        def state():
+            return {
+                "environment": dict(os.environ),
+                "folder": os.getcwd(),
+                "path": sys.path,
+                "locale": locale.setlocale(locale.LC_ALL),
+                "Python's random state": str(random.getstate()),
+                "numpy's random state": str(numpy.random.get_state()),
+                "torch's random state": torch.get_rng_state().tolist(),
+                "threads": [torch.get_num_threads(), torch.get_num_interop_threads(), cv2.getNumThreads()],
+                "dtype": str(torch.get_default_dtype()),
+                "gradients": torch.is_grad_enabled(),
+                "precision": torch.get_float32_matmul_precision(),
+                "determinism": [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark],
+                "numpy's errors": numpy.geterr(),
+                "warnings": [str(each) for each in warnings.filters],
+                "log handlers": str(logging.getLogger().handlers),
+                "signals": str([signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]),
+                "excepthook": str(sys.excepthook),
+            }
+
+        import jinja2, pydantic, pluggy, rich, typer, rich.progress
+        random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+        report.append(state())
+        import patchcore_plugin as pp
+        for module in pkgutil.walk_packages(pp.__path__, "patchcore_plugin."):
+            import_module(module.name)
+        pp.Host()
+        report.append(state())
+        report = json.loads(json.dumps(report))
+        """
+    )
+    assert {name for name in before if before[name] != after[name]} == set()
+
+
+def test_every_public_name_is_there() -> None:
+    assert len(set(pp.__all__)) == len(pp.__all__)
+    assert set(pp.__all__) <= set(dir(pp))
+    for name in pp.__all__:
+        assert getattr(pp, name).__class__ is not None
+    assert pp.Detector.__module__ == "patchcore_plugin.detector"
+    assert pp.Prediction.__module__ == "patchcore_plugin.prediction"
+
+
+def test_the_public_names_of_the_contract() -> None:
+    names = ["Host", "Detector", "Recipe", "Prediction", "Patches", "MemoryBank", "Scores", "hookimpl"]
+    specs = [f"{role.capitalize()}Spec" for role in ("backbone", "aggregator", "sampler", "scorer")]
+    assert {*names, *specs} <= set(pp.__all__)
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError) as caught:
+        pp.Detectr  # noqa: B018
+    assert str(caught.value) == "module 'patchcore_plugin' has no attribute 'Detectr'"
+
+
+def test_every_error_is_a_patchcore_error() -> None:
+    errors = [name for name in pp.__all__ if name.endswith("Error")]
+    assert len(errors) == 8
+    assert all(issubclass(getattr(pp, name), pp.PatchcoreError) for name in errors)
