@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ from .specs import ROLES
 
 Progress = Callable[[str, int, int], None]
 Precision = Literal["fp32", "bf16"]
+
+CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Fractions of the patches at which the covering radius is kept."""
 
 
 class Detector:
@@ -69,7 +73,7 @@ class Detector:
         self._bank: MemoryBank | None = None
         self._photos: list[dict[str, Any]] = []
         self.calibration = Calibration.none("not fitted")
-        self.covering_radius: float | None = None
+        self.radius_curve: list[tuple[int, float]] = []
         self.skipped: list[ImageError] = []
 
     @classmethod
@@ -113,6 +117,14 @@ class Detector:
         return self.calibration.threshold
 
     @property
+    def covering_radius(self) -> float | None:
+        """The largest distance from any patch seen in the fit to the bank; None before a fit.
+
+        ``radius_curve`` has it for smaller banks too, as (rows, radius), where the sampler knows.
+        """
+        return self.radius_curve[-1][1] if self.radius_curve else None
+
+    @property
     def map_scale(self) -> tuple[float, float]:
         """Map values of the lowest and highest colour, the same for all photos."""
         return self.calibration.map_scale
@@ -149,7 +161,7 @@ class Detector:
         self._bank = features.bank(self._select(sampler, features.vectors()))
         self._scorer.fit(self._bank)
         self._photos = features.photos
-        self.covering_radius = _covering_radius(sampler, features.vectors(), self._bank)
+        self.radius_curve = _radius_curve(sampler, features.vectors(), self._bank)
         return self
 
     def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
@@ -222,7 +234,7 @@ class Detector:
         detector._scorer.restore(detector._bank, state)
         detector._photos = manifest["photos"]
         detector.calibration = Calibration.from_dict(manifest["calibration"])
-        detector.covering_radius = manifest["covering_radius"]
+        detector.radius_curve = [(rows, radius) for rows, radius in manifest["radius_curve"]]
         return detector
 
     def _component(self, role: str) -> Any:
@@ -327,6 +339,7 @@ class Detector:
             "photos": self._photos,
             "patches_seen": self.bank.seen,
             "covering_radius": self.covering_radius,
+            "radius_curve": [list(point) for point in self.radius_curve],
             "calibration": self.calibration.to_dict(),
             "software": {
                 "python": platform.python_version(),
@@ -335,13 +348,15 @@ class Detector:
         }
 
 
-def _covering_radius(sampler: Sampler, vectors: Tensor, bank: MemoryBank) -> float:
-    """Return the largest distance from any patch seen to the bank."""
+def _radius_curve(sampler: Sampler, vectors: Tensor, bank: MemoryBank) -> list[tuple[int, float]]:
+    """Return (rows, covering radius) of the bank and, where the sampler knows, of smaller ones."""
     radii = getattr(sampler, "radii_", None)
-    if radii is not None:
-        return float(radii[-1])
-    distance, _ = NearestRows(bank.vectors)(vectors)
-    return float(distance.max())
+    if radii is None:
+        distance, _ = NearestRows(bank.vectors)(vectors)
+        return [(len(bank.vectors), float(distance.max()))]
+    rows = [math.ceil(fraction * len(vectors)) for fraction in CURVE]
+    rows = sorted({count for count in rows if count < len(radii)} | {len(radii)})
+    return [(count, float(radii[count - 1])) for count in rows]
 
 
 def _device(name: str) -> torch.device:

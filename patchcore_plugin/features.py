@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import memory
 from .errors import ImageError
 from .images import as_photo, read_photo
 from .preprocessing import Geometry, geometry, prepare
@@ -60,6 +61,7 @@ class Features:
         flat = patches.grid.flatten(0, 2)
         if self._buffer is None:
             _, height, width, dims = patches.grid.shape
+            memory.check(self.capacity, height * width, dims, flat.device)
             self._grid = (height, width)
             self._buffer = flat.new_empty(self.capacity * height * width, dims)
         low = len(self.photos) * self._per_photo

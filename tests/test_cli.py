@@ -360,6 +360,7 @@ def test_fit_says_what_it_did(fitted: tuple[Path, Ended], dataset: Path) -> None
         rf"""model      {re.escape(str(model))}
 photos     10, in \d+\.\d s
 bank       32 of 640 patches, covering radius \d+\.\d{{4}}
+smaller    covering radius by bank rows, for --set sampler.radius=\.\.\.(  \d+: \d+\.\d{{3}})+
 threshold  \d+\.\d{{4}} \(highest score of 1 of 10 good photos, held out\)
 next       patchcore predict {re.escape(str(model))} PHOTOS --out results
 """,
@@ -382,6 +383,7 @@ def test_fit_as_json_with_an_unreadable_photo_skipped(good: Path, tmp_path: Path
         "bank_rows",
         "patches_seen",
         "covering_radius",
+        "radius_curve",
         "threshold",
         "threshold_source",
         "seconds",

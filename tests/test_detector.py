@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import patchcore_plugin as pp
+from patchcore_plugin import memory
 from patchcore_plugin.calibration import held_out
 from patchcore_plugin.images import write_png
 
@@ -148,6 +149,18 @@ def test_covering_radius_is_the_farthest_patch(sampler: dict[str, Any]) -> None:
     assert detector.covering_radius == pytest.approx(float(distance.amin(dim=1).max()), rel=1e-5)
 
 
+def test_radius_curve_falls_to_the_covering_radius(fitted: pp.Detector) -> None:
+    rows, radii = zip(*fitted.radius_curve, strict=True)
+    assert rows[-1] == len(fitted.bank.vectors)
+    assert len(rows) > 5
+    assert list(radii) == sorted(radii, reverse=True)
+    assert radii[-1] == fitted.covering_radius
+    smaller = make(sampler={"ratio": 0.2, "radius": radii[-3]}).fit([draw(seed) for seed in range(12)])
+    assert len(smaller.bank.vectors) <= rows[-3]
+    assert smaller.covering_radius is not None
+    assert smaller.covering_radius <= radii[-3]
+
+
 def test_crop_leaves_the_border_uninspected() -> None:
     detector = make(preprocessing={"size": [80, 80], "keep_aspect": True, "crop": [64, 64]})
     detector.fit([draw(seed) for seed in range(3)])
@@ -187,6 +200,26 @@ def test_bf16_stays_near_fp32(fitted: pp.Detector, tmp_path: Path) -> None:
         make(precision="fp16")
 
 
+def test_too_little_memory_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 1_000_000)
+    with pytest.raises(pp.PatchcoreError) as caught:
+        make().fit([draw(seed) for seed in range(12)])
+    assert str(caught.value) == (
+        "12 photos make 768 patches of 312 values: about 0.0 GB are needed and 0.0 GB are free; take fewer photos, "
+        "raise aggregator.stride, lower preprocessing.size, or choose a backbone with fewer channels"
+    )
+    monkeypatch.setattr(memory, "available", lambda device: None)
+    make().fit([draw(0), draw(1)])
+
+
+def test_memory_that_can_be_had_is_known() -> None:
+    if not Path("/proc/meminfo").is_file():
+        pytest.skip("Linux says how much there is")
+    free = memory.available(torch.device("cpu"))
+    assert free is not None
+    assert 1e8 < free < 1e15
+
+
 def test_not_fitted() -> None:
     with pytest.raises(pp.TensorError, match="the detector is not fitted; call fit or load first"):
         make().predict([draw(0)])
@@ -203,6 +236,7 @@ LOAD = """
 import sys
 import numpy as np
 import patchcore_plugin as pp
+from patchcore_plugin import memory
 
 photos = list(np.load(sys.argv[2]))
 for found in pp.Detector.load(sys.argv[1], device="cpu").predict(photos):

@@ -63,6 +63,7 @@ def command(
         "bank_rows": len(bank.vectors),
         "patches_seen": bank.seen,
         "covering_radius": detector.covering_radius,
+        "radius_curve": detector.radius_curve,
         "threshold": detector.threshold,
         "threshold_source": detector.calibration.source,
         "seconds": seconds,
@@ -75,6 +76,9 @@ def command(
         print(
             f"bank       {len(bank.vectors)} of {bank.seen} patches, covering radius {number(detector.covering_radius)}"
         )
+        if len(detector.radius_curve) > 1:
+            curve = "  ".join(f"{rows}: {number(radius, 3)}" for rows, radius in detector.radius_curve)
+            print(f"smaller    covering radius by bank rows, for --set sampler.radius=...  {curve}")
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
         print(f"next       patchcore predict {out} PHOTOS --out results")
     setup.report_unreadable(detector.skipped, len(photos))
