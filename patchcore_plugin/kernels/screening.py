@@ -97,7 +97,10 @@ class Frame:
         for part in parts:
             total += part.double().sum(dim=0)
         self.centre = total / len(points)
-        largest = float(torch.stack([squared_distances(part, self.centre).max() for part in parts]).max())
+        norms = torch.empty(len(points), dtype=torch.float64, device=points.device)
+        for part, norm in zip(parts, norms.split(chunk_rows(points)), strict=True):
+            norm[:] = squared_distances(part, self.centre)
+        largest = float(norms.max())
         if not math.isfinite(largest):
             raise TensorError("distances need finite values below 1e150; check the features for NaN and infinity")
         self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0

@@ -78,9 +78,10 @@ class LazyGreedy:
         self._screened = self._frame.screen(points)
         self._stop = -1.0 if radius is None else (radius * self._frame.scale) ** 2
         # The working matrices stay a fraction of the features, whatever the size of the job.
-        self._players = min(MAX_PLAYERS, max(128, math.isqrt(n * dims // 12)))
-        self._tile = 4 * self._players * min(MAX_BLOCK, max(64, n * dims // (20 * self._players)))
+        self._players = min(MAX_PLAYERS, max(128, math.isqrt(n * dims // 24)))
+        self._tile = 4 * self._players * min(MAX_BLOCK, max(64, n * dims // (40 * self._players)))
         self._block = self._tile // (4 * self._players)
+        self._rows = max(64, n // 20)  # at a time, because screening gathers a copy of them
         self._picks = torch.empty(count, dtype=torch.int64, device=device)
         self._values = np.zeros(count)  # values[k]: squared distance of pick k to those before it
         self._made = 0
@@ -136,10 +137,13 @@ class LazyGreedy:
             rows, threshold, outsider = _first_in_order(self._bound, self._players)
             behind = self._made - self._met[rows]
             if behind.any():
-                # Few picks to meet make it cheap to refresh many points, which brings the threshold down.
-                wanted = int(4 * self._tile / behind.double().mean())
-                if wanted > 4 * len(rows):
-                    rows, threshold, outsider = _first_in_order(self._bound, wanted)
+                # Few picks to meet make it cheap to refresh many points, which brings the threshold down;
+                # but among many there can be some that have met very few.
+                size = 8 * self._players
+                wanted = int(8 * self._tile / behind.double().mean())
+                rows, threshold, _ = _first_in_order(self._bound, max(size, wanted))
+                if wanted > size and int((self._made - self._met[rows]).sum()) > 16 * self._tile:
+                    rows, threshold, _ = _first_in_order(self._bound, size)
                 self._refresh(rows, threshold)
                 continue
             self._settle(rows)
@@ -154,7 +158,7 @@ class LazyGreedy:
         if count > 1:
             rows = torch.arange(len(cell), device=cell.device)
             seeds = self._screened[rows[:: len(rows) // count]]
-            for part in rows.split(self._tile // count):
+            for part in rows.split(min(self._rows, self._tile // count)):
                 cell[part] = lower_bounds(self._screened[part], seeds).argmin(dim=1)
         return cell
 
@@ -184,7 +188,7 @@ class LazyGreedy:
             later = met[met > low]
             high = min(low + self._block, int(later.min()) if len(later) else self._made)
             picks = torch.arange(low, high, device=rows.device)
-            for part in rows[met == low].split(max(1, self._tile // (high - low))):
+            for part in rows[met == low].split(min(self._rows, max(1, self._tile // (high - low)))):
                 self._meet(part, picks)
                 self._met[part] = high
 
