@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .detector import Detector
     from .prediction import Nearest, Prediction
     from .recipe import Recipe
+    from .staged import StagedBackbone, initialise
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -62,13 +63,22 @@ __all__ = [
     "Scorer",
     "ScorerSpec",
     "Scores",
+    "StagedBackbone",
     "TensorError",
     "WeightsError",
     "hash_weights",
     "hookimpl",
+    "initialise",
 ]
 
-_LAZY = {"Detector": "detector", "Prediction": "prediction", "Nearest": "prediction", "Recipe": "recipe"}
+_LAZY = {
+    "Detector": "detector",
+    "Nearest": "prediction",
+    "Prediction": "prediction",
+    "Recipe": "recipe",
+    "StagedBackbone": "staged",
+    "initialise": "staged",
+}
 
 
 def __getattr__(name: str) -> Any:

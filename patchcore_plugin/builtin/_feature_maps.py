@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TypeGuard
@@ -15,8 +15,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from patchcore_plugin.errors import TensorError, WeightsError
-from patchcore_plugin.roles import hash_weights
+from patchcore_plugin.errors import WeightsError
+from patchcore_plugin.staged import StagedBackbone, initialise
 
 HEADS = ("fc.", "classifier.")
 """Parameters of the classifiers, which no feature map needs: a weights file may lack or exchange them."""
@@ -26,68 +26,9 @@ CONNECT_SECONDS = 10.0
 """How long to wait for the server before the network counts as missing."""
 
 
-class FeatureMaps:
-    """The first stages of a network, frozen; a `patchcore_plugin.roles.Backbone`.
-
-    Parameters
-    ----------
-    name
-        The backbone's name, for messages.
-    stages
-        What to compute, in order, by name; nothing follows the last layer of interest.
-    layers
-        Names of the stages whose outputs are the feature maps.
-    """
-
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
-
-    def __init__(self, name: str, stages: nn.Sequential, layers: Iterable[str]) -> None:
-        self._name = name
-        self._layers = frozenset(layers)
-        # Convolutions on the CPU are 1.3 to 1.8 times as fast in this layout.
-        self._stages = stages.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """Compute the feature maps of normalised images.
-
-        Parameters
-        ----------
-        images
-            [B, 3, H, W], float32, on the backbone's device.
-
-        Returns
-        -------
-        list of Tensor
-            One map [B, C, h, w] per layer, float32, finest first.
-
-        Raises
-        ------
-        TensorError
-            If `images` has another shape.
-        """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise TensorError(f"backbone {self._name}: expected images [B, 3, H, W], got {list(images.shape)}")
-        x = images.contiguous(memory_format=torch.channels_last)
-        maps = []
-        for name, stage in self._stages.named_children():
-            x = stage(x)
-            if name in self._layers:
-                maps.append(x)
-        return maps
-
-    def to(self, device: torch.device | str) -> FeatureMaps:
-        """Move the weights to `device` and return the backbone."""
-        self._stages.to(device)
-        return self
-
-    def weight_hash(self) -> str:
-        """Return the SHA-256 of the weights that are kept."""
-        return hash_weights(self._stages.state_dict())
-
-
-def create_feature_maps(name: str, architecture: str, *, layers: Sequence[str], weights: str, seed: int) -> FeatureMaps:
+def create_feature_maps(
+    name: str, architecture: str, *, layers: Sequence[str], weights: str, seed: int
+) -> StagedBackbone:
     """Build the part of a torchvision network up to the last of `layers`.
 
     Parameters
@@ -115,7 +56,7 @@ def create_feature_maps(name: str, architecture: str, *, layers: Sequence[str], 
     stages = _cut(getattr(network, "features", network), layers)
     if weights == "random":
         initialise(stages.to_empty(device="cpu"), seed)
-        return FeatureMaps(name, stages, layers)
+        return StagedBackbone(name, stages, layers)
 
     path = _imagenet_file(name, architecture) if weights == "imagenet" else Path(weights).expanduser()
     tensors = read_weights(name, path)
@@ -124,7 +65,7 @@ def create_feature_maps(name: str, architecture: str, *, layers: Sequence[str], 
         key: torch.tensor(0) if key.endswith(COUNTER) else tensors[prefix + key].float() for key in stages.state_dict()
     }
     stages.load_state_dict(kept, assign=True)
-    return FeatureMaps(name, stages, layers)
+    return StagedBackbone(name, stages, layers)
 
 
 def _cut(network: nn.Module, layers: Sequence[str]) -> nn.Sequential:
@@ -135,19 +76,6 @@ def _cut(network: nn.Module, layers: Sequence[str]) -> nn.Sequential:
     for name, child in children[: last + 1]:
         stages.add_module(name, child)
     return stages
-
-
-def initialise(module: nn.Module, seed: int) -> None:
-    """Fill a fresh network with weights that depend on `seed` alone, as torchvision initialises ResNets.
-
-    The generator is private: the process's random state has no influence and is left as it was.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer.reset_parameters()
 
 
 def read_weights(name: str, path: Path) -> dict[str, Tensor]:

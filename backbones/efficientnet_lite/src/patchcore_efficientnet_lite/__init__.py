@@ -10,14 +10,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
 import patchcore_plugin as pp
-
-if TYPE_CHECKING:
-    from ._features import LiteFeatures
 
 STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7")
 """The outputs of the seven stages of blocks; strides 2, 4, 8, 16, 16, 32, 32.
@@ -53,8 +50,8 @@ def patchcore_backbones() -> list[pp.BackboneSpec]:
     ]
 
 
-def _creator(name: str) -> Callable[[Config], LiteFeatures]:
-    def create(config: Config) -> LiteFeatures:
+def _creator(name: str) -> Callable[[Config], pp.StagedBackbone]:
+    def create(config: Config) -> pp.StagedBackbone:
         _check_layers(name, config.layers)
 
         from ._features import create_features
