@@ -11,6 +11,7 @@ help:
 	@echo "make test   formatting, lint, types, import layers, tests"
 	@echo "make lint   the same without the tests"
 	@echo "make bench  time the kernels against their references"
+	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
 	@echo "make clean  remove what these made"
 
 $(READY): pyproject.toml backbones/efficientnet_lite/pyproject.toml
@@ -33,6 +34,18 @@ test: lint
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+
+PEERS := .venv-peers
+
+$(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet . ./backbones/efficientnet_lite 'anomalib>=2.7' faiss-cpu
+	touch $@
+
+.PHONY: bench-peers
+bench-peers: $(PEERS)/.ready
+	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache
