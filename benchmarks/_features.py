@@ -1,0 +1,120 @@
+"""Patch features of drawn photos, made once and kept in `CACHE`: what the benchmarks compute on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import patchcore_plugin as pp
+from patchcore_plugin.images import read_photo
+from patchcore_plugin.kernels.coreset import greedy_coreset
+from patchcore_plugin.kernels.embedding import adaptive_embedding
+from patchcore_plugin.synthetic import draw_dataset
+
+CACHE = Path(".benchmarks/features")
+PHOTOS = 205
+"""Of 224 x 224 pixels, 28 x 28 patches each: 160,720 patches."""
+PER_SEED = 41
+KINDS = ("parts", "turned")
+"""Photos as drawn, each part at about the same place; and pieces of them, turned and moved at random."""
+
+Photo = NDArray[np.uint8]
+
+
+def cached(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """Return the tensor of that name, made by `make` the first time."""
+    path = CACHE / f"{name}.pt"
+    if not path.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        torch.save(make(), path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+    tensor: Tensor = torch.load(path, weights_only=True)
+    return tensor
+
+
+def photos(count: int, size: int, *, kind: str = "parts", test: bool = False) -> list[Photo]:
+    """Return drawn photos [size, size, 3], the same for the same arguments; half of a test set is defective."""
+
+    def draw() -> Tensor:
+        found: list[Photo] = []
+        for seed in range(-(-count // PER_SEED)):
+            with tempfile.TemporaryDirectory() as folder:
+                root = draw_dataset(
+                    folder,
+                    seed=seed + 1000 * test,
+                    train=1 if test else PER_SEED,
+                    size=size,
+                    good=PER_SEED if test else 1,
+                    defective=PER_SEED if test else 1,
+                )
+                paths = sorted(root.glob("test/good/*.png" if test else "train/good/*.png"))
+                if test:
+                    defective = [path for path in sorted(root.glob("test/*/*.png")) if path.parent.name != "good"]
+                    every = len(defective) // len(paths)
+                    paths = [path for pair in zip(paths, defective[::every], strict=False) for path in pair]
+                found += [np.asarray(read_photo(path), dtype=np.uint8) for path in paths]
+        return torch.from_numpy(np.stack(found[:count]))
+
+    drawn = cached(f"photos-{count}-{size}{'-test' if test else ''}", draw).numpy()
+    if kind == "turned":
+        rng = np.random.default_rng(int(test))
+        drawn = np.stack([_turned(photo, rng) for photo in drawn])
+    return list(drawn)
+
+
+def _turned(photo: Photo, rng: np.random.Generator) -> Photo:
+    size = photo.shape[0]
+    centre = rng.uniform(0.3, 0.7, 2) * size
+    matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), rng.uniform(0, 360), 2.0)
+    matrix[:, 2] += size / 2 - centre
+    return np.asarray(cv2.warpAffine(photo, matrix, (size, size), borderMode=cv2.BORDER_REFLECT), dtype=np.uint8)
+
+
+def component(role: str, name: str, **options: Any) -> Any:
+    """Return a component of an installed plugin."""
+    host = pp.Host()
+    return host.build(role, name, host.configure(role, name, options))
+
+
+def patch_vectors(dims: int, *, kind: str = "parts", test: bool = False) -> Tensor:
+    """Return patch vectors, float32: [160,720, dims], or [6,272, dims] of test photos.
+
+    They are the authors' 1024 values of stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights; 128 are
+    these after the Gaussian random projection that the authors apply before the selection.
+    """
+
+    def full() -> Tensor:
+        backbone = component("backbone", "efficientnet-lite0", layers=("stage3", "stage4", "stage5", "stage6"))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+        parts = []
+        for batch in torch.from_numpy(np.stack(photos(8 if test else PHOTOS, 224, kind=kind, test=test))).split(8):
+            maps = backbone((batch.permute(0, 3, 1, 2) / 255 - mean) / std)
+            parts.append(adaptive_embedding(maps, 3, 1, 1024, "bilinear").flatten(0, 2))
+        return torch.cat(parts)
+
+    name = f"{kind}{'-test' if test else ''}"
+    vectors = cached(f"{name}-1024", full)
+    if dims == 1024:
+        return vectors
+    projection = torch.randn(1024, dims, generator=torch.Generator().manual_seed(0)) / dims**0.5
+    return cached(f"{name}-{dims}", lambda: vectors @ projection)
+
+
+def bank(rows: int, kind: str) -> Tensor:
+    """Return a greedy coreset of the patch vectors, or, above a tenth of them, random rows: [rows, 1024]."""
+
+    def choose() -> Tensor:
+        vectors = patch_vectors(1024, kind=kind)
+        if 10 * rows > len(vectors):
+            return vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]]
+        return vectors[greedy_coreset(patch_vectors(128, kind=kind), rows)[0]]
+
+    return cached(f"{kind}-bank-{rows}", choose)
