@@ -45,8 +45,8 @@ class Detector:
     device
         "auto" (a GPU if there is one), "cpu", "cuda" and so on.
     precision
-        "fp32", or "bf16" to run the backbone in bfloat16 (faster where the processor has it, and scores differ
-        in the third digit or so); patches and distances stay exact.
+        "fp32", or "bf16" to run the backbone in bfloat16: faster where the processor has it, with features and
+        so scores rounded; distances between them stay exact.
     host
         Where the components come from; all installed plugins by default.
     """
@@ -157,7 +157,7 @@ class Detector:
         known = self._extract(features, [photos[i] for i in others], on_error, progress)
         self._extract(features, [photos[i] for i in held], on_error, progress)
         self.calibration = self._calibrate(features, known, progress)
-        sampler = self._sampler(progress)
+        sampler = self._sampler(progress, "selecting patches")
         self._bank = features.bank(self._select(sampler, features.vectors()))
         self._scorer.fit(self._bank)
         self._photos = features.photos
@@ -241,10 +241,10 @@ class Detector:
         choice = self.recipe.choice(role)
         return self._host.build(role, choice.name, self._host.configure(role, choice.name, choice.options))
 
-    def _sampler(self, progress: Progress | None) -> Sampler:
+    def _sampler(self, progress: Progress | None, stage: str) -> Sampler:
         sampler: Sampler = self._component("sampler")
         if progress is not None and hasattr(sampler, "progress"):
-            sampler.progress = lambda done, total: progress("selecting the coreset", done, total)
+            sampler.progress = lambda done, total: progress(stage, done, total)
         return sampler
 
     def _select(self, sampler: Sampler, vectors: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ class Detector:
         """Judge the photos after the first `known` with a bank of those."""
         if not 0 < known < len(features.photos):
             return Calibration.none("too few photos to hold one out")
-        index = self._select(self._sampler(progress), features.vectors(known))
+        index = self._select(self._sampler(progress, "selecting patches for the threshold"), features.vectors(known))
         self._scorer.fit(features.bank(index, known))
         scores, maps = [], []
         for number in range(known, len(features.photos)):

@@ -24,7 +24,9 @@ class WeightsError(PatchcoreError):
 
 
 class ImageError(PatchcoreError):
-    """A photo or mask cannot be read."""
+    """A photo or mask cannot be read; ``path`` says which, where it came from a file and was skipped."""
+
+    path: str | None = None
 
 
 class DatasetError(PatchcoreError):

@@ -49,6 +49,8 @@ class DetectorLike(Protocol):
     @property
     def bank(self) -> BankLike: ...  # noqa: D102
     @property
+    def skipped(self) -> Sequence[ImageError]: ...  # noqa: D102
+    @property
     def threshold(self) -> float | None: ...  # noqa: D102
     @property
     def map_scale(self) -> tuple[float, float]: ...  # noqa: D102
@@ -125,7 +127,7 @@ def _evaluate_one(
 
     pixels = PixelScores()
     photos: list[PhotoResult] = []
-    failed: list[Failure] = []
+    failed = [Failure(error.path or "an array", str(error)) for error in detector.skipped]
     has_maps = False
     timed = _Timed(detector.predict_each([photo.path for photo in category.test], on_error=on_error))
     with ResultsWriter(folder, detector.map_scale) as writer:

@@ -110,6 +110,7 @@ def read_batches(
         try:
             return _read(photo, options)
         except ImageError as error:
+            error.path = None if isinstance(photo, np.ndarray) else str(photo)
             return error
 
     remaining = iter(photos)
@@ -131,7 +132,6 @@ def read_batches(
 
 
 def _read(photo: Photo, options: Preprocessing) -> Input:
-    is_array = isinstance(photo, np.ndarray)
-    pixels = as_photo(photo) if isinstance(photo, np.ndarray) else read_photo(photo)
+    path, pixels = (None, as_photo(photo)) if isinstance(photo, np.ndarray) else (str(photo), read_photo(photo))
     shape = geometry(options, (pixels.shape[0], pixels.shape[1]))
-    return Input(None if is_array else str(photo), shape, prepare(pixels, options))
+    return Input(path, shape, prepare(pixels, options))

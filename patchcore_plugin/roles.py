@@ -170,18 +170,14 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of named tensors: names, dtypes, shapes and bytes, whatever their order."""
     import hashlib
 
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(dtype=_uint8()).numpy().data)
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _uint8() -> torch.dtype:
-    import torch
-
-    return torch.uint8
 
 
 def _expect(what: str, tensor: Tensor, shape: str, *, ndim: int) -> None:

@@ -572,17 +572,19 @@ def test_evaluate_with_a_chosen_category_and_an_unreadable_photo(dataset: Path, 
             (root / name / part).parent.mkdir(parents=True, exist_ok=True)
             (root / name / part).write_bytes((dataset / part).read_bytes())
     bad = corrupt(root / "nut" / "test" / "blot" / "001.png")
+    left_out = corrupt(root / "nut" / "train" / "good" / "002.png")
     said = failure("evaluate", root, "--out", out, "--category", "bolt", *SMALL)
     assert said == "no category 'bolt'; the dataset has: nut, washer"
     ended = patchcore("evaluate", root, "--out", out, "--category", "nut", *SMALL)
     assert ended.code == 1
-    last = ended.err.splitlines()[-2:]
-    assert last[0].startswith(f"patchcore: {bad}: not a readable image (")
-    assert last[1] == "patchcore: some photos or masks could not be used; all others are done"
+    last = ended.err.splitlines()[-3:]
+    assert last[0].startswith(f"patchcore: {left_out}: not a readable image (")
+    assert last[1].startswith(f"patchcore: {bad}: not a readable image (")
+    assert last[2] == "patchcore: some photos or masks could not be used; all others are done"
     assert re.search(r"^nut +\d\.\d{4} ", ended.out, re.MULTILINE)
     content = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert list(content["categories"]) == ["nut"]
-    assert [failed["path"] for failed in content["failed"]] == [str(bad)]
+    assert [failed["path"] for failed in content["failed"]] == [str(left_out), str(bad)]
     assert (out / "report.html").is_file()
 
 

@@ -55,6 +55,7 @@ class FakeDetector:
     threshold: float | None = 0.5
     map_scale: tuple[float, float] = (0.5, 1.0)
     bank: FakeBank = field(default_factory=FakeBank)
+    skipped: list[ImageError] = field(default_factory=list)
 
     def fit(self, paths: Sequence[Path], *, on_error: OnError, progress: Progress | None) -> None:
         if not paths:
@@ -286,3 +287,12 @@ def test_a_json_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_training_photos_left_out_are_listed(tmp_path: Path) -> None:
+    error = ImageError("train/001.png: cannot be read")
+    error.path = "train/001.png"
+    evaluation = evaluate([make_category(tmp_path)], lambda: FakeDetector(skipped=[error]), tmp_path / "out")
+    assert [(each.path, each.reason) for each in evaluation.categories[0].failed] == [
+        ("train/001.png", "train/001.png: cannot be read")
+    ]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from patchcore_plugin.errors import TensorError
 from patchcore_plugin.kernels.nearest import NearestRows
 from patchcore_plugin.kernels.nearest.reference import nearest_rows
 
@@ -95,3 +96,11 @@ def test_the_newer_way_to_set_precision_is_understood() -> None:
     # In a process of its own, because torch does not let both ways be used, and one is used above.
     done = subprocess.run([sys.executable, "-c", BACKEND_SETTING], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_refuses_what_is_not_finite() -> None:
+    bank = normal(50, 4)
+    with pytest.raises(TensorError, match="distances need finite values; check the patches for NaN"):
+        NearestRows(bank)(torch.full((3, 4), torch.nan))
+    with pytest.raises(TensorError, match="distances need finite values below 1e150"):
+        NearestRows(torch.full((3, 4), torch.nan))

@@ -172,7 +172,8 @@ class LazyGreedy:
             low = int(self._searched[part].min())
             picks = (pick_cells[low:] == cell).nonzero().flatten() + low
             if len(picks):
-                self._meet(part, picks)
+                for few in part.split(min(self._rows, max(1, self._tile // len(picks)))):
+                    self._meet(few, picks)
         self._searched[rows] = self._made
 
     def _refresh(self, rows: Tensor, threshold: float) -> None:

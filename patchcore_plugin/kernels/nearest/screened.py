@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from patchcore_plugin.errors import TensorError
 from patchcore_plugin.kernels.screening import (
     Frame,
     Screened,
@@ -65,6 +66,8 @@ class NearestRows:
 
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         points = self._frame.screen(queries)
+        if points.norms.isnan().any():
+            raise TensorError("distances need finite values; check the patches for NaN")
         far = points.norms > FARTHEST
         limit = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
         if far.any():
