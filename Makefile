@@ -48,4 +48,4 @@ bench-peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
 clean:
-	rm -rf $(VENV) demo dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) demo dist .benchmarks .mypy_cache .ruff_cache .pytest_cache

@@ -54,7 +54,8 @@ class Calibration:
             values = np.concatenate([each.ravel() for each in maps])
             usual, highest = float(np.median(values)), float(values.max())
             # Most of a good part has no colour and its most unusual spot a little; the rest is for defects.
-            scale = ((usual + highest) / 2, max(1.5 * highest, 1e-6))
+            low = (usual + highest) / 2
+            scale = (low, max(highest + 0.5 * abs(highest), low + 1e-6))
         return cls(threshold=max(scores), source=source, map_scale=scale)
 
     def to_dict(self) -> dict[str, Any]:

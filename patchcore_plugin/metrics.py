@@ -69,7 +69,7 @@ class ImageMetrics:
         The best F1 that any threshold gives.
     threshold
         A threshold that gives it: halfway between the lowest score called defective and the next one below,
-        so that neither lies on it. A score at or above it is called defective.
+        so that neither lies on it. A score above it is called defective.
     roc
         True against false positive rate.
     pr

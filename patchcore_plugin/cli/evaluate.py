@@ -121,7 +121,7 @@ def show(evaluation: Evaluation, out: Path) -> None:
         ]
         for name, figures in named
     ]
-    print_table("", columns, rows)
+    print_table(columns, rows)
     print(f"written  {out / 'metrics.json'}, {out / 'report.html'}")
 
 

@@ -51,7 +51,7 @@ def list_plugins(context: typer.Context, role: RoleOption = None, as_json: JsonO
         print_json(rows)
         return
     columns = ["role", "name", "plugin", "distribution", "version", "status", "summary"]
-    print_table("", columns, [[row[column] for column in columns] for row in rows])
+    print_table(columns, [[row[column] for column in columns] for row in rows])
 
 
 @app.command("show")
@@ -86,7 +86,7 @@ def show_plugin(
         print(f"from plugin {component.plugin}")
         if options:
             rows = [[f"{role}.{each.name}", each.type, each.default, each.meaning] for each in options]
-            print_table("", ["option", "type", "default", "meaning"], rows)
+            print_table(["option", "type", "default", "meaning"], rows)
         else:
             print("no options")
 

@@ -50,7 +50,7 @@ def command(
     else:
         verdicts = {True: "defect", False: "good", None: "-"}
         rows = [[verdicts[each["is_anomalous"]], number(each["score"], 3), each["path"]] for each in records]
-        print_table("", ["verdict", "score", "photo"], rows)
+        print_table(["verdict", "score", "photo"], rows)
         low, high = detector.map_scale
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
         print(f"colours    from {low:.3f} to {high:.3f} in every picture")

@@ -23,7 +23,7 @@ def list_recipes(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([recipe.to_dict() for recipe in recipes])
         return
-    print_table("", ["recipe", "summary"], [[recipe.name, recipe.summary] for recipe in recipes])
+    print_table(["recipe", "summary"], [[recipe.name, recipe.summary] for recipe in recipes])
 
 
 @app.command("show")
