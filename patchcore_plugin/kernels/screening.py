@@ -50,13 +50,21 @@ def chunk_rows(points: Tensor) -> int:
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Return ||a - b||^2 of rows, in float64 by direct differences: what every decision rests on.
 
+    The squares are added in one fixed order, by halves: of n terms the last n // 2 are added to the first
+    n // 2, again and again. So every processor, compiler and accelerator gets the same bits.
+
     Parameters
     ----------
     a, b
         Rows [..., D], broadcast against each other.
     """
-    # Contiguous, because the order of a sum depends on the layout, and equal rows must give equal distances.
-    return (a.double() - b.double()).contiguous().square_().sum(dim=-1)
+    squares = (a.double() - b.double()).square_()
+    terms = squares.shape[-1]
+    while terms > 1:
+        half = terms // 2
+        squares[..., :half] += squares[..., terms - half : terms]
+        terms -= half
+    return squares[..., 0]
 
 
 def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor) -> Tensor:
