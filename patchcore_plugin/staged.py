@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import TensorError
 from .roles import hash_weights
@@ -14,7 +16,8 @@ from .roles import hash_weights
 class StagedBackbone:
     """The first stages of a network, frozen; a `patchcore_plugin.roles.Backbone`.
 
-    Gradients, training mode and anything after the last stage are left out; convolutions run channels-last.
+    Gradients, training mode and anything after the last stage are left out. Convolutions run channels-last, and
+    the feature maps are returned so.
 
     Parameters
     ----------
@@ -26,6 +29,9 @@ class StagedBackbone:
         Names of the stages whose outputs are the feature maps.
     mean, std
         What the network's input is normalised with; those of ImageNet by default.
+    fold
+        Whether to fold each batch normalisation into the convolution that is registered right before it: equal
+        maps up to rounding, in less time. Only for networks that use those convolutions for nothing else.
     """
 
     def __init__(
@@ -36,13 +42,22 @@ class StagedBackbone:
         *,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        fold: bool = False,
     ) -> None:
         self.mean = mean
         self.std = std
         self._name = name
         self._layers = frozenset(layers)
+        # Before the folding: models must load whether or not their backbone was folded.
+        self._hash = hash_weights(stages.state_dict())
+        stages.eval().requires_grad_(False)
+        if fold:
+            _fold_batch_norms(stages)
+        for module in stages.modules():
+            if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.padding == (0, 0):
+                module.__class__ = _Pointwise
         # Convolutions on the CPU are 1.3 to 1.8 times as fast in this layout.
-        self._stages = stages.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._stages = stages.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -79,8 +94,36 @@ class StagedBackbone:
         return self
 
     def weight_hash(self) -> str:
-        """Return the SHA-256 of the weights that are kept."""
-        return hash_weights(self._stages.state_dict())
+        """Return the SHA-256 of the weights that were kept, as they were given."""
+        return self._hash
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution that oneDNN computes on a single thread too.
+
+    There torch's own choice copies channels-last maps back and forth, which makes a WideResNet a third slower.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Convolve by oneDNN where torch would not, and as torch chooses everywhere else."""
+        if (
+            torch.get_num_threads() > 1
+            or input.device.type != "cpu"
+            or torch.is_autocast_enabled("cpu")
+            or not torch.backends.mkldnn.is_available()
+        ):
+            return super().forward(input)
+        return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), self.stride, self.dilation, self.groups)
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    children = list(module.named_children())
+    for (before, convolution), (name, norm) in pairwise(children):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, before, fuse_conv_bn_eval(convolution, norm))
+            setattr(module, name, nn.Identity())
+    for _, child in children:
+        _fold_batch_norms(child)
 
 
 def initialise(module: nn.Module, seed: int) -> None:

@@ -56,7 +56,7 @@ def create_feature_maps(
     stages = _cut(getattr(network, "features", network), layers)
     if weights == "random":
         initialise(stages.to_empty(device="cpu"), seed)
-        return StagedBackbone(name, stages, layers)
+        return StagedBackbone(name, stages, layers, fold=True)
 
     path = _imagenet_file(name, architecture) if weights == "imagenet" else Path(weights).expanduser()
     tensors = read_weights(name, path)
@@ -65,7 +65,7 @@ def create_feature_maps(
         key: torch.tensor(0) if key.endswith(COUNTER) else tensors[prefix + key].float() for key in stages.state_dict()
     }
     stages.load_state_dict(kept, assign=True)
-    return StagedBackbone(name, stages, layers)
+    return StagedBackbone(name, stages, layers, fold=True)
 
 
 def _cut(network: nn.Module, layers: Sequence[str]) -> nn.Sequential:

@@ -67,7 +67,7 @@ def test_maps_are_those_of_the_whole_network(whole: Any) -> None:
     for hook in hooks:
         hook.remove()
     for got, expected in zip(create(layers=plugin.STAGES)(images()), outputs, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        assert (got - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_a_photo_is_recognised_with_the_stated_normalisation(whole: Any) -> None:
@@ -87,12 +87,8 @@ def test_a_photo_is_recognised_with_the_stated_normalisation(whole: Any) -> None
 
 def test_nothing_after_the_last_layer_is_kept_and_order_does_not_matter() -> None:
     backbone = create(layers=("stage3", "stage1"))
-    assert {key.split(".")[0] for key in backbone._stages.state_dict()} == {
-        "stem",
-        "stage1",
-        "stage2",
-        "stage3",
-    }
+    assert [name for name, _ in backbone._stages.named_children()] == ["stem", "stage1", "stage2", "stage3"]
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone._stages.modules())
     assert [m.shape[1] for m in backbone(images())] == [16, 40]
     assert backbone.weight_hash() == create(layers=("stage3",)).weight_hash()
     assert backbone.weight_hash() != create(layers=("stage4",)).weight_hash()

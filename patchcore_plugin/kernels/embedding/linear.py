@@ -3,6 +3,9 @@
 Pooling over a neighbourhood, pooling over channels and bilinear upsampling are linear, and the first two
 act on every position alike, so the order may be changed: pool each layer on its own, coarser, grid and upsample
 the few values that are left. No unfolded patch is ever held.
+
+Everything runs channels-last, [B, h, w, C] in memory: that is the layout of the result and of the backbones'
+maps, and pooling in it is several times as fast.
 """
 
 from __future__ import annotations
@@ -36,8 +39,11 @@ def average_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, upsa
     Tensor
         [B, h, w, sum of C_i], contiguous.
     """
-    pooled = [F.avg_pool2d(features, patch_size, stride, (patch_size - 1) // 2) for features in maps]
-    return _merge(pooled, [slice(0, features.shape[1]) for features in maps], upsample, stack=True)
+    out = _new_grid(maps[0], stride, sum(features.shape[1] for features in maps))
+    filled = 0
+    for features in maps:
+        filled = _write(out, _pool(features, patch_size, stride), filled, filled, upsample)
+    return out
 
 
 def adaptive_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, dims: int, upsample: str) -> Tensor:
@@ -47,74 +53,77 @@ def adaptive_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, dim
     A run touches few channels (two or three for common networks), so the layer's outputs are a sum of
     as many depthwise convolutions over selected channels.
     """
-    outputs, places = [], []
+    out = _new_grid(maps[0], stride, dims)
+    filled = 0
     for layer, features in enumerate(maps):
-        place, slots = _slots(features.shape[1], patch_size, len(maps), layer, dims)
-        total: Tensor | None = None
-        for channels, weights in slots:
-            selected = features if channels is None else features[:, channels.to(features.device)]
-            part = F.conv2d(
-                selected,
-                weights.to(features.device, features.dtype),
-                stride=stride,
-                padding=(patch_size - 1) // 2,
-                groups=len(weights),
-            )
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        outputs.append(total)
-        places.append(place)
-    return _merge(outputs, places, upsample, stack=False)
-
-
-def _merge(maps: Sequence[Tensor], places: Sequence[slice], upsample: str, *, stack: bool) -> Tensor:
-    """Bring maps to the first one's grid and lay them side by side (stack), or add them at their places."""
-    batch, _, height, width = maps[0].shape
-    sizes = [place.stop - place.start for place in places]
-    offsets = [sum(sizes[:i]) for i in range(len(sizes))] if stack else [place.start for place in places]
-    dims = max(offset + size for offset, size in zip(offsets, sizes, strict=True))
-    out = maps[0].new_zeros(batch, height, width, dims)
-    for features, offset, size in zip(maps, offsets, sizes, strict=True):
-        if features.shape[2:] != (height, width):
-            align = False if upsample == "bilinear" else None
-            features = F.interpolate(features, size=(height, width), mode=upsample, align_corners=align)
-        out[..., offset : offset + size] += features.permute(0, 2, 3, 1)
+        start, slots = _slots(features.shape[1], patch_size, len(maps), layer, dims, features.device, features.dtype)
+        filled = _write(out, _depthwise(features, slots, patch_size, stride), start, filled, upsample)
     return out
 
 
-def pooling_matrix(inputs: int, outputs: int) -> Tensor:
-    """Return the matrix [outputs, inputs], float64, of adaptive average pooling.
+def _new_grid(features: Tensor, stride: int, dims: int) -> Tensor:
+    batch, _, height, width = features.shape
+    return features.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, dims)
 
-    Output i averages the inputs from floor(i n / o) to ceil((i + 1) n / o) - 1.
+
+def _write(out: Tensor, values: Tensor, start: int, filled: int, upsample: str) -> int:
+    """Write values [B, C, h', w'] to the outputs from `start` on, and return how many outputs are filled then.
+
+    Those below `filled` belong to two layers, and are added to.
     """
-    matrix = torch.zeros(outputs, inputs, dtype=torch.float64)
-    for i in range(outputs):
-        low, high = i * inputs // outputs, -(-(i + 1) * inputs // outputs)
-        matrix[i, low:high] = 1.0 / (high - low)
-    return matrix
+    if values.shape[2:] != out.shape[1:3]:
+        align = False if upsample == "bilinear" else None
+        values = F.interpolate(values, size=out.shape[1:3], mode=upsample, align_corners=align)
+    values = values.permute(0, 2, 3, 1)
+    stop, shared = start + values.shape[3], filled - start
+    if shared:
+        out[..., start:filled] += values[..., :shared]
+    out[..., filled:stop] = values[..., shared:]
+    return stop
+
+
+def _pool(features: Tensor, patch_size: int, stride: int) -> Tensor:
+    features = features.contiguous(memory_format=torch.channels_last)
+    return F.avg_pool2d(features, patch_size, stride, (patch_size - 1) // 2)
+
+
+def _depthwise(features: Tensor, slots: Sequence[tuple[Tensor, Tensor]], patch_size: int, stride: int) -> Tensor:
+    batch, channels, height, width = features.shape
+    # Selecting columns of a matrix is an order of magnitude faster than selecting channels of a map.
+    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    total: Tensor | None = None
+    for chosen, kernels in slots:
+        selected = rows.index_select(1, chosen).view(batch, height, width, -1).permute(0, 3, 1, 2)
+        part = F.conv2d(selected, kernels, stride=stride, padding=(patch_size - 1) // 2, groups=len(kernels))
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
 
 
 @lru_cache(maxsize=32)
 def _slots(
-    channels: int, patch_size: int, layers: int, layer: int, dims: int
-) -> tuple[slice, list[tuple[Tensor | None, Tensor]]]:
-    """Return where the outputs of a layer go, and its depthwise convolutions.
+    channels: int, patch_size: int, layers: int, layer: int, dims: int, device: torch.device, dtype: torch.dtype
+) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+    """Return the first output of a layer, and the depthwise convolutions that sum to its outputs.
 
-    Each is a choice of input channel per output ([O] int64, None for the identity), with weights [O, 1, p, p].
+    Each is a choice of input channel per output (int64 [O]), with kernels [O, 1, p, p].
     """
     taps = patch_size**2
-    stacked = pooling_matrix(layers * dims, dims)[:, layer * dims : (layer + 1) * dims]
-    used = stacked.any(dim=1).nonzero().flatten()
-    place = slice(int(used[0]), int(used[-1]) + 1)
-    weights = (stacked[place] @ pooling_matrix(channels * taps, dims)).view(-1, channels, taps)
-    touched = weights.any(dim=2)
-    first = touched.int().argmax(dim=1)
-    slots: list[tuple[Tensor | None, Tensor]] = []
-    for step in range(int(touched.sum(dim=1).max())):
-        chosen = (first + step).clamp(max=channels - 1)
-        kernel = weights[torch.arange(len(first)), chosen]
-        kernel[first + step > channels - 1] = 0.0
-        identity = torch.equal(chosen, torch.arange(channels))
-        kernel = kernel.view(-1, 1, patch_size, patch_size).float()
-        slots.append((None if identity else chosen, kernel))
-    return place, slots
+    values = channels * taps
+    # Bin i of the layer averages the values low to high - 1; an output averages `layers` bins in a row of all layers'.
+    low = torch.arange(dims) * values // dims
+    high = -(-torch.arange(1, dims + 1) * values // dims)
+    output = (torch.arange(dims) + layer * dims) // layers
+    start = int(output[0])
+    output -= start
+    first = torch.full((int(output[-1]) + 1,), channels).scatter_reduce(0, output, low // taps, "amin")
+    reach = int(((high - 1) // taps - first[output]).max()) + 1
+    position = torch.arange(reach * taps) + first[output, None] * taps
+    inside = (position >= low[:, None]) & (position < high[:, None])
+    bins = inside.double() / (layers * (high - low))[:, None]
+    kernels = torch.zeros(len(first), reach * taps, dtype=torch.float64).index_add_(0, output, bins)
+    kernels = kernels.view(-1, reach, 1, patch_size, patch_size).to(device, dtype)
+    # A run that ends early has zeros for the rest of its kernels; any channel will do there.
+    return start, [
+        ((first + step).clamp(max=channels - 1).to(device), kernels[:, step].contiguous()) for step in range(reach)
+    ]

@@ -47,7 +47,7 @@ def create_features(
     stages = _cut(network, BLOCKS[name], layers)
     if weights == "random":
         pp.initialise(stages.to_empty(device="cpu"), seed)
-    return pp.StagedBackbone(name, stages, layers, mean=MEAN, std=STD)
+    return pp.StagedBackbone(name, stages, layers, mean=MEAN, std=STD, fold=True)
 
 
 def _cut(network: EfficientNet, blocks: Sequence[int], layers: Sequence[str]) -> nn.Sequential:
