@@ -14,10 +14,13 @@ help:
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
 	@echo "make clean  remove what these made"
 
-$(READY): pyproject.toml backbones/efficientnet_lite/pyproject.toml
+NATIVE := $(wildcard native/*.* native/src/patchcore_native/*.[ch])
+
+$(READY): pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable backbones/efficientnet_lite
+	$(BIN)/python -m pip install --quiet --editable native || echo 'Going on without compiled kernels, more slowly.'
 	touch $@
 
 demo: $(READY)
@@ -37,10 +40,10 @@ bench: $(READY)
 
 PEERS := .venv-peers
 
-$(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml
+$(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
-	$(PEERS)/bin/python -m pip install --quiet . ./backbones/efficientnet_lite 'anomalib>=2.7' faiss-cpu
+	$(PEERS)/bin/python -m pip install --quiet . ./backbones/efficientnet_lite ./native 'anomalib>=2.7' faiss-cpu
 	touch $@
 
 .PHONY: bench-peers

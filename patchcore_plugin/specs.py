@@ -31,6 +31,9 @@ class ComponentSpec:
         One line for ``patchcore plugins list``.
     contract
         The contract version that the plugin was written for; see `CONTRACT_VERSION`.
+    kernels
+        Takes a kind of device ("cpu", "cuda") and says in a few words what will compute there, where that depends on
+        the machine; for ``patchcore plugins show`` and the model's manifest. It must not import torch.
     """
 
     role: ClassVar[str]
@@ -40,6 +43,7 @@ class ComponentSpec:
     create: Callable[[Any], Any]
     summary: str
     contract: int = 1
+    kernels: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from patchcore_plugin.kernels.native import SWITCH, native
+
 # What the caller's shell sets is kept out: which plugins are blocked, and whether output is a terminal. Typer asks
 # for the latter when it is imported, before any fixture runs.
 for name in (
-    *("PATCHCORE_BLOCK_PLUGINS", "PATCHCORE_STRICT_PLUGINS"),
+    *("PATCHCORE_BLOCK_PLUGINS", "PATCHCORE_STRICT_PLUGINS", "PATCHCORE_COMPILED"),
     *("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
 ):
     os.environ.pop(name, None)
@@ -81,3 +83,33 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     yield install
     for module in modules:
         sys.modules.pop(module, None)
+
+
+KERNELS = ("torch", "portable", "AVX2", "AVX-512 VNNI")
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the test with the torch kernels, and with the compiled ones for each set of instructions."""
+    name: str = request.param
+    if name == "torch":
+        monkeypatch.setenv(SWITCH, "0")
+        yield name
+        return
+    module = native()
+    if module is None:
+        pytest.skip("patchcore-native is not installed")
+    best = module.library().patchcore_using()
+    monkeypatch.setenv(SWITCH, "1")
+    try:
+        if module.library().patchcore_use(KERNELS.index(name) - 1) != KERNELS.index(name) - 1:
+            pytest.skip(f"this processor has no {name}")
+        yield name
+    finally:
+        module.library().patchcore_use(best)
+
+
+@pytest.fixture
+def torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the compiled kernels aside."""
+    monkeypatch.setenv(SWITCH, "0")

@@ -26,6 +26,7 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.cli import main
+from patchcore_plugin.kernels.native import description
 from patchcore_plugin.results import METRICS
 
 Install = Callable[..., Path]
@@ -689,6 +690,15 @@ def test_a_clash_is_found_by_check_and_told_when_asked_for(distribution: Install
     assert done("--block", "acme", "plugins", "show", "all").out.endswith("no options\n")
 
 
+def test_plugins_show_says_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("knn", "greedy-coreset"):
+        assert f"\nkernels on a CPU: {description()}\n" in done("plugins", "show", name).out
+    assert "kernels" not in done("plugins", "show", "average-pool").out
+    monkeypatch.setenv("PATCHCORE_COMPILED", "0")
+    assert "\nkernels on a CPU: torch\n" in done("plugins", "show", "knn").out
+    assert loaded("plugins", "show", "knn")["kernels"] == "torch"
+
+
 def test_plugins_show() -> None:
     version = pp.Host().component("scorer", "knn").plugin.version
     shown = done("plugins", "show", "greedy-coreset").out
@@ -699,7 +709,7 @@ def test_plugins_show() -> None:
     meaning = re.escape("Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01.")
     assert re.search(rf"^sampler\.ratio +float, > 0, <= 1 +0\.1 +{meaning} *$", shown, re.MULTILINE)
     content = loaded("plugins", "show", "greedy-coreset")
-    assert list(content) == ["role", "name", "summary", "plugin", "distribution", "version", "options"]
+    assert list(content) == ["role", "name", "summary", "plugin", "distribution", "version", "kernels", "options"]
     assert content["options"][0] == {
         "name": "ratio",
         "type": "float, > 0, <= 1",

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.kernels.native import description
 from patchcore_plugin.roles import Sampler
 from patchcore_plugin.specs import SamplerSpec
 
@@ -86,5 +87,6 @@ def patchcore_samplers() -> list[SamplerSpec]:
             config=GreedyCoresetConfig,
             create=create,
             summary="greedy minimax coreset, exact (the paper's)",
+            kernels=description,
         )
     ]

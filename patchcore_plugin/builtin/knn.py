@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
+from patchcore_plugin.kernels.native import description
 from patchcore_plugin.roles import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.specs import ScorerSpec
 
@@ -115,5 +116,6 @@ def patchcore_scorers() -> list[ScorerSpec]:
             config=KnnConfig,
             create=create,
             summary="exact distance to the nearest normal patch, re-weighted (the paper's)",
+            kernels=description,
         )
     ]

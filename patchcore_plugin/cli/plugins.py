@@ -69,6 +69,7 @@ def show_plugin(
     for role in roles:
         component = host.component(role, name)
         options = describe(component.spec.config)
+        kernels = component.spec.kernels("cpu") if component.spec.kernels else None
         if as_json:
             print_json(
                 {
@@ -78,12 +79,15 @@ def show_plugin(
                     "plugin": component.plugin.name,
                     "distribution": component.plugin.distribution,
                     "version": component.plugin.version,
+                    "kernels": kernels,
                     "options": [vars(option) for option in options],
                 }
             )
             continue
         print(f"{role} {name}: {component.spec.summary}")
         print(f"from plugin {component.plugin}")
+        if kernels:
+            print(f"kernels on a CPU: {kernels}")
         if options:
             rows = [[f"{role}.{each.name}", each.type, each.default, each.meaning] for each in options]
             print_table(["option", "type", "default", "meaning"], rows)

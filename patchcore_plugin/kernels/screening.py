@@ -39,6 +39,11 @@ UNIT_ROUNDOFF = 2.0**-24
 TINY = 2.0**-100
 
 
+def not_finite() -> TensorError:
+    """Return the error for points with NaN, infinity, or squared distances beyond float64."""
+    return TensorError("distances need finite values below 1e150; check the features for NaN and infinity")
+
+
 def chunk_rows(points: Tensor) -> int:
     """Return how many rows of `points` to copy to float64 at a time.
 
@@ -110,7 +115,7 @@ class Frame:
             norm[:] = squared_distances(part, self.centre)
         largest = float(norms.max())
         if not math.isfinite(largest):
-            raise TensorError("distances need finite values below 1e150; check the features for NaN and infinity")
+            raise not_finite()
         self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0
         self.rounding = product_rounding()
         self.kappa = _kappa(points.shape[1], self.rounding)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from patchcore_plugin.errors import TensorError
+from patchcore_plugin.kernels.compiled import serves
 
+from . import compiled
 from .lazy import LazyGreedy
 
 
@@ -66,4 +68,7 @@ def greedy_coreset(
         raise TensorError(f"greedy_coreset: count must be between 1 and {len(points)}, got {count}")
     if not 0 <= start < len(points):
         raise TensorError(f"greedy_coreset: start must be between 0 and {len(points) - 1}, got {start}")
-    return LazyGreedy(points.detach(), count, start, radius=radius, progress=progress).run()
+    points = points.detach()
+    if serves(points):
+        return compiled.greedy(points, count, start, radius=radius, progress=progress)
+    return LazyGreedy(points, count, start, radius=radius, progress=progress).run()

@@ -76,7 +76,7 @@ class LazyGreedy:
         self._progress = progress
         self._frame = Frame(points)
         self._screened = self._frame.screen(points)
-        self._stop = -1.0 if radius is None else (radius * self._frame.scale) ** 2
+        self._stop = -1.0 if radius is None else radius
         # The working matrices stay a fraction of the features, whatever the size of the job.
         self._players = min(MAX_PLAYERS, max(128, math.isqrt(n * dims // 24)))
         self._tile = 4 * self._players * min(MAX_BLOCK, max(64, n * dims // (40 * self._players)))
@@ -108,12 +108,12 @@ class LazyGreedy:
                 self._play_out(rows, threshold, outsider)
             if self._progress is not None:
                 self._progress(self._made, self._count)
-        values = torch.from_numpy(np.append(self._values[1 : self._made], self._last))
-        return self._picks[: self._made].clone(), values.sqrt_() / self._frame.scale
+        values = np.append(self._values[1 : self._made], self._last)
+        return self._picks[: self._made].clone(), torch.from_numpy(np.sqrt(values) / self._frame.scale)
 
     def _pick(self, row: int, value: float) -> bool:
         """Take `row` as the next pick; False, and the last covering radius noted, if no more are wanted."""
-        if self._made == self._count or (self._made and value <= self._stop):
+        if self._made == self._count or (self._made and self._radius(value) <= self._stop):
             self._last = value
             self._done = True
             return False
@@ -121,6 +121,10 @@ class LazyGreedy:
         self._values[self._made] = value
         self._made += 1
         return True
+
+    def _radius(self, value: float) -> float:
+        """Return the radius of a squared one, to the bit as `run` does, so that a reported one stops where it was."""
+        return math.sqrt(value) / self._frame.scale
 
     def _finished(self) -> bool:
         if not self._done and float(self._bound.max()) <= 0.0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,5 +40,5 @@ def greedy(points: Tensor, count: int, start: int) -> tuple[Tensor, Tensor]:
         nearest = torch.minimum(nearest, squared_distances(points, points[pick]))
         nearest[pick] = -1.0  # never again, not even where all that is left are copies of picks
         pick = int(nearest.argmax())
-        radii[k] = nearest[pick].clamp(min=0.0).sqrt()
+        radii[k] = math.sqrt(max(0.0, float(nearest[pick])))
     return index, radii

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .screened import NearestRows
+from .search import NearestRows
 
 __all__ = ["NearestRows"]

@@ -11,12 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchcore_plugin.errors import TensorError
 from patchcore_plugin.kernels.screening import (
     Frame,
     Screened,
-    chunk_rows,
     lower_bounds,
+    not_finite,
     product_rounding,
     squared_distances_of_pairs,
 )
@@ -27,7 +26,7 @@ FARTHEST = 2.0**40
 """Scaled squared norm up to which float32 products cannot overflow."""
 
 
-class NearestRows:
+class ScreenedRows:
     """A bank made ready to be searched.
 
     Parameters
@@ -43,11 +42,6 @@ class NearestRows:
     def _prepare(self) -> None:
         self._frame = Frame(self.bank)
         self._screened = self._frame.screen(self.bank)
-        # Thousands of copies of one row (a flat background) would all be candidates of their neighbours.
-        self._every = torch.arange(len(self.bank), device=self.bank.device)
-        distinct = _distinct_rows(self.bank)
-        self._distinct = self._every if len(distinct) == len(self.bank) else distinct
-        self._screened_distinct = self._screened if self._distinct is self._every else self._screened[distinct]
 
     def __call__(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distance, float64 [Q, k], and row, int64 [Q, k]: nearest first, ties to the lowest row.
@@ -67,7 +61,7 @@ class NearestRows:
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         points = self._frame.screen(queries)
         if points.norms.isnan().any():
-            raise TensorError("distances need finite values; check the patches for NaN")
+            raise not_finite()
         far = points.norms > FARTHEST
         limit = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
         if far.any():
@@ -78,23 +72,22 @@ class NearestRows:
                 points.lowered.masked_fill(far, 0.0),
             )
             limit = limit.masked_fill(far, -torch.inf)
-        candidates, screened = (self._distinct, self._screened_distinct) if k == 1 else (self._every, self._screened)
         mine, rows, lows = [], [], []
-        for start in range(0, len(candidates), BANK_TILE):
-            tile = screened[start : start + BANK_TILE]
+        for start in range(0, len(self.bank), BANK_TILE):
+            tile = self._screened[start : start + BANK_TILE]
             partial = lower_bounds(points, tile)
             limit = torch.minimum(limit, self._limit(points, tile, partial, k))
             near = (partial <= (limit - points.lowered).float()[:, None]).nonzero()
             mine.append(near[:, 0])
-            rows.append(candidates[start + near[:, 1]])
+            rows.append(start + near[:, 1])
             lows.append(partial[near[:, 0], near[:, 1]].double() + points.lowered[near[:, 0]])
         query, row, low = torch.cat(mine), torch.cat(rows), torch.cat(lows)
         kept = low <= limit[query] + self._frame.slack(points.norms[query], self._screened.norms[row])
         query, row = query[kept], row[kept]
         if far.any():
             others = far.nonzero().flatten()
-            query = torch.cat([query, others.repeat_interleave(len(candidates))])
-            row = torch.cat([row, candidates.repeat(len(others))])
+            query = torch.cat([query, others.repeat_interleave(len(self.bank))])
+            row = torch.cat([row, torch.arange(len(self.bank), device=row.device).repeat(len(others))])
         distance = squared_distances_of_pairs(queries, self.bank, query, row)
         return _first_of_each(len(queries), query, row, distance, k)
 
@@ -115,22 +108,3 @@ def _first_of_each(count: int, query: Tensor, row: Tensor, distance: Tensor, k: 
     starts = torch.searchsorted(query[order], torch.arange(count, device=query.device))
     chosen = order[starts[:, None] + torch.arange(k, device=query.device)]
     return distance[chosen].sqrt(), row[chosen]
-
-
-def _distinct_rows(bank: Tensor) -> Tensor:
-    """Return the rows of `bank` that equal none before them, ascending, int64."""
-    bits = bank.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[bank.element_size()])
-    weights = torch.randint(1, 2**62, (bits.shape[1],), generator=torch.Generator().manual_seed(0)) | 1
-    weights = weights.to(bank.device)
-    # Integer sums wrap around but never round, so equal rows have equal keys wherever they stand.
-    keys = torch.cat([(part.long() * weights).sum(dim=1) for part in bits.split(chunk_rows(bits))])
-    order = keys.argsort(stable=True)
-    same_key = keys[order[1:]] == keys[order[:-1]]
-    later, earlier = order[1:][same_key], order[:-1][same_key]
-    copies = torch.ones_like(later, dtype=torch.bool)
-    for low in range(0, len(later), chunk_rows(bank)):
-        part = slice(low, low + chunk_rows(bank))
-        copies[part] = (bank[later[part]] == bank[earlier[part]]).all(dim=1)
-    distinct = torch.ones(len(bank), dtype=torch.bool, device=bank.device)
-    distinct[later[copies]] = False
-    return distinct.nonzero().flatten()
