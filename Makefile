@@ -12,6 +12,7 @@ help:
 	@echo "make lint   the same without the tests"
 	@echo "make bench  time the kernels against their references"
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
+	@echo "make bench-gpu  check and time the kernels on a GPU"
 	@echo "make clean  remove what these made"
 
 NATIVE := $(wildcard native/*.* native/src/patchcore_native/*.[ch])
@@ -45,6 +46,10 @@ $(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NAT
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
 	$(PEERS)/bin/python -m pip install --quiet . ./backbones/efficientnet_lite ./native 'anomalib>=2.7' faiss-cpu
 	touch $@
+
+.PHONY: bench-gpu
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: $(PEERS)/.ready

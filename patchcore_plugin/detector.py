@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -129,7 +130,14 @@ class Detector:
         """Map values of the lowest and highest colour, the same for all photos."""
         return self.calibration.map_scale
 
-    def fit(self, photos: Sequence[Photo], *, on_error: OnError = "stop", progress: Progress | None = None) -> Detector:
+    def fit(
+        self,
+        photos: Sequence[Photo],
+        *,
+        on_error: OnError = "stop",
+        progress: Progress | None = None,
+        announce: Callable[[str], object] | None = None,
+    ) -> Detector:
         """Learn what is normal from good photos, and set the threshold.
 
         The bank is made of all photos. The threshold is the highest score that a tenth of them, chosen by the
@@ -143,6 +151,8 @@ class Detector:
             Whether an unreadable photo stops the fit, or is left out and listed in `skipped`.
         progress
             Called with a stage, and how many of how many of its units are done.
+        announce
+            Called once, after the first few photos, with a line that says how much memory and time all will take.
 
         Raises
         ------
@@ -154,7 +164,7 @@ class Detector:
         # In this order, what the calibration does not know is the end of one buffer, and nothing is copied.
         features = Features(len(photos))
         self.skipped = []
-        known = self._extract(features, [photos[i] for i in others], on_error, progress)
+        known = self._extract(features, [photos[i] for i in others], on_error, progress, announce)
         self._extract(features, [photos[i] for i in held], on_error, progress)
         self.calibration = self._calibrate(features, known, progress)
         sampler = self._sampler(progress, "selecting patches")
@@ -274,15 +284,24 @@ class Detector:
         return patches
 
     def _extract(
-        self, features: Features, photos: Sequence[Photo], on_error: OnError, progress: Progress | None
+        self,
+        features: Features,
+        photos: Sequence[Photo],
+        on_error: OnError,
+        progress: Progress | None,
+        announce: Callable[[str], object] | None = None,
     ) -> int:
         """Add photos to the features; return how many there are then."""
         total = features.capacity
+        start = time.perf_counter()
         for batch in read_batches(photos, self.recipe.preprocessing, on_error):
             good = [item for item in batch if isinstance(item, Input)]
             self.skipped += [item for item in batch if isinstance(item, ImageError)]
             if good:
                 features.add(good, self._patches(good))
+                if announce is not None:
+                    announce(features.describe(time.perf_counter() - start))
+                    announce = None
             if progress is not None:
                 progress("reading photos", len(features.photos) + len(self.skipped), total)
         return len(features.photos)

@@ -53,6 +53,8 @@ class Features:
         self._buffer: Tensor | None = None
         self._grid = (0, 0)
         self._descriptors: list[Tensor] = []
+        self.needed = 0.0
+        """Bytes that the fit takes at most; known after the first batch."""
         self.photos: list[dict[str, Any]] = []
         self.shapes: list[Geometry] = []
 
@@ -61,7 +63,7 @@ class Features:
         flat = patches.grid.flatten(0, 2)
         if self._buffer is None:
             _, height, width, dims = patches.grid.shape
-            memory.check(self.capacity, height * width, dims, flat.device)
+            self.needed = memory.check(self.capacity, height * width, dims, flat.device)
             self._grid = (height, width)
             self._buffer = flat.new_empty(self.capacity * height * width, dims)
         low = len(self.photos) * self._per_photo
@@ -76,6 +78,14 @@ class Features:
     @property
     def _per_photo(self) -> int:
         return self._grid[0] * self._grid[1]
+
+    def describe(self, seconds: float) -> str:
+        """Say in a line what all photos will take, if the ones that are here took so many seconds."""
+        rest = seconds / len(self.photos) * (self.capacity - len(self.photos))
+        return (
+            f"{self.capacity} photos make {self.capacity * self._per_photo:,} patches of {self.vectors().shape[1]:,} "
+            f"values: at most {self.needed / 1e9:.2g} GB of memory; reading the rest takes about {rest:.0f} s"
+        )
 
     def vectors(self, photos: int | None = None) -> Tensor:
         """Return the patch vectors of the first so many photos, or of all: [photos x h x w, D], not copied."""

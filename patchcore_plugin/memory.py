@@ -24,8 +24,8 @@ def available(device: torch.device) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def check(photos: int, patches: int, dims: int, device: torch.device) -> None:
-    """Refuse a fit whose features cannot fit into the memory of `device`.
+def check(photos: int, patches: int, dims: int, device: torch.device) -> float:
+    """Return how many bytes a fit takes at most; refuse one that cannot fit into the memory of `device`.
 
     Parameters
     ----------
@@ -47,3 +47,4 @@ def check(photos: int, patches: int, dims: int, device: torch.device) -> None:
             f"needed and {free / 1e9:.1f} GB are free; take fewer photos, raise aggregator.stride, "
             "lower preprocessing.size, or choose a backbone with fewer channels"
         )
+    return needed

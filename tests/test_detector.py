@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -210,6 +211,16 @@ def test_too_little_memory_is_told_before_the_work(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setattr(memory, "available", lambda device: None)
     make().fit([draw(0), draw(1)])
+
+
+def test_what_it_will_take_is_told_after_the_first_photos() -> None:
+    said: list[str] = []
+    make().fit([draw(seed) for seed in range(20)], announce=said.append)
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"20 photos make 1,280 patches of 312 values: at most 0\.0037 GB of memory; reading the rest takes about \d+ s",
+        said[0],
+    )
 
 
 def test_memory_that_can_be_had_is_known() -> None:

@@ -55,6 +55,13 @@ class Reporter:
             self._tasks[stage] = self._bar.add_task(stage, total=total)
         self._bar.update(self._tasks[stage], completed=done, total=total)
 
+    def note(self, line: str) -> None:
+        """Show a line beside the progress."""
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False, markup=False)
+
     def _say(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         first = stage not in self._said

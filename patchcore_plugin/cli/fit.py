@@ -52,7 +52,7 @@ def command(
     setup.require_writable(out)
     start = time.perf_counter()
     with Reporter() as progress:
-        detector.fit(photos, on_error=on_error, progress=progress)
+        detector.fit(photos, on_error=on_error, progress=progress, announce=progress.note)
     detector.save(out)
     seconds = time.perf_counter() - start
     bank = detector.bank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 SWITCH = "PATCHCORE_COMPILED"
@@ -31,5 +32,7 @@ def _module() -> Any:
 
 def description(device: str = "cpu") -> str:
     """Say which kernels run on a kind of device, such as "compiled (AVX2)"."""
+    if device == "cuda" and find_spec("triton") is not None:
+        return "Triton"
     module = native() if device == "cpu" else None
     return "torch" if module is None else f"compiled ({module.instructions()})"

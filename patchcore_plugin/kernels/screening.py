@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,6 +81,11 @@ def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Ten
         part = slice(low, low + step)
         out[part] = squared_distances(a[rows_a[part]], b[rows_b[part]])
     return out
+
+
+def root(squares: Tensor) -> Tensor:
+    """Return square roots of float64 values, correctly rounded: torch's own on a CPU are one bit off now and then."""
+    return torch.from_numpy(np.sqrt(squares.numpy())) if squares.device.type == "cpu" else squares.sqrt()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.kernels.compiled import serves
+from patchcore_plugin.kernels.gpu import serves as gpu_serves
 
 from . import compiled
 from .lazy import LazyGreedy
@@ -69,6 +70,10 @@ def greedy_coreset(
     if not 0 <= start < len(points):
         raise TensorError(f"greedy_coreset: start must be between 0 and {len(points) - 1}, got {start}")
     points = points.detach()
+    if gpu_serves(points):
+        from .gpu import greedy  # needs triton
+
+        return greedy(points, count, start, radius=radius, progress=progress)
     if serves(points):
         return compiled.greedy(points, count, start, radius=radius, progress=progress)
     return LazyGreedy(points, count, start, radius=radius, progress=progress).run()

@@ -11,13 +11,13 @@ import ctypes
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from patchcore_plugin.kernels import compiled
 from patchcore_plugin.kernels.native import native
 from patchcore_plugin.kernels.quantised import Grid
+from patchcore_plugin.kernels.screening import root
 
 MAX_PLAYERS = 4096
 WIDER = 8
@@ -168,9 +168,7 @@ class _Selection:
             if progress is not None:
                 progress(self._state.made, self._count)
         made = self._state.made
-        # numpy rounds a square root correctly, as C does; torch may not, and a reported radius must stop where it was.
-        radii = torch.from_numpy(np.sqrt(self._arrays["values"][1 : made + 1].numpy()))
-        return self._arrays["picks"][:made].clone(), radii
+        return self._arrays["picks"][:made].clone(), root(self._arrays["values"][1 : made + 1])
 
     def _first(self, size: int) -> int:
         """Find the first rows in order, and value and row of the first one outside; return how many there are."""

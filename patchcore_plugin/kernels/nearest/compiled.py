@@ -29,7 +29,7 @@ from torch import Tensor
 from patchcore_plugin.kernels import compiled
 from patchcore_plugin.kernels.native import native
 from patchcore_plugin.kernels.quantised import FAR, ROUND_UP, TINY, Codes, Grid
-from patchcore_plugin.kernels.screening import UNIT_ROUNDOFF
+from patchcore_plugin.kernels.screening import UNIT_ROUNDOFF, root
 
 SKETCH = 128
 SAMPLE = 4096
@@ -119,7 +119,7 @@ class CompiledRows:
                 )
 
             each(part, len(queries), SLICE)
-        return distance.sqrt_(), row
+        return root(distance), row
 
     def _sketch(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return sketches, float32 [n, SKETCH], and bounds of their errors, float32 [n]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.screening import squared_distances
+from patchcore_plugin.kernels.screening import root, squared_distances
 
 
 def nearest_rows(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -15,4 +15,4 @@ def nearest_rows(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Ten
     """
     distances = torch.stack([squared_distances(bank, query) for query in queries])
     found = distances.sort(dim=1, stable=True)
-    return found.values[:, :k].sqrt(), found.indices[:, :k]
+    return root(found.values[:, :k]), found.indices[:, :k]

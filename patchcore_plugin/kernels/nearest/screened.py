@@ -17,6 +17,7 @@ from patchcore_plugin.kernels.screening import (
     lower_bounds,
     not_finite,
     product_rounding,
+    root,
     squared_distances_of_pairs,
 )
 
@@ -89,7 +90,7 @@ class ScreenedRows:
             query = torch.cat([query, others.repeat_interleave(len(self.bank))])
             row = torch.cat([row, torch.arange(len(self.bank), device=row.device).repeat(len(others))])
         distance = squared_distances_of_pairs(queries, self.bank, query, row)
-        return _first_of_each(len(queries), query, row, distance, k)
+        return first_of_each(len(queries), query, row, distance, k)
 
     def _limit(self, points: Screened, tile: Screened, partial: Tensor, k: int) -> Tensor:
         """Return an upper bound of the k-th smallest scaled squared distance within the tile, [Q] float64."""
@@ -100,11 +101,11 @@ class ScreenedRows:
         return high.amax(dim=1)
 
 
-def _first_of_each(count: int, query: Tensor, row: Tensor, distance: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def first_of_each(count: int, query: Tensor, row: Tensor, distance: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k nearest candidates of each query, by (distance, row); every query has at least k."""
     order = row.argsort(stable=True)
     order = order[distance[order].argsort(stable=True)]
     order = order[query[order].argsort(stable=True)]
     starts = torch.searchsorted(query[order], torch.arange(count, device=query.device))
     chosen = order[starts[:, None] + torch.arange(k, device=query.device)]
-    return distance[chosen].sqrt(), row[chosen]
+    return root(distance[chosen]), row[chosen]

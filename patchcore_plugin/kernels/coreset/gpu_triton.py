@@ -1,0 +1,34 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+"""The Triton kernel that ends a round of the greedy selection on a GPU; `gpu` calls it."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["players", "room"])
+def play_out(
+    best, mutual, threshold, stop, ahead, picked, values, made, players, room, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Pick the farthest player again and again, the lowest of equals, while nobody outside comes before it.
+
+    One program does all of it, so that a pick costs one row of `mutual` and one reduction, and waits for nobody.
+
+    Outside, the largest value is `threshold`; of players at that value, the first `ahead` come before it. What is
+    no larger than `stop` is not picked, and neither is a pick, whose value is negative.
+    """
+    player = tl.arange(0, BLOCK)
+    inside = player < players
+    now = tl.load(best + player, mask=inside, other=-1.0)
+    outside, lowest, ties = tl.load(threshold), tl.load(stop), tl.load(ahead)
+    count = 0
+    value, first = tl.max(now, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    while (count < room) & (value > lowest) & ((value > outside) | ((value == outside) & (first < ties))):
+        tl.store(picked + count, first)
+        tl.store(values + count, value)
+        distance = tl.load(mutual + first.to(tl.int64) * players + player, mask=inside, other=0.0)
+        now = tl.where(player == first, -1.0, tl.minimum(now, distance))
+        count += 1
+        value, first = tl.max(now, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    tl.store(made, count)
