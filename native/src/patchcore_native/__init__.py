@@ -27,7 +27,7 @@ __all__ = [
 
 VERSION = 1
 """Of the C interface; `patchcore_version` returns that of the library."""
-LANES, LINK, MAX_CELLS = 16, 64, 64
+LANES, LINK, MAX_CELLS, SKETCH = 16, 64, 64, 128
 NOWHERE = -1e19
 INSTRUCTIONS = ("portable", "AVX2", "AVX-512 VNNI")
 
@@ -92,6 +92,7 @@ def library() -> ctypes.CDLL:
         "using": (ctypes.c_int, []),
         "levels": (ctypes.c_int, []),
         "encode": (None, [_pointer, _whole, _whole, _whole, _pointer, _double, _pointer, _pointer, _pointer]),
+        "sketch": (None, [_pointer, _whole, _whole, _pointer, _pointer, _pointer, _pointer]),
         "pack": (None, [_pointer, _whole, _pointer, _whole, _pointer]),
         "nearest": (None, [_pointer, _pointer, _whole, _whole, _whole, _whole, _pointer, _pointer]),
         "distances": (None, [_pointer, _pointer, _whole, _whole, _pointer]),

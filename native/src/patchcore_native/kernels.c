@@ -14,7 +14,7 @@ enum { LEVELS = 63 }; /* so that the sum of two products fits 16 bits */
 #else
 enum { LEVELS = 127 };
 #endif
-enum { SHIFT = LEVELS + 1, BLOCK = 32, GROUP = 8, MANY = 64, AHEAD = 2, MAX_HALF = 16384, MAX_K = 64, EXACT = -1 };
+enum { SHIFT = LEVELS + 1, BLOCK = 32, GROUP = 8, MANY = 256, AHEAD = 2, MAX_HALF = 16384, EXACT = -1 };
 
 #define NOWHERE -1e19f
 #define INLINE static inline __attribute__((always_inline))
@@ -212,6 +212,69 @@ static void encode(const float *points, int64_t count, int64_t dims, int64_t pad
     }
 }
 
+/* 16 float32 values, for the compiler to spread over the registers that there are. */
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+
+INLINE void project_tile(const float *rows, int64_t dims, const float *directions, float *out, int R, int P) {
+    Floats sums[8][2];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int p = 0; p < P; p++) sums[r][p] = (Floats){0};
+    for (int64_t i = 0; i < dims; i++) {
+        Floats lanes[2];
+        UNROLL for (int p = 0; p < P; p++) memcpy(&lanes[p], directions + (p * dims + i) * LANES, sizeof lanes[p]);
+        UNROLL for (int r = 0; r < R; r++) {
+            Floats same = (Floats){0} + rows[r * dims + i];
+            UNROLL for (int p = 0; p < P; p++) sums[r][p] += same * lanes[p];
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int p = 0; p < P; p++)
+        memcpy(out + r * SKETCH + p * LANES, &sums[r][p], sizeof sums[r][p]);
+}
+
+/* Sketches of points, float32 [count, SKETCH], and bounds of their errors; nearest/compiled.py has the proof.
+ * `directions` are SKETCH of D values as panels [SKETCH / 16][dims][16], the last one zero. */
+static void sketch(const float *points, int64_t count, int64_t dims, const double *centre, const float *directions,
+                   float *sketches, double *wrong) {
+    const double terms = (double)(dims + 2) * 0x1p-24, gamma = terms / (1 - terms);
+    float centred[GROUP * dims];
+    for (int64_t low = 0; low < count; low += GROUP) {
+        const int group = count - low < GROUP ? (int)(count - low) : GROUP;
+        double lengths[GROUP];
+        for (int r = 0; r < GROUP; r++) {
+            const float *restrict x = points + (low + (r < group ? r : 0)) * dims;
+            float *restrict to = centred + r * dims;
+            double sums[16] = {0};
+            int64_t i = 0;
+            for (; i + 16 <= dims; i += 16)
+                for (int k = 0; k < 16; k++) {
+                    to[i + k] = x[i + k] - (float)centre[i + k];
+                    sums[k] += (double)to[i + k] * (double)to[i + k];
+                }
+            for (; i < dims; i++) {
+                to[i] = x[i] - (float)centre[i];
+                sums[0] += (double)to[i] * (double)to[i];
+            }
+            lengths[r] = 0;
+            for (int k = 0; k < 16; k++) lengths[r] += sums[k];
+        }
+        float all[GROUP * SKETCH];
+        for (int p = 0; p < SKETCH / LANES; p += 2)
+            project_tile(centred, dims, directions + p * dims * LANES, all + p * LANES, GROUP, 2);
+        for (int r = 0; r < group; r++) {
+            float *own = all + r * SKETCH;
+            double along = 0;
+            for (int i = 0; i < SKETCH; i++) along += (double)own[i] * (double)own[i];
+            double rest = sqrt(lengths[r] > along ? lengths[r] - along : 0);
+            double eta = sqrt(SKETCH) * (gamma * sqrt(lengths[r]) + (double)dims * 0x1p-125);
+            double beta = eta * (2 * sqrt(along) + eta);
+            double apart = rest > 0 && beta / rest < sqrt(beta) ? beta / rest : sqrt(beta);
+            own[SKETCH - 1] = (float)rest;
+            int finite = along < INFINITY && rest < FLT_MAX;
+            for (int i = 0; i < SKETCH; i++) sketches[(low + r) * SKETCH + i] = finite ? own[i] : 0.0f;
+            wrong[low + r] = finite ? (eta + apart + rest * 0x1p-24) * (1 + 1e-5) : INFINITY;
+        }
+    }
+}
+
 static void set_lane(uint8_t *panels, int64_t number, const int8_t *code, int64_t padded) {
     uint8_t *to = panels + (number / LANES) * LANES * padded + 4 * (number % LANES);
     for (int64_t i = 0; i < padded; i += 4, to += 4 * LANES)
@@ -259,9 +322,10 @@ static void cells(const int8_t *codes, int64_t count, int64_t padded, const uint
 
 /* ---- nearest rows ---- */
 
+/* What a query has found: up to k squared distances and rows, in order. */
 typedef struct {
-    double distance[MAX_K];
-    int64_t row[MAX_K];
+    double *distance;
+    int64_t *row;
     int64_t found, k, spent, budget;
 } Found;
 
@@ -329,9 +393,14 @@ static void search(const Bank *bank, const Queries *queries, int64_t query, int6
     consider(bank, queries, query, first + early, found);
     double limit = limit_of(found);
     own = reach(limit, bank->panel_steps, error);
-    for (int64_t i = 0; i < count && found->spent <= found->budget; i++) {
-        if (i + AHEAD < count) fetch(bank->codes + (first + left[i + AHEAD]) * bank->padded, bank->padded);
-        if (left[i] == early || !within(values[left[i]], errors[left[i]] + own)) continue;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; i++) {
+        left[kept] = left[i];
+        kept += left[i] != early && within(values[left[i]], errors[left[i]] + own);
+    }
+    for (int64_t i = 0; i < kept && found->spent <= found->budget; i++) {
+        if (i + AHEAD < kept) fetch(bank->codes + (first + left[i + AHEAD]) * bank->padded, bank->padded);
+        if (!within(values[left[i]], errors[left[i]] + own)) continue;
         consider(bank, queries, query, first + left[i], found);
         if (limit_of(found) == limit) continue;
         limit = limit_of(found);
@@ -347,9 +416,7 @@ static void nearest_of(const Bank *bank, const Queries *queries, int64_t first, 
     int32_t values[GROUP * BLOCK * LANES], shifted[MANY];
     Found found[MANY];
     for (int64_t i = 0; i < count; i++) {
-        found[i].found = found[i].spent = 0;
-        found[i].k = k;
-        found[i].budget = budget;
+        found[i] = (Found){.distance = distance + i * k, .row = rows + i * k, .k = k, .budget = budget};
         shifted[i] = shifted_norm(queries->sketches + (first + i) * sketch, sketch, queries->sketch_norms[first + i]);
     }
     for (int64_t p = 0; p < number; p += BLOCK) {
@@ -364,11 +431,8 @@ static void nearest_of(const Bank *bank, const Queries *queries, int64_t first, 
                            shifted[i + r], &found[i + r]);
         }
     }
-    for (int64_t i = 0; i < count; i++) {
-        memcpy(distance + i * k, found[i].distance, (size_t)k * sizeof(double));
-        memcpy(rows + i * k, found[i].row, (size_t)k * sizeof(int64_t));
+    for (int64_t i = 0; i < count; i++)
         if (found[i].spent > budget) rows[i * k] = -1;
-    }
 }
 
 static void nearest(const Bank *bank, const Queries *queries, int64_t first, int64_t last, int64_t k, int64_t budget,
@@ -684,4 +748,4 @@ static int play(Coreset *state, const int64_t *rows, int64_t count, double thres
     return complete;
 }
 
-const Kernels KERNELS = {LEVELS, encode, pack, nearest, distances, cells, first, behind, refresh, play};
+const Kernels KERNELS = {LEVELS, encode, sketch, pack, nearest, distances, cells, first, behind, refresh, play};

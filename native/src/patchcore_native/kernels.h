@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-enum { LANES = 16, LINK = 4 * LANES, MAX_CELLS = 64 };
+enum { LANES = 16, LINK = 4 * LANES, MAX_CELLS = 64, SKETCH = 128 };
 
 typedef struct {
     int64_t rows, dims, padded, sketch;
@@ -71,6 +71,7 @@ typedef struct {
 typedef struct {
     int levels;
     void (*encode)(const float *, int64_t, int64_t, int64_t, const double *, double, int8_t *, int32_t *, float *);
+    void (*sketch)(const float *, int64_t, int64_t, const double *, const float *, float *, double *);
     void (*pack)(const int8_t *, int64_t, const int64_t *, int64_t, uint8_t *);
     void (*nearest)(const Bank *, const Queries *, int64_t, int64_t, int64_t, int64_t, double *, int64_t *);
     void (*distances)(const float *, const float *, int64_t, int64_t, double *);

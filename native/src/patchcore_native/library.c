@@ -37,6 +37,11 @@ void patchcore_encode(const float *points, int64_t count, int64_t dims, int64_t 
     chosen->encode(points, count, dims, padded, centre, steps, codes, norms, errors);
 }
 
+void patchcore_sketch(const float *points, int64_t count, int64_t dims, const double *centre, const float *directions,
+                      float *sketches, double *wrong) {
+    chosen->sketch(points, count, dims, centre, directions, sketches, wrong);
+}
+
 void patchcore_pack(const int8_t *codes, int64_t padded, const int64_t *rows, int64_t count, uint8_t *panels) {
     chosen->pack(codes, padded, rows, count, panels);
 }

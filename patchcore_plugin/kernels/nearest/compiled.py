@@ -15,7 +15,7 @@ computing them is added to that of rounding them:
   the smaller of beta^(1/2) and beta / r.
 
 x is the difference to a common centre, rounded to float32; its rounding error, u ||x||, is in the + 2 of gamma.
-Underflow in any of the D products adds `SMALLEST` to each value; where values overflow, the sketch is set to zero
+Underflow in any of the D products adds 2^-125 at most; where values overflow, the sketch is set to zero
 and its error to infinity.
 """
 
@@ -29,16 +29,12 @@ from torch import Tensor
 from patchcore_plugin.kernels import compiled
 from patchcore_plugin.kernels.native import native
 from patchcore_plugin.kernels.quantised import FAR, ROUND_UP, TINY, Codes, Grid
-from patchcore_plugin.kernels.screening import UNIT_ROUNDOFF, root
+from patchcore_plugin.kernels.screening import root
 
-SKETCH = 128
 SAMPLE = 4096
 """Rows that the principal directions are found from."""
-MAX_K = 64
-SMALLEST = 2.0**-125
-"""What an underflow can cost, whether or not the processor keeps denormal numbers."""
-SLICE = 64
-"""Queries that a thread searches at a time."""
+SLICES = 64, 256
+"""Queries that a thread searches at a time: many go through the bank at once, but all threads need some."""
 
 
 class CompiledRows:
@@ -55,17 +51,14 @@ class CompiledRows:
         self._bank = bank = bank.float().contiguous()
         levels = self._library.patchcore_levels()
         self._grid = Grid(bank, levels)
-        self._projection: Tensor | None = None
+        self._directions: Tensor | None = None
+        self._sketch_grid: Grid | None = None
         with compiled.workers() as each:
-            self._codes = compiled.encode(bank, self._grid, each)
-            self._sketch_grid = self._grid
-            sketches = self._codes
-            if bank.shape[1] > SKETCH:
-                self._projection = _leading_directions(bank[:: -(-len(bank) // SAMPLE)] - self._grid.centre.float())
-                sketch, wrong = self._sketch(bank)
-                self._sketch_grid = Grid(sketch, levels)
-                sketches = compiled.encode(sketch, self._sketch_grid, each)
-                sketches.errors.add_(wrong / self._sketch_grid.step).clamp_(max=FAR)
+            self._codes = sketches = compiled.encode(bank, self._grid, each)
+            if bank.shape[1] > native().SKETCH:
+                sample = bank[:: -(-len(bank) // SAMPLE)] - self._grid.centre.float()
+                self._directions = _leading_directions(sample, native().SKETCH - 1)
+                sketches = self._sketches(bank, each)
         panels = compiled.pack(sketches, torch.arange(len(bank)))
         self._keep = [self._codes, *panels]
         self._struct = native().Bank(
@@ -81,7 +74,7 @@ class CompiledRows:
             panels=compiled.address(panels[0]),
             panel_norms=compiled.address(panels[1]),
             panel_errors=compiled.address(panels[2]),
-            panel_steps=1.0 / self._sketch_grid.step,
+            panel_steps=1.0 / (self._sketch_grid or self._grid).step,
         )
 
     def __call__(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -95,11 +88,7 @@ class CompiledRows:
         budget = 256 + 8 * k + len(self._bank) // 64
         with compiled.workers() as each:
             codes = compiled.encode(queries, self._grid, each)
-            sketches = codes
-            if self._projection is not None:
-                sketch, wrong = self._sketch(queries)
-                sketches = compiled.encode(sketch, self._sketch_grid, each)
-                sketches.errors.add_(wrong / self._sketch_grid.step).clamp_(max=FAR)
+            sketches = codes if self._directions is None else self._sketches(queries, each)
             struct = native().Queries(
                 compiled.address(queries),
                 *_addresses(codes),
@@ -118,31 +107,39 @@ class CompiledRows:
                     row.data_ptr(),
                 )
 
-            each(part, len(queries), SLICE)
+            low, high = SLICES
+            each(part, len(queries), min(high, max(low, len(queries) // (4 * torch.get_num_threads()))))
         return root(distance), row
 
-    def _sketch(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sketches, float32 [n, SKETCH], and bounds of their errors, float32 [n]."""
-        assert self._projection is not None
-        sketch = torch.empty(len(points), SKETCH)
-        wrong = torch.empty(len(points))
-        terms = (points.shape[1] + 2) * UNIT_ROUNDOFF
-        gamma = terms / (1 - terms)
-        centre = self._grid.centre.float()
-        for low in range(0, len(points), 512):
-            part = slice(low, low + 512)
-            centred = points[part] - centre
-            leading = centred @ self._projection.T
-            length = centred.double().square().sum(dim=1)
-            along = leading.double().square().sum(dim=1)
-            rest = (length - along).clamp_(min=0.0).sqrt_()
-            eta = SKETCH**0.5 * (gamma * length.sqrt() + points.shape[1] * SMALLEST)
-            beta = eta * (2 * along.sqrt() + eta)
-            sketch[part, :-1], sketch[part, -1] = leading, rest
-            wrong[part] = (eta + torch.minimum(beta.sqrt(), beta / rest) + rest * UNIT_ROUNDOFF) * ROUND_UP
-            overflown = ~sketch[part].isfinite().all(dim=1)
-            sketch[part].masked_fill_(overflown[:, None], 0.0)
-            wrong[part].masked_fill_(overflown, torch.inf)
+    def _sketches(self, points: Tensor, each: compiled.Each) -> Codes:
+        """Return codes of the sketches of points, whose errors include those of the sketches."""
+        sketch, wrong = self.sketch(points, each)
+        if self._sketch_grid is None:
+            self._sketch_grid = Grid(sketch, self._library.patchcore_levels())
+        codes = compiled.encode(sketch, self._sketch_grid, each)
+        codes.errors.copy_((codes.errors + wrong / self._sketch_grid.step * ROUND_UP).clamp_(max=FAR))
+        return codes
+
+    def sketch(self, points: Tensor, each: compiled.Each) -> tuple[Tensor, Tensor]:
+        """Return sketches, float32 [n, SKETCH], and bounds of their errors, float64 [n]."""
+        assert self._directions is not None
+        directions = self._directions
+        count, dims = points.shape
+        width = native().SKETCH
+        sketch, wrong = torch.empty(count, width), torch.empty(count, dtype=torch.float64)
+
+        def part(low: int, high: int) -> None:
+            self._library.patchcore_sketch(
+                points.data_ptr() + 4 * low * dims,
+                high - low,
+                dims,
+                self._grid.centre.data_ptr(),
+                directions.data_ptr(),
+                sketch.data_ptr() + 4 * low * width,
+                wrong.data_ptr() + 8 * low,
+            )
+
+        each(part, count, 128)
         return sketch, wrong
 
 
@@ -150,15 +147,19 @@ def _addresses(codes: Codes) -> tuple[int, int, int]:
     return compiled.address(codes.codes), compiled.address(codes.norms), compiled.address(codes.errors)
 
 
-def _leading_directions(sample: Tensor) -> Tensor:
-    """Return about the leading principal directions of rows [n, D] as a matrix [SKETCH - 1, D] of norm below 1."""
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(sample.shape[1], SKETCH - 1, generator=generator)
+def _leading_directions(sample: Tensor, count: int) -> Tensor:
+    """Return about the leading principal directions of rows [n, D] as panels [(count + 1) / 16, D, 16].
+
+    They are a matrix [count, D] of norm below 1, and a row of zeros.
+    """
+    dims = sample.shape[1]
+    basis = torch.randn(dims, count, generator=torch.Generator().manual_seed(0))
     for _ in range(2):
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     basis = torch.linalg.qr(basis.double()).Q.float()
-    # Rounded, the columns are no longer quite orthonormal; divided by the norm of what they are, they lengthen nothing.
+    # Rounded, the columns are no longer quite orthonormal; made shorter by what they miss it by, they lengthen nothing.
     gram = basis.double().T @ basis.double()
-    excess = torch.linalg.matrix_norm(gram - torch.eye(SKETCH - 1, dtype=torch.float64))
-    directions: Tensor = basis.T * (1 - float(excess) - TINY)
-    return directions.contiguous()
+    excess = torch.linalg.matrix_norm(gram - torch.eye(count, dtype=torch.float64))
+    directions = torch.zeros(dims, count + 1)
+    directions[:, :count] = basis * (1 - float(excess) - TINY)
+    return directions.view(dims, -1, native().LANES).permute(1, 0, 2).contiguous()

@@ -9,7 +9,7 @@ from torch import Tensor
 from patchcore_plugin.kernels.compiled import serves
 from patchcore_plugin.kernels.gpu import serves as gpu_serves
 
-from .compiled import MAX_K, CompiledRows
+from .compiled import CompiledRows
 from .distinct import distinct_rows
 from .rounded import RoundedRows, fast
 from .screened import ScreenedRows
@@ -52,7 +52,7 @@ class NearestRows:
 
                 self._gpu = GpuRows(self._rows(every))
             distance, row = self._gpu(queries)
-        elif serves(self.bank) and serves(queries) and k <= MAX_K:
+        elif serves(self.bank) and serves(queries):
             if every not in self._compiled:
                 self._compiled[every] = CompiledRows(self._rows(every))
             distance, row = self._compiled[every](queries, k)
