@@ -10,8 +10,9 @@ help:
 	@echo "make demo   draw photos, fit, predict, evaluate, report; all offline, in ./demo"
 	@echo "make test   formatting, lint, types, import layers, tests"
 	@echo "make lint   the same without the tests"
-	@echo "make bench  time the kernels against their references"
+	@echo "make bench  time the kernels beside their references, all sizes: an hour"
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
+	@echo "make bench-compare REF=main  time the fast kernels beside those of another commit; fails if 10 % slower"
 	@echo "make bench-gpu  check and time the kernels on a GPU"
 	@echo "make clean  remove what these made"
 
@@ -37,7 +38,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m pytest benchmarks --full --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
 
 PEERS := .venv-peers
 
@@ -46,6 +47,10 @@ $(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NAT
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
 	$(PEERS)/bin/python -m pip install --quiet . ./backbones/efficientnet_lite ./native 'anomalib>=2.7' faiss-cpu
 	touch $@
+
+.PHONY: bench-compare
+bench-compare: $(READY)
+	$(BIN)/python -m benchmarks.compare $(REF) $(ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: $(READY)

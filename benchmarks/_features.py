@@ -1,9 +1,9 @@
-"""Patch features of drawn photos, made once and kept in `CACHE`: what the benchmarks compute on."""
+"""What the benchmarks compute on: patch features of drawn photos, made once and kept in `CACHE`, and made-up ones."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 import patchcore_plugin as pp
 from patchcore_plugin.images import read_photo
 from patchcore_plugin.kernels.coreset import greedy_coreset
-from patchcore_plugin.kernels.embedding import adaptive_embedding
+from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embedding
 from patchcore_plugin.synthetic import draw_dataset
 
 CACHE = Path(".benchmarks/features")
@@ -27,6 +27,31 @@ KINDS = ("parts", "turned")
 """Photos as drawn, each part at about the same place; and pieces of them, turned and moved at random."""
 
 Photo = NDArray[np.uint8]
+
+
+def patch_features(count: int, dims: int) -> Tensor:
+    """Return vectors that lie as patch features do: many near each other, few apart, in few of their dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(64, 24, generator=generator) * 3
+    which = torch.randint(64, (count,), generator=generator)
+    latent = centres[which] + torch.randn(count, 24, generator=generator)
+    return latent @ torch.randn(24, dims, generator=generator) + 0.1 * torch.randn(count, dims, generator=generator)
+
+
+def mostly_copies(count: int, dims: int) -> Tensor:
+    """Return patch features of which nine in ten are copies of a few, as those of a flat background are."""
+    vectors = patch_features(count, dims)
+    few = max(1, count // 500)
+    copies = torch.arange(count) % 10 > 0
+    vectors[copies] = vectors[:few].repeat(-(-count // few), 1)[:count][copies]
+    return vectors
+
+
+def one_far_outlier(count: int, dims: int) -> Tensor:
+    """Return patch features one of which is so far off that float32 and codes cannot tell the others apart."""
+    vectors = patch_features(count, dims)
+    vectors[count // 2] = 1e7
+    return vectors
 
 
 def cached(name: str, make: Callable[[], Tensor]) -> Tensor:
@@ -84,37 +109,62 @@ def component(role: str, name: str, **options: Any) -> Any:
     return host.build(role, name, host.configure(role, name, options))
 
 
+def efficientnet_maps(batch: Sequence[Photo]) -> list[Tensor]:
+    """Return stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights."""
+    return _maps(component("backbone", "efficientnet-lite0", layers=("stage3", "stage4", "stage5", "stage6")), batch)
+
+
+def wide_resnet_maps(batch: Sequence[Photo]) -> list[Tensor]:
+    """Return layers 2 and 3 of wide_resnet50 with random weights, the same each time."""
+    return _maps(component("backbone", "wide_resnet50", weights="random"), batch)
+
+
+def _maps(backbone: Any, batch: Sequence[Photo]) -> list[Tensor]:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    return list(backbone((torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255 - mean) / std))
+
+
+EMBEDDED: dict[int, Callable[[Sequence[Photo]], Tensor]] = {
+    1024: lambda batch: adaptive_embedding(efficientnet_maps(batch), 3, 1, 1024, "bilinear"),
+    1536: lambda batch: average_embedding(wide_resnet_maps(batch), 3, 1, "bilinear"),
+}
+
+
 def patch_vectors(dims: int, *, kind: str = "parts", test: bool = False) -> Tensor:
     """Return patch vectors, float32: [160,720, dims], or [6,272, dims] of test photos.
 
-    They are the authors' 1024 values of stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights; 128 are
-    these after the Gaussian random projection that the authors apply before the selection.
+    1024 are the authors' values of stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights; 1536 the paper's
+    averages of layers 2 and 3 of wide_resnet50 with random weights; any other number is the first after the Gaussian
+    random projection that the authors apply before the selection.
+    """
+    name = f"{kind}{'-test' if test else ''}-{dims}"
+    if dims in EMBEDDED:
+        return cached(name, lambda: _embedded(dims, photos(8 if test else PHOTOS, 224, kind=kind, test=test)))
+    projection = torch.randn(1024, dims, generator=torch.Generator().manual_seed(0)) / dims**0.5
+    return cached(name, lambda: patch_vectors(1024, kind=kind, test=test) @ projection)
+
+
+def _embedded(dims: int, shown: Sequence[Photo]) -> Tensor:
+    out: Tensor | None = None
+    for first in range(0, len(shown), 8):
+        patches = EMBEDDED[dims](shown[first : first + 8])
+        if out is None:  # at once, because joined at the end the parts would be held twice
+            out = torch.empty(len(shown), *patches.shape[1:])
+        out[first : first + 8] = patches
+    assert out is not None
+    return out.flatten(0, 2)
+
+
+def bank(rows: int, kind: str, dims: int = 1024) -> Tensor:
+    """Return patch vectors, of a greedy coreset or, above a tenth of all, random ones: [rows, dims].
+
+    They are those of the same patches for every number of dimensions, chosen by 128.
     """
 
-    def full() -> Tensor:
-        backbone = component("backbone", "efficientnet-lite0", layers=("stage3", "stage4", "stage5", "stage6"))
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
-        parts = []
-        for batch in torch.from_numpy(np.stack(photos(8 if test else PHOTOS, 224, kind=kind, test=test))).split(8):
-            maps = backbone((batch.permute(0, 3, 1, 2) / 255 - mean) / std)
-            parts.append(adaptive_embedding(maps, 3, 1, 1024, "bilinear").flatten(0, 2))
-        return torch.cat(parts)
-
-    name = f"{kind}{'-test' if test else ''}"
-    vectors = cached(f"{name}-1024", full)
-    if dims == 1024:
-        return vectors
-    projection = torch.randn(1024, dims, generator=torch.Generator().manual_seed(0)) / dims**0.5
-    return cached(f"{name}-{dims}", lambda: vectors @ projection)
-
-
-def bank(rows: int, kind: str) -> Tensor:
-    """Return a greedy coreset of the patch vectors, or, above a tenth of them, random rows: [rows, 1024]."""
-
     def choose() -> Tensor:
-        vectors = patch_vectors(1024, kind=kind)
+        vectors = patch_vectors(dims, kind=kind)
         if 10 * rows > len(vectors):
             return vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]]
         return vectors[greedy_coreset(patch_vectors(128, kind=kind), rows)[0]]
 
-    return cached(f"{kind}-bank-{rows}", choose)
+    return cached(f"{kind}-bank-{rows}{'' if dims == 1024 else f'-{dims}'}", choose)

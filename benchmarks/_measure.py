@@ -23,7 +23,7 @@ README = Path(__file__).parent / "README.md"
 MARKS = "<!-- results -->", "<!-- end of results -->"
 QUIET = 0.1
 """Cores that other processes may use without disturbing a measurement."""
-LIBRARIES = ("patchcore-plugin", "torch", "torchvision", "numpy", "anomalib", "timm", "faiss-cpu")
+LIBRARIES = ("patchcore-plugin", "patchcore-native", "torch", "torchvision", "numpy", "anomalib", "timm", "faiss-cpu")
 Row = dict[str, Any]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import patchcore_plugin as pp
@@ -25,12 +26,14 @@ from benchmarks._measure import Row, in_turn, keep, memory, peak_memory, rounded
 from patchcore_plugin.kernels.coreset import greedy_coreset
 from patchcore_plugin.kernels.embedding import adaptive_embedding
 from patchcore_plugin.kernels.embedding.reference import unfold_embedding
+from patchcore_plugin.kernels.native import SWITCH
 from patchcore_plugin.kernels.nearest import NearestRows
 from patchcore_plugin.kernels.screening import squared_distances
 
 PROBE = 500
 """Picks that anomalib's time for a whole selection is extrapolated from."""
 LAYERS = ["layer2", "layer3"]
+WEIGHTS = made.CACHE / "wide_resnet50.safetensors"
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -52,7 +55,7 @@ def coreset(options: argparse.Namespace) -> None:
     """Time `greedy_coreset` beside the loop of anomalib's KCenterGreedy, without projection, from one start."""
     cases = [(n, 128, percent) for n in (20_000, 80_000, 160_720) for percent in (1, 10)] + [(80_000, 1024, 10)]
     for n, dims, percent in cases:
-        case = f"{n:,} x {dims}, {percent} %"
+        case = f"{n:,} x {dims}, {percent} %{_kernels(options)}"
         if options.case not in case:
             continue
         points = made.patch_vectors(dims)[:n].clone()
@@ -91,6 +94,10 @@ def coreset(options: argparse.Namespace) -> None:
         keep("coreset", case, {**row, "notes": notes})
 
 
+def _kernels(options: argparse.Namespace) -> str:
+    return ", torch kernels" if options.torch else ""
+
+
 def _scale(row: Row, peer: str, factor: float) -> None:
     row["peers_s"][peer] = rounded(row["peers_s"][peer] * factor)
     row["ratio_range"][peer] = [rounded(each * factor) for each in row["ratio_range"][peer]]
@@ -103,7 +110,7 @@ def nearest(options: argparse.Namespace) -> None:
     for kind in made.KINDS:
         queries = made.patch_vectors(1024, kind=kind, test=True)
         for rows in (2_000, 16_000, 100_000):
-            case = f"{kind}, {rows:,} rows"
+            case = f"{kind}, {rows:,} rows{_kernels(options)}"
             if options.case not in case:
                 continue
             bank = made.bank(rows, kind)
@@ -177,53 +184,57 @@ def embedding(options: argparse.Namespace) -> None:
     )
 
 
+def _their_model() -> Any:
+    """Return anomalib's model, with random weights that are kept in `WEIGHTS` for ours."""
+    model = _patchcore_model("wide_resnet50_2", LAYERS)
+    extractor = model.feature_extractor.feature_extractor
+    if not WEIGHTS.is_file():
+        save_file(import_module("torchvision").models.wide_resnet50_2().state_dict(), WEIGHTS)
+    weights = load_file(WEIGHTS)
+    extractor.load_state_dict({name: weights[name] for name in extractor.state_dict()})
+    return model
+
+
 def _detector(size: int) -> pp.Detector:
     return pp.Detector.from_recipe(
-        "patchcore", device="cpu", preprocessing={"size": [size, size]}, backbone={"weights": "random"}
+        "patchcore", device="cpu", preprocessing={"size": [size, size]}, backbone={"weights": str(WEIGHTS)}
     )
-
-
-def _their_detector(detector: pp.Detector) -> Any:
-    """Return anomalib's model with the weights of ours."""
-    model = _patchcore_model("wide_resnet50_2", LAYERS)
-    backbone: Any = detector._backbone
-    model.feature_extractor.feature_extractor.load_state_dict(backbone._stages.state_dict())
-    return model
 
 
 def predict(options: argparse.Namespace) -> None:
     """Time predictions from 8 photos to scores and maps, beside anomalib's model on normalised inputs."""
-    path = made.CACHE / "detector.safetensors"
+    path = made.CACHE / "detector-shared.safetensors"
+    model = _their_model()
     if not path.is_file():
         _detector(256).fit(made.photos(160, 256)).save(path)
-    detector = pp.Detector.load(path, device="cpu")
-    model = _their_detector(detector)
-    model.memory_bank = detector.bank.vectors
     photos = made.photos(8, 256, test=True)
     inputs = _batch(photos)
-    found: dict[str, Any] = {}
+    for precision in ("fp32", "bf16"):
+        detector = pp.Detector.load(path, device="cpu", precision=precision)
+        model.memory_bank = detector.bank.vectors
+        rows, dims = detector.bank.vectors.shape
+        case = f"wide_resnet50 {precision}, 8 photos at 256, bank {rows:,} x {dims}{_kernels(options)}"
+        if options.case not in case:
+            continue
+        found: dict[str, Any] = {}
 
-    def ours() -> None:
-        found["ours"] = detector.predict(photos)
+        def ours() -> None:
+            found["ours"] = detector.predict(photos)  # noqa: B023
 
-    def theirs() -> None:
-        with torch.inference_mode():
-            found["theirs"] = model(inputs)
+        def theirs() -> None:
+            with torch.inference_mode():
+                found["theirs"] = model(inputs)  # noqa: B023
 
-    row = in_turn({"ours": ours, "anomalib": theirs}, options.seconds)
-    scores = torch.tensor([each.score for each in found["ours"]])
-    difference = float((found["theirs"].pred_score / scores - 1).abs().max())
-    rows, dims = detector.bank.vectors.shape
-    keep(
-        "predict",
-        f"wide_resnet50, 8 photos at 256, bank {rows:,} x {dims}",
-        {**row, "notes": [f"largest relative difference of a score {difference:.0e}"]},
-    )
+        row = in_turn({"ours": ours, "anomalib": theirs}, options.seconds)
+        scores = torch.tensor([each.score for each in found["ours"]])
+        difference = float((found["theirs"].pred_score / scores - 1).abs().max())
+        keep("predict", case, {**row, "notes": [f"largest relative difference of a score {difference:.0e}"]})
 
 
 def fit(options: argparse.Namespace) -> None:
     """Time whole fits on 200 photos at 224, 10 %, each in a process of its own, and their peak memory."""
     made.photos(options.photos, 224)
+    _their_model()
     found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
 
     def run(which: str) -> Callable[[], None]:
@@ -258,7 +269,7 @@ def fit_ours(options: argparse.Namespace) -> None:
 
 def fit_theirs(options: argparse.Namespace) -> None:
     """Fit anomalib's model as far as `PROBE` picks, and print seconds, extrapolated, and peak memory."""
-    photos, model = made.photos(options.photos, 224), _their_detector(_detector(224)).train()
+    photos, model = made.photos(options.photos, 224), _their_model().train()
     start = time.perf_counter()
     for low in range(0, len(photos), 8):
         model(_batch(photos[low : low + 8]))
@@ -292,8 +303,11 @@ def main() -> None:
         default=600.0,
         help="extrapolate anomalib's selection where it is expected to take longer than this",
     )
+    parser.add_argument("--torch", action="store_true", help="leave the compiled kernels aside, in rows of their own")
     parser.add_argument("--photos", type=int, default=200, help="how many to fit on")
     options = parser.parse_args()
+    if options.torch:
+        os.environ[SWITCH] = "0"
     for part in options.parts or PARTS:
         if part != "table":
             {**PARTS, **STEPS}[part](options)

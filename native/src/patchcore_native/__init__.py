@@ -16,6 +16,7 @@ __all__ = [
     "LANES",
     "LINK",
     "MAX_CELLS",
+    "MAX_DIMS",
     "NOWHERE",
     "VERSION",
     "Bank",
@@ -28,6 +29,8 @@ __all__ = [
 VERSION = 1
 """Of the C interface; `patchcore_version` returns that of the library."""
 LANES, LINK, MAX_CELLS, SKETCH = 16, 64, 64, 128
+MAX_DIMS = 8192
+"""What a thread's stack has room for, with some rows at a time."""
 NOWHERE = -1e19
 INSTRUCTIONS = ("portable", "AVX2", "AVX-512 VNNI")
 

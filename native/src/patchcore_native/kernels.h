@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-enum { LANES = 16, LINK = 4 * LANES, MAX_CELLS = 64, SKETCH = 128 };
+enum { LANES = 16, LINK = 4 * LANES, MAX_CELLS = 64, SKETCH = 128, MAX_DIMS = 8192 };
 
 typedef struct {
     int64_t rows, dims, padded, sketch;

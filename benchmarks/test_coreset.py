@@ -1,0 +1,69 @@
+"""The coreset kernels beside the textbook loop, on the same inputs; what is timed is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+
+import pytest
+from torch import Tensor
+
+from benchmarks._features import mostly_copies, one_far_outlier, patch_features, patch_vectors
+from benchmarks.conftest import Timed
+from benchmarks.gate import REFERENCE, WAYS, Case, Result, coreset_case, using
+
+MAKERS: dict[str, Callable[[int, int], Tensor]] = {
+    "parts": lambda n, dims: patch_vectors(dims)[:n].clone(),
+    "turned": lambda n, dims: patch_vectors(dims, kind="turned")[:n].clone(),
+    "made up": patch_features,
+    "mostly copies": mostly_copies,
+    "one far outlier": one_far_outlier,
+}
+READABLE = 1e9
+"""Differences that the reference computes in seconds; it takes part up to there."""
+Input = tuple[str, int, int, int]
+"""Of `MAKERS`, N, D, and per cent to select."""
+QUICK: list[Input] = [(kind, 3_000, 64, 10) for kind in ("made up", "mostly copies", "one far outlier")]
+FULL: list[Input] = [
+    *(("parts", n, dims, share) for dims in (128, 1024, 1536) for n in (20_000, 80_000, 160_000) for share in (1, 10)),
+    *(("turned", 80_000, dims, 10) for dims in (128, 1024)),
+    *((kind, 80_000, 128, 10) for kind in ("mostly copies", "one far outlier")),
+]
+
+
+def name(of: Input) -> str:
+    kind, n, dims, share = of
+    return f"{kind}, {n:,} x {dims}, {share} %"
+
+
+def readable(of: Input) -> bool:
+    _, n, dims, share = of
+    return n * dims * n * share / 100 <= READABLE
+
+
+@lru_cache(maxsize=1)  # up to a gigabyte
+def case(of: Input) -> Case:
+    kind, n, dims, share = of
+    return coreset_case(MAKERS[kind](n, dims), n * share // 100)
+
+
+@cache
+def wanted(of: Input) -> Result:
+    with using("compiled"):
+        return case(of).ready(REFERENCE if readable(of) else "compiled")()
+
+
+@pytest.mark.parametrize("way", [REFERENCE, *WAYS])
+@pytest.mark.parametrize("of", QUICK, ids=name)
+def test_quick(timed: Timed, of: Input, way: str) -> None:
+    assert case(of).same(timed(case(of), way, name(of), 3), wanted(of))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("of", "way"),
+    [(of, way) for of in FULL for way in (REFERENCE, "torch", "compiled") if way != REFERENCE or readable(of)],
+    ids=lambda value: value if isinstance(value, str) else name(value),
+)
+def test_full(timed: Timed, of: Input, way: str) -> None:
+    assert case(of).same(timed(case(of), way, name(of), 3 if of[1] <= 20_000 else 1), wanted(of))
