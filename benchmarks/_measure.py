@@ -154,6 +154,8 @@ def tables() -> str:
     lines: list[str] = []
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
+        if "rows" not in data:
+            continue
         env = data["environment"]
         lines += [f"### {path.stem.capitalize()}", ""]
         lines += [

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from patchcore_plugin.kernels import compiled
+from patchcore_plugin.kernels.coreset import greedy_coreset
+from patchcore_plugin.kernels.coreset.compiled import greedy as compiled_greedy
+from patchcore_plugin.kernels.coreset.reference import greedy
 from patchcore_plugin.kernels.native import native
 from patchcore_plugin.kernels.nearest import NearestRows
 from patchcore_plugin.kernels.nearest.compiled import CompiledRows
@@ -97,6 +100,18 @@ def test_gives_up_where_codes_cannot_tell_and_torch_takes_over(monkeypatch: pyte
     wanted_distance, wanted_row = nearest_rows(queries, bank)
     assert torch.equal(row, wanted_row)
     assert torch.equal(distance, wanted_distance)
+
+
+def test_a_selection_too_fine_for_codes_is_given_up_and_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchcore_plugin.kernels.coreset.compiled.BUDGET", 3.0)
+    points = torch.cat([normal(3000, 6) * 1e-4, normal(300, 6)])
+    seen: list[int] = []
+    assert compiled_greedy(points, 1500, 0) is None
+    index, radii = greedy_coreset(points, 1500, 0, progress=lambda done, _: seen.append(done))
+    wanted, wanted_radii = greedy(points, 1500, 0)
+    assert torch.equal(index, wanted)
+    assert torch.equal(radii, wanted_radii)
+    assert seen[-1] == 1500
 
 
 def test_leaves_no_thread_behind_and_changes_no_setting() -> None:

@@ -102,7 +102,7 @@ def library() -> ctypes.CDLL:
         "cells": (None, [_pointer, _whole, _whole, _pointer, _pointer, _whole, _pointer]),
         "first": (_whole, [_pointer, _whole, _whole, _pointer, _pointer, _pointer, _pointer]),
         "behind": (_whole, [_pointer, _pointer, _whole, _pointer, _pointer]),
-        "refresh": (None, [_pointer, _pointer, _whole, _double]),
+        "refresh": (_whole, [_pointer, _pointer, _whole, _double]),
         "play": (ctypes.c_int, [_pointer, _pointer, _whole, _double, _whole]),
     }
     for name, (result, arguments) in signatures.items():

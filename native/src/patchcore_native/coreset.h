@@ -27,7 +27,7 @@ static void remember(Coreset *state, int64_t row, double value) {
 
 /* Compare a point with the picks whose shifted products are `values`; `numbers` are theirs, NULL if consecutive.
  * Returns the point's reach. A point that the codes alone show to be below the threshold gets an upper bound. */
-static float meet(const Coreset *state, int64_t row, float own, int32_t *values, const int32_t *norms,
+static float meet(const Coreset *state, int64_t *spent, int64_t row, float own, int32_t *values, const int32_t *norms,
                   const float *errors, const int32_t *numbers, int64_t first, int64_t lanes, int32_t shifted,
                   double threshold) {
     int32_t left[BLOCK * LANES];
@@ -48,6 +48,7 @@ static float meet(const Coreset *state, int64_t row, float own, int32_t *values,
         int32_t lane = i < 0 ? early : left[i];
         if ((i >= 0 && lane == early) || !within(values[lane], errors[lane] + own)) continue;
         int64_t pick = state->picks[numbers ? numbers[lane] : first + lane];
+        ++*spent;
         double distance = squared_distance(point, state->points + pick * state->dims, state->dims);
         if (distance >= *best) continue;
         *best = distance;
@@ -62,6 +63,7 @@ typedef struct {
     int32_t row[GROUP], shifted[GROUP];
     float own[GROUP];
     int count;
+    int64_t spent; /* exact distances */
 } Group;
 
 static void join(const Coreset *state, Group *group, int8_t *codes, int32_t row) {
@@ -87,7 +89,7 @@ static void search_cell(const Coreset *state, Group *group, const int8_t *codes,
         for (int r = 0; r < group->count; r++) {
             int32_t row = group->row[r];
             if (state->best[row] < threshold) continue;
-            group->own[r] = meet(state, row, group->own[r], values + r * lanes, state->cell_norms + lane,
+            group->own[r] = meet(state, &group->spent, row, group->own[r], values + r * lanes, state->cell_norms + lane,
                                  state->cell_errors + lane, state->cell_picks + lane, 0, lanes, group->shifted[r],
                                  threshold);
             if (state->best[row] < threshold) continue;
@@ -107,10 +109,11 @@ static void settle(const Coreset *state, int64_t row) {
     state->bounded_by[row] = EXACT;
 }
 
-/* Let rows, which come ordered by cell, meet the picks made since, each until it falls below the threshold. */
-static void refresh(const Coreset *state, int32_t *rows, int64_t count, double threshold) {
+/* Let rows, which come ordered by cell, meet the picks made since, each until it falls below the threshold. Returns
+ * how many exact distances that took. */
+static int64_t refresh(const Coreset *state, int32_t *rows, int64_t count, double threshold) {
     int8_t codes[GROUP * state->padded];
-    Group group;
+    Group group = {.spent = 0};
     for (int64_t i = 0; i < count;) {
         group.count = 0;
         int32_t cell = state->cell[rows[i]];
@@ -134,7 +137,7 @@ static void refresh(const Coreset *state, int32_t *rows, int64_t count, double t
             products(codes, group.count, state->padded, state->panels + block * state->padded, number, values);
             for (int r = 0; r < group.count; r++) {
                 int32_t row = group.row[r];
-                meet(state, row, group.own[r], values + r * number * LANES, state->pick_norms + block,
+                meet(state, &group.spent, row, group.own[r], values + r * number * LANES, state->pick_norms + block,
                      state->pick_errors + block, NULL, block, number * LANES, group.shifted[r], threshold);
                 if (state->best[row] >= threshold) state->met[row] = (int32_t)end;
             }
@@ -142,6 +145,7 @@ static void refresh(const Coreset *state, int32_t *rows, int64_t count, double t
     }
     for (int64_t i = 0; i < kept; i++)
         if (state->best[rows[i]] >= threshold) settle(state, rows[i]);
+    return group.spent;
 }
 
 /* Doubles that are not negative are ordered as their bits are. */

@@ -78,7 +78,7 @@ typedef struct {
     void (*cells)(const int8_t *, int64_t, int64_t, const uint8_t *, const int32_t *, int64_t, int32_t *);
     int64_t (*first)(const double *, int64_t, int64_t, int64_t *, int64_t *, double *, int64_t *);
     int64_t (*behind)(const Coreset *, const int64_t *, int64_t, int32_t *, int64_t *);
-    void (*refresh)(const Coreset *, int32_t *, int64_t, double);
+    int64_t (*refresh)(const Coreset *, int32_t *, int64_t, double);
     int (*play)(Coreset *, const int64_t *, int64_t, double, int64_t);
 } Kernels;
 

@@ -69,8 +69,8 @@ int64_t patchcore_behind(const Coreset *state, const int64_t *rows, int64_t coun
     return chosen->behind(state, rows, count, out, missed);
 }
 
-void patchcore_refresh(const Coreset *state, int32_t *rows, int64_t count, double threshold) {
-    chosen->refresh(state, rows, count, threshold);
+int64_t patchcore_refresh(const Coreset *state, int32_t *rows, int64_t count, double threshold) {
+    return chosen->refresh(state, rows, count, threshold);
 }
 
 int patchcore_play(Coreset *state, const int64_t *rows, int64_t count, double threshold, int64_t outsider) {

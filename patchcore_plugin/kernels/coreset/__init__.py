@@ -75,5 +75,7 @@ def greedy_coreset(
 
         return greedy(points, count, start, radius=radius, progress=progress)
     if serves(points):
-        return compiled.greedy(points, count, start, radius=radius, progress=progress)
+        found = compiled.greedy(points, count, start, radius=radius, progress=progress)
+        if found is not None:
+            return found
     return LazyGreedy(points, count, start, radius=radius, progress=progress).run()

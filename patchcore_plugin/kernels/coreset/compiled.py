@@ -3,6 +3,9 @@
 The round is that of `lazy`. Compiled, it is simpler: each point keeps the exact distance to the nearest of the picks
 that it has met. Products of 8-bit codes (`quantised`) dismiss nearly all pairs, float64 differences decide the
 others at once, and a point leaves at the first pick that brings it below everything outside.
+
+Codes tell distances apart down to a few hundredths of the points' spread. Where the picks come to lie closer than
+that, nearly all pairs would be decided in float64; the selection is then given up, and `lazy` makes it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ WIDER = 8
 """At least so many times the players are brought up to date at once."""
 WORK = 4e9
 """Products that a refresh may cost where that brings more up to date."""
+BUDGET = 128.0
+"""Exact distances for each row, on average, after which a selection is given up."""
 SLICE = 256
 """Rows that one thread refreshes at a time."""
 
@@ -35,8 +40,8 @@ def greedy(
     *,
     radius: float | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return what `greedy_coreset` returns, for points that `compiled.serves`."""
+) -> tuple[Tensor, Tensor] | None:
+    """Return what `greedy_coreset` returns, for points that `compiled.serves`; None if codes are too coarse."""
     with compiled.workers() as each:
         return _Selection(points.float().contiguous(), count, start, radius, each).run(progress)
 
@@ -105,6 +110,7 @@ class _Selection:
             **{name: compiled.address(array) for name, array in self._arrays.items()},
         )
         self._at = ctypes.addressof(self._state)
+        self._spent: list[int] = []
         self._keys, self._rows = torch.empty(n, dtype=wide), torch.empty(n, dtype=wide)
         self._late, self._missed = torch.empty(n, dtype=whole), ctypes.c_int64()
         if cells > 1:
@@ -148,10 +154,12 @@ class _Selection:
         first = torch.tensor([start])
         self._library.patchcore_play(self._at, compiled.address(first), 1, 0.0, n)
 
-    def run(self, progress: Callable[[int, int], None] | None) -> tuple[Tensor, Tensor]:
-        """Return the picks in order and the covering radius after each."""
+    def run(self, progress: Callable[[int, int], None] | None) -> tuple[Tensor, Tensor] | None:
+        """Return the picks in order and the covering radius after each, or None."""
         done = False
         while not done:
+            if sum(self._spent) > BUDGET * self._state.count:
+                return None
             rows = self._first(self._players)
             if not rows:
                 self._take_copies()
@@ -194,7 +202,8 @@ class _Selection:
 
     def _refresh(self, count: int) -> None:
         def part(low: int, high: int) -> None:
-            self._library.patchcore_refresh(self._at, self._late.data_ptr() + 4 * low, high - low, self._threshold)
+            at = self._late.data_ptr() + 4 * low
+            self._spent.append(self._library.patchcore_refresh(self._at, at, high - low, self._threshold))
 
         self._each(part, count, SLICE)
 
