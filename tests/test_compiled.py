@@ -103,8 +103,8 @@ def test_gives_up_where_codes_cannot_tell_and_torch_takes_over(monkeypatch: pyte
 
 
 def test_a_selection_too_fine_for_codes_is_given_up_and_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchcore_plugin.kernels.coreset.compiled.BUDGET", 0.0)
-    points = torch.cat([normal(3000, 6) * 1e-4, normal(300, 6)])
+    monkeypatch.setattr("patchcore_plugin.kernels.coreset.compiled.BUDGET", 1.0)
+    points = torch.cat([normal(6000, 6) * 1e-4, normal(300, 6)])
     seen: list[int] = []
     assert compiled_greedy(points, 1500, 0) is None
     index, radii = greedy_coreset(points, 1500, 0, progress=lambda done, _: seen.append(done))
