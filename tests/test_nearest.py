@@ -55,6 +55,10 @@ CASES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         normal(60, 3, seed=1).repeat(1, 70),
         normal(900, 3).repeat(1, 70),
     ),
+    "float64, beyond float32": lambda: (
+        normal(40, 16, seed=1).double() * 1e60,
+        normal(900, 16).double() * 1e60,
+    ),
     "no query": lambda: (normal(0, 16), normal(20, 16)),
 }
 

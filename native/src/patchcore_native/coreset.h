@@ -215,12 +215,11 @@ static int64_t behind(const Coreset *state, const int64_t *rows, int64_t count, 
     return found;
 }
 
-/* Doubles that are not negative are ordered as their bits are, and those can be compared many at a time. */
+/* The first of the largest values; compared as bits, many at a time. */
 static int64_t farthest(const double *best, int64_t count) {
     int64_t largest = INT64_MIN;
     for (int64_t i = 0; i < count; i++) {
-        int64_t bits;
-        memcpy(&bits, best + i, 8);
+        int64_t bits = bits_of(best[i]);
         largest = bits > largest ? bits : largest;
     }
     double value;

@@ -29,9 +29,16 @@ INLINE float reach(double squared, double steps, float error) {
     return rounded_up(sqrt(squared) * steps + error);
 }
 
+/* The nearest whole number that is a code; NaN becomes one too, and shows in the error. */
+INLINE double nearest_level(double scaled) {
+    const double rounding = 6755399441055744.0; /* adding and taking it away rounds to a whole number */
+    double whole = scaled < LEVELS ? scaled : LEVELS;
+    whole = whole > -LEVELS ? whole : -LEVELS;
+    return (whole + rounding) - rounding;
+}
+
 static void encode(const float *points, int64_t count, int64_t dims, int64_t padded, const double *centre,
                    double steps, int8_t *codes, int32_t *norms, float *errors) {
-    const double nearest = 6755399441055744.0; /* adding and taking it away rounds to a whole number */
     for (int64_t row = 0; row < count; row++) {
         const float *restrict x = points + row * dims;
         int8_t *restrict code = codes + row * padded;
@@ -40,19 +47,12 @@ static void encode(const float *points, int64_t count, int64_t dims, int64_t pad
         int64_t i = 0;
         for (; i + 16 <= dims; i += 16)
             for (int k = 0; k < 16; k++) {
-                double scaled = ((double)x[i + k] - centre[i + k]) * steps;
-                double whole = scaled < LEVELS ? scaled : LEVELS;
-                whole = whole > -LEVELS ? whole : -LEVELS;
-                whole = (whole + nearest) - nearest;
-                double difference = scaled - whole;
-                lost[k] += difference * difference;
+                double scaled = ((double)x[i + k] - centre[i + k]) * steps, whole = nearest_level(scaled);
+                lost[k] += (scaled - whole) * (scaled - whole);
                 code[i + k] = (int8_t)(int32_t)whole;
             }
         for (; i < dims; i++) {
-            double scaled = ((double)x[i] - centre[i]) * steps;
-            double whole = scaled < LEVELS ? scaled : LEVELS;
-            whole = whole > -LEVELS ? whole : -LEVELS;
-            whole = (whole + nearest) - nearest;
+            double scaled = ((double)x[i] - centre[i]) * steps, whole = nearest_level(scaled);
             lost[0] += (scaled - whole) * (scaled - whole);
             code[i] = (int8_t)(int32_t)whole;
         }

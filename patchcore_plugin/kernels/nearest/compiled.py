@@ -60,7 +60,7 @@ class CompiledRows:
                 self._directions = _leading_directions(sample, native().SKETCH - 1)
                 sketches = self._sketches(bank, each)
         panels = compiled.pack(sketches, torch.arange(len(bank)))
-        self._keep = [self._codes, *panels]
+        self._keep = [self._codes, *panels]  # the struct below holds addresses only
         self._struct = native().Bank(
             rows=len(bank),
             dims=bank.shape[1],

@@ -29,7 +29,7 @@ def fast(points: Tensor) -> bool:
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
     return (
         points.device.type == "cpu"
-        and points.is_floating_point()
+        and points.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and points.shape[1] <= MAX_DIMS
         and hasattr(torch, "_int_mm")
         and bool(supported())
