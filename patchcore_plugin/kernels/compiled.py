@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchcore_plugin.kernels.native import native
-from patchcore_plugin.kernels.quantised import Codes, Grid
+from patchcore_plugin.kernels.quantised import Codes, Grid, codable
 from patchcore_plugin.kernels.screening import not_finite
 
 Each = Callable[[Callable[[int, int], object], int, int], None]
@@ -23,12 +23,7 @@ Each = Callable[[Callable[[int, int], object], int, int], None]
 def serves(points: Tensor) -> bool:
     """Whether the compiled kernels can take these points: [N, D], on a CPU, exactly representable in float32."""
     module = native()
-    return (
-        module is not None
-        and points.device.type == "cpu"
-        and points.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and points.shape[1] <= module.MAX_DIMS
-    )
+    return module is not None and points.device.type == "cpu" and codable(points) and points.shape[1] <= module.MAX_DIMS
 
 
 def library() -> Any:

@@ -10,12 +10,12 @@ import shutil
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.quantised import MAX_DIMS
+from patchcore_plugin.kernels.quantised import codable
 
 
 def serves(points: Tensor) -> bool:
     """Whether the Triton kernels can take these points: [n, D], on a GPU."""
-    return points.is_cuda and points.shape[1] <= MAX_DIMS and _installed(points.device)
+    return points.is_cuda and codable(points) and _installed(points.device)
 
 
 @functools.cache

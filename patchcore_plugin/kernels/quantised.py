@@ -39,6 +39,11 @@ _CLIPS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
 _SAMPLE = 512
 
 
+def codable(points: Tensor) -> bool:
+    """Whether points [n, D] can be rounded to a grid: a centre in float32 must exist, and products fit 32 bits."""
+    return points.dtype in (torch.float32, torch.float16, torch.bfloat16) and points.shape[1] <= MAX_DIMS
+
+
 @dataclass(frozen=True)
 class Codes:
     """Points on a grid: int8 codes [n, D], their squared norms, int32 [n], and error bounds, float32 [n]."""

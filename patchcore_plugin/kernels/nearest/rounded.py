@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.quantised import MAX_DIMS, Grid
+from patchcore_plugin.kernels.quantised import Grid, codable
 from patchcore_plugin.kernels.screening import squared_distances_of_pairs
 
 from .screened import first_of_each
@@ -27,13 +27,7 @@ FARTHEST = 2.0**31 - 1025
 def fast(points: Tensor) -> bool:
     """Whether torch multiplies 8-bit integers fast here, which it does with the instructions called VNNI."""
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    return (
-        points.device.type == "cpu"
-        and points.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and points.shape[1] <= MAX_DIMS
-        and hasattr(torch, "_int_mm")
-        and bool(supported())
-    )
+    return points.device.type == "cpu" and codable(points) and hasattr(torch, "_int_mm") and bool(supported())
 
 
 class RoundedRows:
