@@ -17,11 +17,12 @@ help:
 	@echo "make clean  remove what these made"
 
 NATIVE := $(wildcard native/*.* native/src/patchcore_native/*.[ch])
+PLUGINS := $(patsubst %/,%,$(dir $(wildcard backbones/*/pyproject.toml examples/*/pyproject.toml)))
 
-$(READY): pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NATIVE)
+$(READY): pyproject.toml $(PLUGINS:%=%/pyproject.toml) $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable backbones/efficientnet_lite
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(PLUGINS:%=--editable %)
 	$(BIN)/python -m pip install --quiet --editable native || echo 'Going on without compiled kernels, more slowly.'
 	touch $@
 

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +17,28 @@ from torch import Tensor
 
 from . import model_file
 from .calibration import Calibration, held_out
-from .errors import ImageError, ModelFileError, OptionError, PluginError, TensorError, WeightsError
-from .features import Features, Input, OnError, Photo, read_batches
+from .composition import Composition, Precision
+from .errors import ImageError, ModelFileError, PluginError, TensorError, WeightsError
+from .features import Input, OnError, PatchBuffer, Photo, read_batches, stacked
 from .host import Host
 from .kernels.nearest import NearestRows
 from .prediction import Prediction, nearest_patch
-from .preprocessing import anomaly_map
+from .preprocessing import anomaly_map, geometry
 from .recipe import Recipe
-from .roles import Aggregator, Backbone, MemoryBank, Patches, Sampler, Scorer, Scores
+from .roles import MemoryBank, Sampler
 from .specs import ROLES
 
 Progress = Callable[[str, int, int], None]
-Precision = Literal["fp32", "bf16"]
 
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Fractions of the patches at which the covering radius is kept."""
+
+
+class Seen(NamedTuple):
+    """A training photo: where it is, if it is a file, and its height and width."""
+
+    path: str | None
+    shape: tuple[int, int]
 
 
 class Detector:
@@ -61,16 +68,7 @@ class Detector:
         precision: Precision = "fp32",
         host: Host | None = None,
     ) -> None:
-        self._host = host or Host()
-        self.seed = seed
-        self.recipe = recipe.resolved(self._host, seed)
-        self.device = _device(device)
-        if precision not in get_args(Precision):
-            raise OptionError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}")
-        self.precision = precision
-        self._backbone: Backbone = self._component("backbone").to(self.device)
-        self._aggregator: Aggregator = self._component("aggregator")
-        self._scorer: Scorer = self._component("scorer")
+        self._parts = Composition(recipe, seed=seed, device=device, precision=precision, host=host)
         self._bank: MemoryBank | None = None
         self._photos: list[dict[str, Any]] = []
         self.calibration = Calibration.none("not fitted")
@@ -104,6 +102,26 @@ class Detector:
             if change is not None:
                 recipe = recipe.change(part, change)
         return cls(recipe, seed=seed, device=device, precision=precision, host=host)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with every option written out."""
+        return self._parts.recipe
+
+    @property
+    def seed(self) -> int:
+        """What governs all that is drawn at random."""
+        return self._parts.seed
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._parts.device
+
+    @property
+    def precision(self) -> Precision:
+        """What the backbone computes in."""
+        return self._parts.precision
 
     @property
     def bank(self) -> MemoryBank:
@@ -162,15 +180,15 @@ class Detector:
         held = held_out(len(photos), self.seed)
         others = np.setdiff1d(np.arange(len(photos)), held)
         # In this order, what the calibration does not know is the end of one buffer, and nothing is copied.
-        features = Features(len(photos))
+        features = PatchBuffer(len(photos))
         self.skipped = []
-        known = self._extract(features, [photos[i] for i in others], on_error, progress, announce)
-        self._extract(features, [photos[i] for i in held], on_error, progress)
-        self.calibration = self._calibrate(features, known, progress)
-        sampler = self._sampler(progress, "selecting patches")
-        self._bank = features.bank(self._select(sampler, features.vectors()))
-        self._scorer.fit(self._bank)
-        self._photos = features.photos
+        seen = self._extract(features, [photos[i] for i in others], on_error, progress, announce)
+        late = self._extract(features, [photos[i] for i in held], on_error, progress)
+        self.calibration = self._calibrate(features, late, progress)
+        sampler = self._parts.sampler(_stage(progress, "selecting patches"))
+        self._bank = features.bank(self._parts.select(sampler, features.vectors()))
+        self._parts.scorer.fit(self._bank)
+        self._photos = [{"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in seen + late]
         self.radius_curve = _radius_curve(sampler, features.vectors(), self._bank)
         return self
 
@@ -198,7 +216,7 @@ class Detector:
         """Write the fitted detector to one .safetensors file, replacing an older one only when complete."""
         bank = self.bank
         tensors = {"bank.vectors": bank.vectors, "bank.origin": bank.origin}
-        tensors |= {f"scorer.{name}": tensor for name, tensor in self._scorer.state().items()}
+        tensors |= {f"scorer.{name}": tensor for name, tensor in self._parts.scorer.state().items()}
         model_file.save(Path(path), tensors, self._manifest())
 
     @classmethod
@@ -229,7 +247,7 @@ class Detector:
                 ) from error
         precision = precision or manifest["precision"]
         detector = cls(recipe, seed=manifest["seed"], device=device, precision=precision, host=host)
-        if detector._backbone.weight_hash() != manifest["backbone_sha256"]:
+        if detector._parts.backbone.weight_hash() != manifest["backbone_sha256"]:
             raise WeightsError(
                 f"{path}: backbone {recipe.backbone.name!r} has other weights here than the model was fitted with; "
                 "install the versions that 'patchcore plugins show' and the model's manifest name, or fit again"
@@ -241,92 +259,55 @@ class Detector:
             for name, tensor in tensors.items()
             if name.startswith("scorer.")
         }
-        detector._scorer.restore(detector._bank, state)
+        detector._parts.scorer.restore(detector._bank, state)
         detector._photos = manifest["photos"]
         detector.calibration = Calibration.from_dict(manifest["calibration"])
         detector.radius_curve = [(rows, radius) for rows, radius in manifest["radius_curve"]]
         return detector
 
-    def _component(self, role: str) -> Any:
-        choice = self.recipe.choice(role)
-        return self._host.build(role, choice.name, self._host.configure(role, choice.name, choice.options))
-
-    def _sampler(self, progress: Progress | None, stage: str) -> Sampler:
-        sampler: Sampler = self._component("sampler")
-        if progress is not None and hasattr(sampler, "progress"):
-            sampler.progress = lambda done, total: progress(stage, done, total)
-        return sampler
-
-    def _select(self, sampler: Sampler, vectors: Tensor) -> Tensor:
-        index = sampler(vectors)
-        name = self.recipe.sampler.name
-        if index.ndim != 1 or index.dtype != torch.int64 or not len(index):
-            raise TensorError(
-                f"sampler {name!r}: expected int64 indices [M], M at least 1, got {index.dtype} {list(index.shape)}"
-            )
-        if int(index.min()) < 0 or int(index.max()) >= len(vectors):
-            raise TensorError(f"sampler {name!r}: expected indices below {len(vectors)}, got {int(index.max())}")
-        return index
-
-    @torch.inference_mode()
-    def _patches(self, inputs: Sequence[Input]) -> Patches:
-        images = torch.stack([item.tensor for item in inputs]).to(self.device)
-        mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1)
-            for values in (self._backbone.mean, self._backbone.std)
-        )
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            maps = self._backbone((images - mean) / std)
-        patches = self._aggregator([features.float() for features in maps])
-        # The extremes are NaN if anything is: as safe as looking at each value, in a tenth of the time.
-        if not torch.isfinite(torch.stack(torch.aminmax(patches.grid))).all():
-            raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
-        return patches
-
     def _extract(
         self,
-        features: Features,
+        features: PatchBuffer,
         photos: Sequence[Photo],
         on_error: OnError,
         progress: Progress | None,
         announce: Callable[[str], object] | None = None,
-    ) -> int:
-        """Add photos to the features; return how many there are then."""
-        total = features.capacity
+    ) -> list[Seen]:
+        """Add the patches of photos; return the photos that could be read."""
+        seen: list[Seen] = []
         start = time.perf_counter()
         for batch in read_batches(photos, self.recipe.preprocessing, on_error):
             good = [item for item in batch if isinstance(item, Input)]
             self.skipped += [item for item in batch if isinstance(item, ImageError)]
             if good:
-                features.add(good, self._patches(good))
+                features.add(self._parts.patches(stacked(good)))
+                seen += [Seen(item.path, item.shape.photo) for item in good]
                 if announce is not None:
                     announce(features.describe(time.perf_counter() - start))
                     announce = None
             if progress is not None:
-                progress("reading photos", len(features.photos) + len(self.skipped), total)
-        return len(features.photos)
+                progress("reading photos", len(features) + len(self.skipped), features.capacity)
+        return seen
 
-    def _calibrate(self, features: Features, known: int, progress: Progress | None) -> Calibration:
-        """Judge the photos after the first `known` with a bank of those."""
-        if not 0 < known < len(features.photos):
+    def _calibrate(self, features: PatchBuffer, late: Sequence[Seen], progress: Progress | None) -> Calibration:
+        """Judge the last photos with a bank of those before them."""
+        known = len(features) - len(late)
+        if not (known and late):
             return Calibration.none("too few photos to hold one out")
-        index = self._select(self._sampler(progress, "selecting patches for the threshold"), features.vectors(known))
-        self._scorer.fit(features.bank(index, known))
+        sampler = self._parts.sampler(_stage(progress, "selecting patches for the threshold"))
+        index = self._parts.select(sampler, features.vectors(known))
+        self._parts.scorer.fit(features.bank(index, known))
         scores, maps = [], []
-        for number in range(known, len(features.photos)):
-            found = self._score(features.patches(number))
+        for number, photo in enumerate(late, start=known):
+            found = self._parts.score(features.patches(number))
             scores.append(float(found.image[0]))
             if found.map is not None:
-                grid = found.map[0].cpu().numpy()
-                maps.append(anomaly_map(grid, features.shapes[number], self.recipe.map))
-        return Calibration.of_good(scores, maps, len(features.photos))
-
-    @torch.inference_mode()
-    def _score(self, patches: Patches) -> Scores:
-        return self._scorer(patches)
+                shape = geometry(self.recipe.preprocessing, photo.shape)
+                maps.append(anomaly_map(found.map[0].cpu().numpy(), shape, self.recipe.map))
+        return Calibration.of_good(scores, maps, len(features))
 
     def _judge(self, inputs: Sequence[Input], origin: NDArray[np.int64]) -> Iterator[Prediction]:
-        scores = self._score(self._patches(inputs))
+        scores = self._parts.score(self._parts.patches(stacked(inputs)))
         maps = None if scores.map is None else scores.map.cpu().numpy()
         rows = None if scores.nearest is None else scores.nearest.cpu().numpy()
         options = self.recipe.preprocessing
@@ -346,20 +327,8 @@ class Detector:
             )
 
     def _manifest(self) -> dict[str, Any]:
-        plugins, kernels = {}, {}
-        for role in ROLES:
-            component = self._host.component(role, self.recipe.choice(role).name)
-            plugin = component.plugin
-            plugins[role] = {"distribution": plugin.distribution, "version": plugin.version}
-            if component.spec.kernels is not None:
-                kernels[role] = component.spec.kernels(self.device.type)
         return {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.seed,
-            "precision": self.precision,
-            "plugins": plugins,
-            "kernels": kernels,
-            "backbone_sha256": self._backbone.weight_hash(),
+            **self._parts.describe(),
             "photos": self._photos,
             "patches_seen": self.bank.seen,
             "covering_radius": self.covering_radius,
@@ -383,13 +352,5 @@ def _radius_curve(sampler: Sampler, vectors: Tensor, bank: MemoryBank) -> list[t
     return [(count, float(radii[count - 1])) for count in rows]
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise TensorError(f"device {name!r} cannot be used ({reason}); use --device cpu or auto") from error
-    return device
+def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(stage, done, total)

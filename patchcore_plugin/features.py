@@ -39,41 +39,45 @@ class Input:
     tensor: Tensor
 
 
-class Features:
-    """Patch vectors of training photos, in one buffer that is allocated once.
+class PatchBuffer:
+    """Patches of photos with equal grids, in one buffer that is allocated once.
 
     Parameters
     ----------
     capacity
-        How many photos will be added at most.
+        How many photos there will be at most.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.needed = 0.0
+        """Bytes that a fit takes at most; known after the first batch."""
+        self._count = 0
         self._buffer: Tensor | None = None
         self._grid = (0, 0)
         self._descriptors: list[Tensor] = []
-        self.needed = 0.0
-        """Bytes that the fit takes at most; known after the first batch."""
-        self.photos: list[dict[str, Any]] = []
-        self.shapes: list[Geometry] = []
 
-    def add(self, inputs: Sequence[Input], patches: Patches) -> None:
-        """Append a batch."""
-        flat = patches.grid.flatten(0, 2)
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, patches: Patches) -> None:
+        """Append the patches of a batch of photos.
+
+        Raises
+        ------
+        PatchcoreError
+            For the first batch, if what the capacity needs is not there.
+        """
+        photos, height, width, dims = patches.grid.shape
         if self._buffer is None:
-            _, height, width, dims = patches.grid.shape
-            self.needed = memory.check(self.capacity, height * width, dims, flat.device)
+            self.needed = memory.check(self.capacity, height * width, dims, patches.grid.device)
             self._grid = (height, width)
-            self._buffer = flat.new_empty(self.capacity * height * width, dims)
-        low = len(self.photos) * self._per_photo
-        self._buffer[low : low + len(flat)] = flat
+            self._buffer = patches.grid.new_empty(self.capacity * height * width, dims)
+        low = self._count * self._per_photo
+        self._buffer[low : low + photos * self._per_photo] = patches.grid.flatten(0, 2)
         if patches.image is not None:
             self._descriptors += patches.image.split(1)
-        for item in inputs:
-            height, width = item.shape.photo
-            self.photos.append({"path": item.path, "height": height, "width": width})
-            self.shapes.append(item.shape)
+        self._count += photos
 
     @property
     def _per_photo(self) -> int:
@@ -81,7 +85,7 @@ class Features:
 
     def describe(self, seconds: float) -> str:
         """Say in a line what all photos will take, if the ones that are here took so many seconds."""
-        rest = seconds / len(self.photos) * (self.capacity - len(self.photos))
+        rest = seconds / len(self) * (self.capacity - len(self))
         return (
             f"{self.capacity} photos make {self.capacity * self._per_photo:,} patches of {self.vectors().shape[1]:,} "
             f"values: at most {self.needed / 1e9:.2g} GB of memory; reading the rest takes about {rest:.0f} s"
@@ -91,7 +95,7 @@ class Features:
         """Return the patch vectors of the first so many photos, or of all: [photos x h x w, D], not copied."""
         if self._buffer is None:
             raise ImageError("no photo to fit on; give at least one readable photo of a good part")
-        return self._buffer[: (len(self.photos) if photos is None else photos) * self._per_photo]
+        return self._buffer[: (len(self) if photos is None else photos) * self._per_photo]
 
     def patches(self, number: int) -> Patches:
         """Return the patches of one photo."""
@@ -105,6 +109,11 @@ class Features:
         row, column = place.div(self._grid[1], rounding_mode="floor"), place % self._grid[1]
         vectors = self.vectors(photos)
         return MemoryBank(vectors[index], torch.stack([photo, row, column], dim=1), len(vectors))
+
+
+def stacked(inputs: Sequence[Input]) -> Tensor:
+    """Return the network's input of several photos, [B, 3, h, w]."""
+    return torch.stack([item.tensor for item in inputs])
 
 
 def read_batches(

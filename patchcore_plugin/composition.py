@@ -1,0 +1,150 @@
+"""A recipe's four components at work on tensors, whoever brings the photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import OptionError, TensorError
+from .host import Host
+from .recipe import Recipe
+from .roles import Aggregator, Backbone, Patches, Sampler, Scorer, Scores
+from .specs import ROLES
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Composition:
+    """Backbone, aggregator, sampler and scorer of a recipe, on one device.
+
+    Parameters
+    ----------
+    recipe
+        The components and their options.
+    seed
+        Governs whatever a component draws at random and has no seed of its own set.
+    device
+        "auto" (a GPU if there is one), "cpu", "cuda" and so on.
+    precision
+        "fp32", or "bf16" to run the backbone in bfloat16.
+    host
+        Where the components come from; all installed plugins by default.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        precision: Precision = "fp32",
+        host: Host | None = None,
+    ) -> None:
+        self.host = host or Host()
+        self.seed = seed
+        self.recipe = recipe.resolved(self.host, seed)
+        self.device = usable_device(device)
+        if precision not in get_args(Precision):
+            raise OptionError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}")
+        self.precision = precision
+        self.backbone: Backbone = self._component("backbone").to(self.device)
+        self.aggregator: Aggregator = self._component("aggregator")
+        self.scorer: Scorer = self._component("scorer")
+
+    def to(self, device: str | torch.device) -> Composition:
+        """Move the backbone's weights to `device` and work there; the scorer has to be fitted or restored again."""
+        self.device = usable_device(device)
+        self.backbone = self.backbone.to(self.device)
+        return self
+
+    @torch.inference_mode()
+    def patches(self, images: Tensor) -> Patches:
+        """Return the patch vectors of photos.
+
+        Parameters
+        ----------
+        images
+            RGB [B, 3, h, w], float32 in 0..1, as `preprocessing.prepare` makes them; on any device.
+
+        Raises
+        ------
+        TensorError
+            If the backbone's features are not finite.
+        """
+        mean, std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.backbone.mean, self.backbone.std)
+        )
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            maps = self.backbone((images.to(self.device) - mean) / std)
+        patches = self.aggregator([features.float() for features in maps])
+        # The extremes are NaN if anything is: as safe as looking at each value, in a tenth of the time.
+        if not torch.isfinite(torch.stack(torch.aminmax(patches.grid))).all():
+            raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
+        return patches
+
+    def sampler(self, progress: Callable[[int, int], object] | None = None) -> Sampler:
+        """Return a fresh sampler, which calls `progress` with what is done and what is to do if it can."""
+        sampler: Sampler = self._component("sampler")
+        if progress is not None and hasattr(sampler, "progress"):
+            sampler.progress = progress
+        return sampler
+
+    def select(self, sampler: Sampler, vectors: Tensor) -> Tensor:
+        """Return the rows of `vectors` [N, D] that `sampler` keeps, int64 [M].
+
+        Raises
+        ------
+        TensorError
+            If what it returns are no such rows.
+        """
+        index = sampler(vectors)
+        name = self.recipe.sampler.name
+        if index.ndim != 1 or index.dtype != torch.int64 or not len(index):
+            raise TensorError(
+                f"sampler {name!r}: expected int64 indices [M], M at least 1, got {index.dtype} {list(index.shape)}"
+            )
+        if int(index.min()) < 0 or int(index.max()) >= len(vectors):
+            raise TensorError(f"sampler {name!r}: expected indices below {len(vectors)}, got {int(index.max())}")
+        return index
+
+    @torch.inference_mode()
+    def score(self, patches: Patches) -> Scores:
+        """Score patches with the fitted scorer."""
+        return self.scorer(patches)
+
+    def describe(self) -> dict[str, Any]:
+        """Return, for a manifest, the recipe and all that decides what it computes here."""
+        plugins, kernels = {}, {}
+        for role in ROLES:
+            component = self.host.component(role, self.recipe.choice(role).name)
+            plugins[role] = {"distribution": component.plugin.distribution, "version": component.plugin.version}
+            if component.spec.kernels is not None:
+                kernels[role] = component.spec.kernels(self.device.type)
+        return {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "precision": self.precision,
+            "plugins": plugins,
+            "kernels": kernels,
+            "backbone_sha256": self.backbone.weight_hash(),
+        }
+
+    def _component(self, role: str) -> Any:
+        choice = self.recipe.choice(role)
+        return self.host.build(role, choice.name, self.host.configure(role, choice.name, choice.options))
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return the device of that name, or the best one for "auto"; TensorError if it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise TensorError(f"device {str(name)!r} cannot be used ({reason}); use --device cpu or auto") from error
+    return device
