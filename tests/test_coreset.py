@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.kernels.coreset import greedy_coreset
-from patchcore_plugin.kernels.coreset.lazy import MAX_CELLS, LazyGreedy
+from patchcore_plugin.kernels.coreset.lazy import MAX_CELLS, MIN_PICKS, LazyGreedy
 from patchcore_plugin.kernels.coreset.reference import greedy
 
 
@@ -123,9 +123,9 @@ def test_does_a_small_part_of_the_work() -> None:
             compared += len(rows) * len(picks)
             super()._meet(rows, picks)
 
-    points = clustered(20000, 16)
-    Counting(points, 2000, 0).run()
-    assert compared < 0.6 * 20000 * 2000
+    points = clustered(60_000, 16)
+    Counting(points, 6000, 0).run()
+    assert compared < 0.3 * 60_000 * 6000
 
 
 def test_working_matrices_stay_small_where_one_cell_holds_nearly_all() -> None:
@@ -141,8 +141,8 @@ def test_working_matrices_stay_small_where_one_cell_holds_nearly_all() -> None:
     # The seeds of the cells are every 468th row; far from all others, nearly all rows are nearest to one of them.
     points = normal(30_000, 6)
     points[:: 30_000 // MAX_CELLS] *= 1000
-    index, _ = Watching(points, 3000, 1).run()
-    assert torch.equal(index, greedy(points, 3000, 1)[0])
+    index, _ = Watching(points, MIN_PICKS, 1).run()
+    assert torch.equal(index, greedy(points, MIN_PICKS, 1)[0])
     assert largest > 0
 
 

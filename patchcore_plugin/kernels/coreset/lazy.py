@@ -38,9 +38,16 @@ from patchcore_plugin.kernels.screening import (
 
 from .playout import PlayOut
 
-MAX_PLAYERS = 2048
-MAX_BLOCK = 1024
+MAX_PLAYERS = 1024
+MAX_BLOCK = 512
 MAX_CELLS = 64
+MIN_PICKS = 64 * MAX_CELLS
+"""Fewer picks than this are met without looking at cells first."""
+WIDER = 8
+"""At least so many times the players are brought up to date at once."""
+WORK = 1e9
+"""Products that a refresh may cost where that brings more up to date; a pair costs OVERHEAD besides its own."""
+OVERHEAD = 256
 
 
 class LazyGreedy:
@@ -78,10 +85,10 @@ class LazyGreedy:
         self._screened = self._frame.screen(points)
         self._stop = -1.0 if radius is None else radius
         # The working matrices stay a fraction of the features, whatever the size of the job.
-        self._players = min(MAX_PLAYERS, max(128, math.isqrt(n * dims // 24)))
+        self._players = min(MAX_PLAYERS, max(256, math.isqrt(n * dims // 24)))
         self._tile = 4 * self._players * min(MAX_BLOCK, max(64, n * dims // (40 * self._players)))
         self._block = self._tile // (4 * self._players)
-        self._rows = max(64, n // 20)  # at a time, because screening gathers a copy of them
+        self._rows = max(4096, n // 20)  # at a time, because screening gathers a copy of them
         self._picks = torch.empty(count, dtype=torch.int64, device=device)
         self._values = np.zeros(count)  # values[k]: squared distance of pick k to those before it
         self._made = 0
@@ -97,7 +104,7 @@ class LazyGreedy:
         self._nearest = torch.zeros(n, dtype=torch.int64, device=device)  # which pick, by order
         self._rival = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
         self._met = torch.ones(n, dtype=torch.int64, device=device)
-        self._cell = self._cells(min(MAX_CELLS, n // 256))
+        self._cell = self._cells(min(MAX_CELLS, n // 256) if count >= MIN_PICKS else 1)
         self._searched = torch.zeros(n, dtype=torch.int64, device=device)  # picks looked through in the own cell
 
     def run(self) -> tuple[Tensor, Tensor]:
@@ -143,10 +150,10 @@ class LazyGreedy:
             if behind.any():
                 # Few picks to meet make it cheap to refresh many points, which brings the threshold down;
                 # but among many there can be some that have met very few.
-                size = 8 * self._players
-                wanted = int(8 * self._tile / behind.double().mean())
-                rows, threshold, _ = _first_in_order(self._bound, max(size, wanted))
-                if wanted > size and int((self._made - self._met[rows]).sum()) > 16 * self._tile:
+                size = WIDER * self._players
+                pairs = WORK / (self._points.shape[1] + OVERHEAD)
+                rows, threshold, _ = _first_in_order(self._bound, max(size, int(pairs / float(behind.double().mean()))))
+                if size < len(rows) and int((self._made - self._met[rows]).sum()) > 2 * pairs:
                     rows, threshold, _ = _first_in_order(self._bound, size)
                 self._refresh(rows, threshold)
                 continue
@@ -182,7 +189,7 @@ class LazyGreedy:
 
     def _refresh(self, rows: Tensor, threshold: float) -> None:
         """Let `rows` meet the picks made since, but for those that fall below `threshold` on the way."""
-        if self._made >= 16 * MAX_CELLS:
+        if self._count >= MIN_PICKS and self._made >= 16 * MAX_CELLS:
             self._search_cells(rows[self._searched[rows] < self._made])
         while True:
             rows = rows[(self._met[rows] < self._made) & (self._bound[rows] >= threshold)]
