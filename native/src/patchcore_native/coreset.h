@@ -38,6 +38,9 @@ static float meet(const Coreset *state, int64_t *spent, int64_t row, float own, 
     int32_t early = left[0];
     for (int64_t i = 1; i < found; i++)
         if (values[left[i]] < values[early]) early = left[i];
+    fetch(state->points + state->picks[numbers ? numbers[early] : first + early] * state->dims,
+          4 * state->dims);
+    fetch(point, 4 * state->dims);
     double most = (sqrt(values[early]) + errors[early] + state->errors[row]) * (1 + 1e-5) / state->steps;
     if (most * most < threshold && most * most < *best) {
         *best = most * most;
@@ -282,6 +285,9 @@ static int play(Coreset *state, const int64_t *rows, int64_t count, double thres
                                         state->errors[row], number * LANES, lanes);
             for (int64_t i = 0; i < found; i++) {
                 int64_t player = low + lanes[i], other = state->player_rows[player];
+                if (i + 1 < found)
+                    fetch(state->points + state->player_rows[low + lanes[i + 1]] * state->dims,
+                          4 * state->dims);
                 double *best = &state->player_best[player];
                 double distance = squared_distance(point, state->points + other * state->dims, state->dims);
                 if (distance >= *best) continue;

@@ -52,32 +52,50 @@ static void consider(const Bank *bank, const Queries *queries, int64_t query, in
           row);
 }
 
-INLINE void fetch(const int8_t *code, int64_t padded) {
-    for (int64_t i = 0; i < padded; i += 64) __builtin_prefetch(code + i);
+/* Fetch what `consider` reads first of a row. */
+INLINE void fetch_row(const Bank *bank, int64_t row) {
+    if (bank->sketch != bank->padded)
+        fetch(bank->codes + row * bank->padded, bank->padded);
+    else
+        fetch(bank->vectors + row * bank->dims, 4 * bank->dims);
 }
 
-/* Compare a query with the lanes of panels, from row `first` on, whose shifted products are `values`. */
-static void search(const Bank *bank, const Queries *queries, int64_t query, int64_t first, int64_t lanes,
-                   int32_t *values, int32_t shifted, Found *found) {
-    int32_t left[BLOCK * LANES], early = 0;
+/* The lanes of panels that a query cannot dismiss. */
+typedef struct {
+    int64_t count;
+    int32_t early; /* the most promising one */
+    int32_t left[BLOCK * LANES];
+} Sieve;
+
+/* Sieve the lanes of panels, from row `first` on, whose shifted products are `values`. */
+static void sieve(const Bank *bank, const Queries *queries, int64_t query, int64_t first, int64_t lanes,
+                  int32_t *values, int32_t shifted, const Found *found, Sieve *out) {
+    float own = reach(limit_of(found), bank->panel_steps, queries->sketch_errors[query]);
+    out->count = undismissed(values, bank->panel_norms + first, shifted, bank->panel_errors + first, own, lanes,
+                             out->left);
+    if (!out->count) return;
+    out->early = out->left[0];
+    for (int64_t i = 1; i < out->count; i++)
+        if (values[out->left[i]] < values[out->early]) out->early = out->left[i];
+    fetch_row(bank, first + out->early);
+}
+
+/* Compare a query with what its sieve has left. */
+static void search(const Bank *bank, const Queries *queries, int64_t query, int64_t first, const int32_t *values,
+                   Sieve *sieved, Found *found) {
+    int32_t *left = sieved->left, early = sieved->early;
     const float *errors = bank->panel_errors + first;
     const float error = queries->sketch_errors[query];
-    float own = reach(limit_of(found), bank->panel_steps, error);
-    int64_t count = undismissed(values, bank->panel_norms + first, shifted, errors, own, lanes, left);
-    if (!count) return;
-    for (int64_t i = 0; i < count; i++)
-        if (values[left[i]] < values[left[early]]) early = (int32_t)i;
-    early = left[early];
     consider(bank, queries, query, first + early, found);
     double limit = limit_of(found);
-    own = reach(limit, bank->panel_steps, error);
+    float own = reach(limit, bank->panel_steps, error);
     int64_t kept = 0;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < sieved->count; i++) {
         left[kept] = left[i];
         kept += left[i] != early && within(values[left[i]], errors[left[i]] + own);
     }
     for (int64_t i = 0; i < kept && found->spent <= found->budget; i++) {
-        if (i + AHEAD < kept) fetch(bank->codes + (first + left[i + AHEAD]) * bank->padded, bank->padded);
+        if (i + AHEAD < kept) fetch_row(bank, first + left[i + AHEAD]);
         if (!within(values[left[i]], errors[left[i]] + own)) continue;
         consider(bank, queries, query, first + left[i], found);
         if (limit_of(found) == limit) continue;
@@ -93,6 +111,7 @@ static void nearest_of(const Bank *bank, const Queries *queries, int64_t first, 
     const int64_t number = (bank->rows + LANES - 1) / LANES, sketch = bank->sketch;
     int32_t values[GROUP * BLOCK * LANES], shifted[MANY];
     Found found[MANY];
+    Sieve sieved[GROUP];
     for (int64_t i = 0; i < count; i++) {
         found[i] = (Found){.distance = distance + i * k, .row = rows + i * k, .k = k, .budget = budget};
         shifted[i] = shifted_norm(queries->sketches + (first + i) * sketch, sketch, queries->sketch_norms[first + i]);
@@ -104,9 +123,12 @@ static void nearest_of(const Bank *bank, const Queries *queries, int64_t first, 
             products(queries->sketches + (first + i) * sketch, group, sketch, bank->panels + p * LANES * sketch, block,
                      values);
             for (int r = 0; r < group; r++)
-                if (found[i + r].spent <= budget)
-                    search(bank, queries, first + i + r, p * LANES, block * LANES, values + r * block * LANES,
-                           shifted[i + r], &found[i + r]);
+                sieve(bank, queries, first + i + r, p * LANES, block * LANES, values + r * block * LANES, shifted[i + r],
+                      &found[i + r], &sieved[r]);
+            for (int r = 0; r < group; r++)
+                if (sieved[r].count && found[i + r].spent <= budget)
+                    search(bank, queries, first + i + r, p * LANES, values + r * block * LANES, &sieved[r],
+                           &found[i + r]);
         }
     }
     for (int64_t i = 0; i < count; i++)

@@ -22,6 +22,11 @@ static double squared_distance(const float *restrict a, const float *restrict b,
     return terms[0];
 }
 
+/* Fetch what is soon to be read: rows lie anywhere, and waiting for memory costs more than their distance. */
+INLINE void fetch(const void *row, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)row + i);
+}
+
 /* Above what float32 loses on the way to a comparison; ROUND_UP, TINY and FAR in quantised.py. */
 INLINE float rounded_up(double value) { return value < 1e18 ? (float)(value * (1 + 1e-5) + 1e-5) : 1e18f; }
 
