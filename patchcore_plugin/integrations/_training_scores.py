@@ -1,0 +1,81 @@
+"""What the photos score that a bank is made of, each judged by a bank that does not know it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from patchcore_plugin.calibration import Calibration, held_out
+from patchcore_plugin.detector import Detector, Progress, Seen
+from patchcore_plugin.features import PatchBuffer
+from patchcore_plugin.roles import Scorer
+
+
+class TrainingScores(Detector):
+    """A detector that keeps the patches of its training photos until it has judged them."""
+
+    _features: PatchBuffer | None = None
+
+    def _calibrate(self, features: PatchBuffer, late: Sequence[Seen], progress: Progress | None) -> Calibration:
+        self._features = features
+        return super()._calibrate(features, late, progress)
+
+    def training_scores(self) -> NDArray[np.float64]:
+        """Return the image scores of the photos of the last fit, in their order; once, then their patches are gone.
+
+        This is cross-validation: about a tenth of the photos at a time is judged by a bank of the others, as it is
+        for the threshold. The bank of all photos knows every defect among them, since a greedy coreset keeps first
+        what is unusual. Nor will it do to leave out a photo's own rows: those of a coreset are far from each other,
+        so whoever has one would seem far from normal.
+
+        Returns
+        -------
+        ndarray of float64, shape [N], N at least 2
+        """
+        features, self._features = self._features, None
+        assert features is not None
+        count = len(features)
+        late = held_out(count, self.seed)
+        order = np.concatenate([np.setdiff1d(np.arange(count), late), late])
+        known = count - len(late)
+        rest = np.random.default_rng(self.seed).permutation(known)
+        folds = [np.arange(known, count), *np.array_split(rest, math.ceil(known / len(late)))]
+        scores = np.empty(count)
+        for fold in folds:
+            scorer = self._knowing_all_but(fold, features)
+            for photo in fold.tolist():
+                with torch.inference_mode():
+                    scores[order[photo]] = float(scorer(features.patches(photo)).image[0])
+        return scores
+
+    def _knowing_all_but(self, fold: NDArray[np.int64], features: PatchBuffer) -> Scorer:
+        choice = self.recipe.scorer
+        scorer = self._parts.host.create("scorer", choice.name, **choice.options)
+        with _at_the_end(fold, features) as known:
+            index = self._parts.select(self._parts.sampler(), features.vectors(known))
+            scorer.fit(features.bank(index, known))
+        return scorer
+
+
+@contextmanager
+def _at_the_end(fold: NDArray[np.int64], features: PatchBuffer) -> Iterator[int]:
+    """Let the last photos take the places of those in `fold`; yield how many there are without them.
+
+    The others are the start of the buffer then, and need not be copied, which would double the memory.
+    """
+    known = len(features) - len(fold)
+    last = np.arange(known, len(features))
+    places = torch.from_numpy(np.setdiff1d(fold, last))
+    movers = torch.from_numpy(np.setdiff1d(last, fold))
+    photos = features.vectors().unflatten(0, (len(features), -1))
+    kept = photos[places]
+    photos[places] = photos[movers]
+    try:
+        yield known
+    finally:
+        photos[places] = kept
