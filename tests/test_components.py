@@ -185,3 +185,11 @@ def test_records_refuse_wrong_shapes() -> None:
     with pytest.raises(pp.TensorError, match=r"Scores.map: expected shape \[B, h, w\], got \[2\]"):
         pp.Scores(image=normal(2), map=normal(2))
     assert bank_of(normal(5, 2)).seen == 5
+
+
+@pytest.mark.parametrize("name", ["all", "random"])
+@pytest.mark.parametrize("shape", [(0, 4), (4,), (2, 3, 4)])
+def test_simple_samplers_refuse_what_is_no_table_of_rows(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(pp.TensorError) as caught:
+        HOST.create("sampler", name)(torch.zeros(shape))
+    assert str(caught.value) == f"sampler {name!r}: expected vectors [N, D], N at least 1, got {list(shape)}"

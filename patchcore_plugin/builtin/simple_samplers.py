@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
 from patchcore_plugin.roles import Sampler
 from patchcore_plugin.specs import SamplerSpec
@@ -38,6 +39,7 @@ def create_random(config: RandomConfig) -> Sampler:
     import torch
 
     def random_rows(vectors: Tensor) -> Tensor:
+        _check("random", vectors)
         count = min(config.count or math.ceil(config.ratio * len(vectors)), len(vectors))
         generator = torch.Generator().manual_seed(config.seed)
         return torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)
@@ -50,9 +52,15 @@ def create_all(config: AllConfig) -> Sampler:
     import torch
 
     def all_rows(vectors: Tensor) -> Tensor:
+        _check("all", vectors)
         return torch.arange(len(vectors), device=vectors.device)
 
     return all_rows
+
+
+def _check(name: str, vectors: Tensor) -> None:
+    if vectors.ndim != 2 or len(vectors) == 0:
+        raise TensorError(f"sampler {name!r}: expected vectors [N, D], N at least 1, got {list(vectors.shape)}")
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import setup
+from . import completion, setup
 from .console import Reporter
 from .evaluate import run, show
 
@@ -16,9 +16,14 @@ from .evaluate import run, show
 def command(
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Folder for photos, model, results and report.")] = Path("demo"),
-    backbone: Annotated[str, typer.Option("--backbone", help="A backbone whose weights are here.")] = (
-        "efficientnet-lite0"
-    ),
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            help="A backbone whose weights are here.",
+            autocompletion=completion.names_of("backbone"),
+        ),
+    ] = "efficientnet-lite0",
     device: setup.DeviceOption = "auto",
     seed: setup.SeedOption = 0,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from patchcore_plugin.specs import ROLES
 
+from . import completion
 from .console import print_json, print_table
 from .setup import JsonOption, host_of
 
@@ -29,7 +30,10 @@ def list_recipes(as_json: JsonOption = False) -> None:
 @app.command("show")
 def show_recipe(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A shipped recipe, or the path of a .toml file.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A shipped recipe, or the path of a .toml file.", autocompletion=completion.recipes),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Show a recipe with every option written out."""

@@ -13,16 +13,39 @@ import typer
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError
 from patchcore_plugin.host import Host
 
+from . import completion
+
 if TYPE_CHECKING:
     from patchcore_plugin.detector import Detector
     from patchcore_plugin.recipe import Recipe
 
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe, or the path of a .toml file.")]
-BackboneOption = Annotated[str | None, typer.Option("--backbone", help="A backbone in place of the recipe's.")]
-AggregatorOption = Annotated[str | None, typer.Option("--aggregator", help="An aggregator in place of the recipe's.")]
-SamplerOption = Annotated[str | None, typer.Option("--sampler", help="A sampler in place of the recipe's.")]
-ScorerOption = Annotated[str | None, typer.Option("--scorer", help="A scorer in place of the recipe's.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option("--recipe", help="A shipped recipe, or the path of a .toml file.", autocompletion=completion.recipes),
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="A backbone in place of the recipe's.", autocompletion=completion.names_of("backbone")
+    ),
+]
+AggregatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--aggregator", help="An aggregator in place of the recipe's.", autocompletion=completion.names_of("aggregator")
+    ),
+]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler", help="A sampler in place of the recipe's.", autocompletion=completion.names_of("sampler")
+    ),
+]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option("--scorer", help="A scorer in place of the recipe's.", autocompletion=completion.names_of("scorer")),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PART.OPTION=VALUE", help="Set an option, such as sampler.ratio=0.01."),
@@ -77,7 +100,7 @@ class Setup:
             if name is not None:
                 recipe = recipe.change(role, name)
         for text in self.options:
-            part, option, value = _parse(text)
+            part, option, value = parse_option(text)
             recipe = recipe.change(part, {option: value})
         return recipe
 
@@ -91,7 +114,8 @@ class Setup:
         return Detector(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
 
 
-def _parse(text: str) -> tuple[str, str, Any]:
+def parse_option(text: str) -> tuple[str, str, Any]:
+    """Return part, option and value of ``PART.OPTION=VALUE``."""
     key, equals, value = text.partition("=")
     part, dot, option = key.strip().partition(".")
     if not (equals and dot and part and option):

@@ -1,0 +1,101 @@
+"""Checks of what an aggregator does."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchcore_plugin.roles import Patches
+
+from . import common
+from .subject import Subject
+from .tensors import changes_at_the_lower_left, describe, is_finite, seeded
+
+SHAPES = ((12, 9, 14), (20, 5, 7), (24, 3, 4))
+"""Channels, height and width of the maps of one photo, finest first."""
+
+
+def example(it: Subject) -> list[Tensor]:
+    """Return two feature maps of three photos."""
+    return [seeded(3, *shape, seed=number, device=it.device) for number, shape in enumerate(SHAPES[:2])]
+
+
+def run(it: Subject, made: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the grid of patches, and the descriptors of whole photos if there are any."""
+    patches = made(tensors)
+    it.expect(isinstance(patches, Patches), "Patches", describe(patches), "return Patches(grid=...)")
+    batch, _, height, width = tensors[0].shape
+    is_finite(it, "Patches.grid", patches.grid, "[B, h, w, D]", (batch, None, None, None))
+    it.expect(
+        patches.grid.dtype == torch.float32, "Patches.grid in float32", describe(patches.grid), "convert it by .float()"
+    )
+    _, rows, columns, _ = patches.grid.shape
+    steps = range(1, max(height, width) + 1)
+    it.expect(
+        any(rows in (height // s, -(-height // s)) and columns in (width // s, -(-width // s)) for s in steps),
+        f"patches on the grid of the first map, {height} x {width}, or on every s-th of its positions",
+        f"{rows} x {columns}",
+        "bring the other maps to the first one's grid, and order the values [B, h, w, D]",
+    )
+    if patches.image is None:
+        return [patches.grid]
+    is_finite(it, "Patches.image", patches.image, "[B, G]", (batch, None))
+    return [patches.grid, patches.image]
+
+
+def photo(tensors: Sequence[Tensor], number: int) -> list[Tensor]:
+    """Return the maps of one photo."""
+    return [each[number, None] for each in tensors]
+
+
+def patches_have_the_right_form(it: Subject) -> None:
+    """Return finite float32 Patches on the grid of the first map, or on every s-th of its positions."""
+    run(it, it.shared, example(it))
+
+
+def patches_are_in_their_place(it: Subject) -> None:
+    """Keep patches the right way round: they change most where the maps do."""
+    maps = example(it)
+    changed = [each.clone() for each in maps]
+    for each in changed:
+        each[:, :, -1, 0] += 10
+    before, after = (run(it, it.shared, each)[0].permute(0, 3, 1, 2) for each in (maps, changed))
+    it.expect(
+        changes_at_the_lower_left(before, after),
+        "patches to change at the lower left, where the maps do",
+        "that they change more at the upper right",
+        "permute [B, D, h, w] to [B, h, w, D] rather than reshape it",
+    )
+
+
+def any_number_of_maps_works(it: Subject) -> None:
+    """Take one map, two, and three."""
+    for count in range(1, len(SHAPES) + 1):
+        maps = [seeded(2, *shape, seed=number, device=it.device) for number, shape in enumerate(SHAPES[:count])]
+        run(it, it.shared, maps)
+
+
+def maps_of_one_position_work(it: Subject) -> None:
+    """Take maps of 1 x 1 positions, which a small photo leaves."""
+    run(it, it.shared, [seeded(2, channels, 1, 1, device=it.device) for channels, _, _ in SHAPES[:2]])
+
+
+def no_maps_are_refused(it: Subject) -> None:
+    """Refuse an empty list of maps with a PatchcoreError."""
+    it.refuses("an empty list of maps", functools.partial(it.shared, []))
+
+
+CHECKS = (
+    *common.CHECKS,
+    common.photos_are_independent,
+    common.works_at_its_lower_limits,
+    patches_have_the_right_form,
+    patches_are_in_their_place,
+    any_number_of_maps_works,
+    maps_of_one_position_work,
+    no_maps_are_refused,
+)
