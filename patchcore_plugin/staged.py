@@ -88,6 +88,11 @@ class StagedBackbone:
                 maps.append(x)
         return maps
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the feature maps, finest first."""
+        return tuple(name for name, _ in self._stages.named_children() if name in self._layers)
+
     def to(self, device: torch.device | str) -> StagedBackbone:
         """Move the weights to `device` and return the backbone."""
         self._stages.to(device)
@@ -108,6 +113,7 @@ class _Pointwise(nn.Conv2d):
         """Convolve by oneDNN where torch would not, and as torch chooses everywhere else."""
         if (
             torch.get_num_threads() > 1
+            or torch.compiler.is_compiling()  # nothing but torch knows oneDNN's operator
             or input.device.type != "cpu"
             or torch.is_autocast_enabled("cpu")
             or not torch.backends.mkldnn.is_available()

@@ -10,7 +10,7 @@ import typer
 
 from patchcore_plugin.errors import PatchcoreError
 
-from . import demo, evaluate, fit, plugins, predict, recipes
+from . import completion, demo, evaluate, export_backbone, fit, plugins, predict, recipes
 from .setup import Blocked
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("fit")(fit.command)
 app.command("predict")(predict.command)
 app.command("evaluate")(evaluate.command)
+app.command("export-backbone")(export_backbone.command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
 app.command("demo")(demo.command)
@@ -34,7 +35,11 @@ def global_options(
     context: typer.Context,
     block: Annotated[
         list[str] | None,
-        typer.Option(help="Do not load this plugin (or distribution); may be repeated.", metavar="NAME"),
+        typer.Option(
+            help="Do not load this plugin (or distribution); may be repeated.",
+            metavar="NAME",
+            autocompletion=completion.plugins,
+        ),
     ] = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load the built-in plugins only.")] = False,
 ) -> None:
