@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,8 @@ from patchcore_plugin.specs import ScorerSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from patchcore_plugin.kernels.nearest import NearestRows
+    Search = Callable[..., tuple[Tensor, Tensor]]
+    """Called with queries [Q, D] and k (1 if left out); returns distance, float64 [Q, k], and row, int64 [Q, k]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +46,27 @@ class Knn:
     bank has fewer than b rows, all are used; with a single row there is nothing to weigh, and s = |p* - m*|.
     """
 
+    name = "knn"
+
     def __init__(self, config: KnnConfig) -> None:
         self._config = config
         self._bank: MemoryBank | None = None
-        self._search: NearestRows | None = None
+        self._search: Search | None = None
 
     def fit(self, bank: MemoryBank) -> None:
         """Make the bank ready to be searched."""
+        if 0 in bank.vectors.shape:
+            raise TensorError(
+                f"scorer {self.name!r}: expected at least one bank vector, got {list(bank.vectors.shape)}"
+            )
+        self._bank = bank
+        self._search = self._make_search(bank.vectors)
+
+    def _make_search(self, vectors: Tensor) -> Search:
+        """Return what finds the nearest rows; a scorer with another index of the bank replaces this."""
         from patchcore_plugin.kernels.nearest import NearestRows
 
-        if 0 in bank.vectors.shape:
-            raise TensorError(f"scorer 'knn': expected at least one bank vector, got {list(bank.vectors.shape)}")
-        self._bank = bank
-        self._search = NearestRows(bank.vectors)
+        return NearestRows(vectors)
 
     def state(self) -> Mapping[str, Tensor]:
         """Return nothing: the bank is all there is."""
@@ -70,18 +79,18 @@ class Knn:
     def __call__(self, patches: Patches) -> Scores:
         """Score patches whose vectors are as long as the bank's."""
         if self._bank is None or self._search is None:
-            raise TensorError("scorer 'knn': call fit or restore before scoring")
+            raise TensorError(f"scorer {self.name!r}: call fit or restore before scoring")
         dims = self._bank.vectors.shape[1]
         batch, height, width, got = patches.grid.shape
         if got != dims:
-            raise TensorError(f"scorer 'knn': expected patches of {dims} values like the bank's, got {got}")
+            raise TensorError(f"scorer {self.name!r}: expected patches of {dims} values like the bank's, got {got}")
         queries = patches.grid.reshape(-1, dims)
         distance, row = self._search(queries)
         distance, row = distance.view(batch, -1), row.view(batch, -1)
         largest, place = distance.max(dim=1)
         if self._config.reweight and len(self._bank.vectors) > 1:
-            farthest = queries.view(batch, -1, dims).take_along_dim(place[:, None, None], dim=1)[:, 0]
-            image = self._reweighted(farthest, largest, row.take_along_dim(place[:, None], dim=1)[:, 0])
+            farthest = queries.view(batch, -1, dims).gather(1, place[:, None, None].expand(-1, 1, dims))[:, 0]
+            image = self._reweighted(farthest, largest, row.gather(1, place[:, None])[:, 0])
         else:
             image = largest
         if self._config.squared:

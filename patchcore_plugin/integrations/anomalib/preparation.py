@@ -1,0 +1,69 @@
+"""A recipe's preprocessing as anomalib's pre-processor: photos become the very inputs that the detector sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from patchcore_plugin.preprocessing import geometry
+from patchcore_plugin.recipe import Preprocessing
+
+
+class Resize(v2.Resize):  # type: ignore[misc]
+    """Resize photos bilinearly with antialiasing, and masks to the nearest pixel, as a recipe says.
+
+    anomalib looks for a ``Resize`` among the transforms and applies it once more, before photos are stacked; on what
+    it has resized it changes nothing.
+    """
+
+    def __init__(self, options: Preprocessing) -> None:
+        super().__init__(options.size, antialias=True)
+        self.options = options
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize a photo [..., 3, H, W], or a mask [..., H, W]."""
+        height, width = F.get_size(inpt)
+        return F.resize(inpt, list(geometry(self.options, (height, width)).resized), antialias=True)
+
+
+class Crop(v2.Transform):  # type: ignore[misc]
+    """Cut the inspected part out of a resized photo or mask."""
+
+    def __init__(self, options: Preprocessing) -> None:
+        super().__init__()
+        self.options = options
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop a photo [..., 3, H, W], or a mask [..., H, W]."""
+        height, width = F.get_size(inpt)
+        return F.crop(inpt, *geometry(self.options, (height, width)).crop)
+
+
+class Preparation(PreProcessor):
+    """Resize and crop as a recipe says; values stay in 0..1, because each backbone normalises its own input.
+
+    Parameters
+    ----------
+    options
+        The recipe's preprocessing.
+    """
+
+    def __init__(self, options: Preprocessing) -> None:
+        steps: list[v2.Transform] = [Resize(options)]
+        if options.crop is not None:
+            steps.append(Crop(options))
+        super().__init__(v2.Compose(steps))
+        # The base class would leave antialiasing out of exported models, whose scores then differ.
+        self.export_transform = self.transform
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Return nothing: a checkpoint holds the recipe, which this is made from."""
+        return {}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Take the transform of a checkpoint that has one of its own."""
+        if "transform" in config:
+            super().load_checkpoint_config(config)
