@@ -22,6 +22,15 @@ def held_out(count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(order[: math.ceil(HELD_OUT * count)])
 
 
+def fit_order(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the order in which a fit reads `count` photos: those that are not held out, then `held_out`.
+
+    So what the calibration must not know is the end of one buffer, and nothing is copied.
+    """
+    late = held_out(count, seed)
+    return np.setdiff1d(np.arange(count), late), late
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What scores and maps are compared with.

@@ -52,7 +52,7 @@ class Composition:
         self.precision = precision
         self.backbone: Backbone = self._component("backbone").to(self.device)
         self.aggregator: Aggregator = self._component("aggregator")
-        self.scorer: Scorer = self._component("scorer")
+        self.scorer: Scorer = self.fresh_scorer()
 
     def to(self, device: str | torch.device) -> Composition:
         """Move the backbone's weights to `device` and work there; the scorer has to be fitted or restored again."""
@@ -84,6 +84,11 @@ class Composition:
         if not torch.isfinite(torch.stack(torch.aminmax(patches.grid))).all():
             raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
         return patches
+
+    def fresh_scorer(self) -> Scorer:
+        """Return a scorer that has learned nothing yet; `scorer` stays what it is until it is replaced."""
+        scorer: Scorer = self._component("scorer")
+        return scorer
 
     def sampler(self, progress: Callable[[int, int], object] | None = None) -> Sampler:
         """Return a fresh sampler, which calls `progress` with what is done and what is to do if it can."""

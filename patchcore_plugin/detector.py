@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,25 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from . import model_file
-from .calibration import Calibration, held_out
+from .calibration import Calibration, fit_order
 from .composition import Composition, Precision
 from .errors import ImageError, ModelFileError, PluginError, TensorError, WeightsError
-from .features import Input, OnError, PatchBuffer, Photo, read_batches, stacked
+from .features import Input, OnError, Photo, read_batches, stacked
 from .host import Host
-from .kernels.nearest import NearestRows
+from .learning import Judged, Learner, Progress, learner
 from .prediction import Prediction, nearest_patch
 from .preprocessing import anomaly_map, geometry
 from .recipe import Recipe
-from .roles import MemoryBank, Sampler
+from .roles import MemoryBank
 from .specs import ROLES
-
-Progress = Callable[[str, int, int], None]
-
-CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Fractions of the patches at which the covering radius is kept."""
 
 
 class Seen(NamedTuple):
@@ -177,20 +170,24 @@ class Detector:
         ImageError
             For an unreadable photo, if `on_error` is "stop"; if no photo is left.
         """
-        held = held_out(len(photos), self.seed)
-        others = np.setdiff1d(np.arange(len(photos)), held)
-        # In this order, what the calibration does not know is the end of one buffer, and nothing is copied.
-        features = PatchBuffer(len(photos))
+        learning = self._learner(len(photos), progress)
+        early, late = fit_order(len(photos), self.seed)
         self.skipped = []
-        seen = self._extract(features, [photos[i] for i in others], on_error, progress, announce)
-        late = self._extract(features, [photos[i] for i in held], on_error, progress)
-        self.calibration = self._calibrate(features, late, progress)
-        sampler = self._parts.sampler(_stage(progress, "selecting patches"))
-        self._bank = features.bank(self._parts.select(sampler, features.vectors()))
-        self._parts.scorer.fit(self._bank)
-        self._photos = [{"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in seen + late]
-        self.radius_curve = _radius_curve(sampler, features.vectors(), self._bank)
+
+        def reading(done: int) -> None:
+            if progress is not None:
+                progress("reading photos", done, len(photos))
+
+        seen = self._extract(learning, [photos[i] for i in early], on_error, reading, announce)
+        learning.hold_out()
+        held = self._extract(learning, [photos[i] for i in late], on_error, lambda done: reading(len(early) + done))
+        self.calibration = self._calibration(learning.judged(), held, len(seen + held))
+        self._parts.scorer, self._bank, self.radius_curve = learning.learned()
+        self._photos = [{"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in seen + held]
         return self
+
+    def _learner(self, capacity: int, progress: Progress | None) -> Learner:
+        return learner(self._parts, capacity, progress)
 
     def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
         """Judge photos; unreadable ones stop it, or are left out."""
@@ -216,6 +213,8 @@ class Detector:
         """Write the fitted detector to one .safetensors file, replacing an older one only when complete."""
         bank = self.bank
         tensors = {"bank.vectors": bank.vectors, "bank.origin": bank.origin}
+        if bank.images is not None:
+            tensors["bank.images"] = bank.images
         tensors |= {f"scorer.{name}": tensor for name, tensor in self._parts.scorer.state().items()}
         model_file.save(Path(path), tensors, self._manifest())
 
@@ -252,7 +251,14 @@ class Detector:
                 f"{path}: backbone {recipe.backbone.name!r} has other weights here than the model was fitted with; "
                 "install the versions that 'patchcore plugins show' and the model's manifest name, or fit again"
             )
-        bank = MemoryBank(tensors["bank.vectors"], tensors["bank.origin"], manifest["patches_seen"])
+        levels = manifest.get("levels")
+        bank = MemoryBank(
+            tensors["bank.vectors"],
+            tensors["bank.origin"],
+            manifest["patches_seen"],
+            tensors.get("bank.images"),
+            levels if levels is None else tuple(levels),
+        )
         detector._bank = bank.to(detector.device)
         state = {
             name.removeprefix("scorer."): tensor.to(detector.device)
@@ -267,44 +273,38 @@ class Detector:
 
     def _extract(
         self,
-        features: PatchBuffer,
+        learning: Learner,
         photos: Sequence[Photo],
         on_error: OnError,
-        progress: Progress | None,
+        reading: Callable[[int], None],
         announce: Callable[[str], object] | None = None,
     ) -> list[Seen]:
-        """Add the patches of photos; return the photos that could be read."""
+        """Let the learner have the patches of photos; return the photos that could be read."""
         seen: list[Seen] = []
+        done = 0
         start = time.perf_counter()
         for batch in read_batches(photos, self.recipe.preprocessing, on_error):
             good = [item for item in batch if isinstance(item, Input)]
             self.skipped += [item for item in batch if isinstance(item, ImageError)]
             if good:
-                features.add(self._parts.patches(stacked(good)))
+                learning.add(self._parts.patches(stacked(good)))
                 seen += [Seen(item.path, item.shape.photo) for item in good]
                 if announce is not None:
-                    announce(features.describe(time.perf_counter() - start))
+                    announce(learning.describe(time.perf_counter() - start))
                     announce = None
-            if progress is not None:
-                progress("reading photos", len(features) + len(self.skipped), features.capacity)
+            done += len(batch)
+            reading(done)
         return seen
 
-    def _calibrate(self, features: PatchBuffer, late: Sequence[Seen], progress: Progress | None) -> Calibration:
-        """Judge the last photos with a bank of those before them."""
-        known = len(features) - len(late)
-        if not (known and late):
+    def _calibration(self, judged: Sequence[Judged], held: Sequence[Seen], total: int) -> Calibration:
+        if not judged:
             return Calibration.none("too few photos to hold one out")
-        sampler = self._parts.sampler(_stage(progress, "selecting patches for the threshold"))
-        index = self._parts.select(sampler, features.vectors(known))
-        self._parts.scorer.fit(features.bank(index, known))
-        scores, maps = [], []
-        for number, photo in enumerate(late, start=known):
-            found = self._parts.score(features.patches(number))
-            scores.append(float(found.image[0]))
-            if found.map is not None:
-                shape = geometry(self.recipe.preprocessing, photo.shape)
-                maps.append(anomaly_map(found.map[0].cpu().numpy(), shape, self.recipe.map))
-        return Calibration.of_good(scores, maps, len(features))
+        maps = [
+            anomaly_map(found.map, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map)
+            for found, photo in zip(judged, held, strict=True)
+            if found.map is not None
+        ]
+        return Calibration.of_good([found.score for found in judged], maps, total)
 
     def _judge(self, inputs: Sequence[Input], origin: NDArray[np.int64]) -> Iterator[Prediction]:
         scores = self._parts.score(self._parts.patches(stacked(inputs)))
@@ -331,6 +331,7 @@ class Detector:
             **self._parts.describe(),
             "photos": self._photos,
             "patches_seen": self.bank.seen,
+            "levels": self.bank.levels,
             "covering_radius": self.covering_radius,
             "radius_curve": [list(point) for point in self.radius_curve],
             "calibration": self.calibration.to_dict(),
@@ -339,18 +340,3 @@ class Detector:
                 **{name: importlib.metadata.version(name) for name in ("patchcore-plugin", "torch", "numpy")},
             },
         }
-
-
-def _radius_curve(sampler: Sampler, vectors: Tensor, bank: MemoryBank) -> list[tuple[int, float]]:
-    """Return (rows, covering radius) of the bank and, where the sampler knows, of smaller ones."""
-    radii = getattr(sampler, "radii_", None)
-    if radii is None:
-        distance, _ = NearestRows(bank.vectors)(vectors)
-        return [(len(bank.vectors), float(distance.max()))]
-    rows = [math.ceil(fraction * len(vectors)) for fraction in CURVE]
-    rows = sorted({count for count in rows if count < len(radii)} | {len(radii)})
-    return [(count, float(radii[count - 1])) for count in rows]
-
-
-def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(stage, done, total)

@@ -56,6 +56,7 @@ class PatchBuffer:
         self._buffer: Tensor | None = None
         self._grid = (0, 0)
         self._descriptors: list[Tensor] = []
+        self._levels: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -72,6 +73,7 @@ class PatchBuffer:
         if self._buffer is None:
             self.needed = memory.check(self.capacity, height * width, dims, patches.grid.device)
             self._grid = (height, width)
+            self._levels = patches.levels
             self._buffer = patches.grid.new_empty(self.capacity * height * width, dims)
         low = self._count * self._per_photo
         self._buffer[low : low + photos * self._per_photo] = patches.grid.flatten(0, 2)
@@ -100,7 +102,8 @@ class PatchBuffer:
     def patches(self, number: int) -> Patches:
         """Return the patches of one photo."""
         rows = self.vectors(number + 1)[number * self._per_photo :]
-        return Patches(rows.view(1, *self._grid, -1), self._descriptors[number] if self._descriptors else None)
+        image = self._descriptors[number] if self._descriptors else None
+        return Patches(rows.view(1, *self._grid, -1), image, self._levels)
 
     def bank(self, index: Tensor, photos: int | None = None) -> MemoryBank:
         """Return the bank of the rows of ``vectors(photos)`` that a sampler chose."""
@@ -108,7 +111,9 @@ class PatchBuffer:
         place = index % self._per_photo
         row, column = place.div(self._grid[1], rounding_mode="floor"), place % self._grid[1]
         vectors = self.vectors(photos)
-        return MemoryBank(vectors[index], torch.stack([photo, row, column], dim=1), len(vectors))
+        images = torch.cat(self._descriptors[:photos]) if self._descriptors else None
+        origin = torch.stack([photo, row, column], dim=1)
+        return MemoryBank(vectors[index], origin, len(vectors), images, self._levels)
 
 
 def stacked(inputs: Sequence[Input]) -> Tensor:

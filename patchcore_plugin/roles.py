@@ -30,15 +30,19 @@ class Patches:
         Patch vectors by position, [B, h, w, D], floating point.
     image
         A descriptor of each whole photo, [B, G], for methods that use one.
+    levels
+        How many of the D values come from each feature map, in their order, for methods that treat maps apart.
     """
 
     grid: Tensor
     image: Tensor | None = None
+    levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _expect("Patches.grid", self.grid, "[B, h, w, D]", ndim=4)
         if self.image is not None:
             _expect("Patches.image", self.image, "[B, G]", ndim=2)
+        _check_levels("Patches", self.levels, self.grid.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,17 @@ class MemoryBank:
         Where each comes from: training photo, row, column of its grid; int64 [M, 3].
     seen
         Number of patches that the bank stands for (the sampler's input); M if not given.
+    images
+        Descriptors of all training photos, [P, G], whichever of their patches stay; None if the aggregator has none.
+    levels
+        As in `Patches`.
     """
 
     vectors: Tensor
     origin: Tensor
     seen: int | None = None
+    images: Tensor | None = None
+    levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _expect("MemoryBank.vectors", self.vectors, "[M, D]", ndim=2)
@@ -67,12 +77,16 @@ class MemoryBank:
                 f"MemoryBank.origin: expected shape [{len(self.vectors)}, 3], one row per vector, "
                 f"got {list(self.origin.shape)}"
             )
+        if self.images is not None:
+            _expect("MemoryBank.images", self.images, "[P, G]", ndim=2)
+        _check_levels("MemoryBank", self.levels, self.vectors.shape[1])
         if self.seen is None:
             object.__setattr__(self, "seen", len(self.vectors))
 
     def to(self, device: torch.device | str) -> MemoryBank:
         """Return the same bank on `device`."""
-        return MemoryBank(self.vectors.to(device), self.origin.to(device), self.seen)
+        images = None if self.images is None else self.images.to(device)
+        return MemoryBank(self.vectors.to(device), self.origin.to(device), self.seen, images, self.levels)
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,7 @@ class Sampler(Protocol):
 
         A sampler that knows how well they cover the rest may leave a float64 tensor [M] in an
         attribute ``radii_``: after each pick, the largest distance from any row to its nearest pick.
+        One that always keeps every row says so by an attribute ``keeps_all`` that is true.
         """
         ...
 
@@ -166,6 +181,23 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingScorer(Scorer, Protocol):
+    """A scorer that can also learn from patches as they come, so that a fit need not hold those of all photos.
+
+    It is used so where the sampler keeps every patch (``keeps_all``). There is no bank then: `restore` gets one without
+    rows. What it learns must be what `fit` would learn from the bank of the same patches, up to rounding.
+    """
+
+    def update(self, patches: Patches) -> None:
+        """Learn from the patches of some more photos; what `__call__` returns does not change yet."""
+        ...
+
+    def finish(self) -> None:
+        """Score from now on by everything that was learned; `update` may go on afterwards."""
+        ...
+
+
 def hash_weights(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of named tensors: names, dtypes, shapes and bytes, whatever their order."""
     import hashlib
@@ -183,3 +215,8 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
 def _expect(what: str, tensor: Tensor, shape: str, *, ndim: int) -> None:
     if tensor.ndim != ndim:
         raise TensorError(f"{what}: expected shape {shape}, got {list(tensor.shape)}")
+
+
+def _check_levels(what: str, levels: tuple[int, ...] | None, dims: int) -> None:
+    if levels is not None and sum(levels) != dims:
+        raise TensorError(f"{what}.levels: expected counts that add up to {dims} values, got {list(levels)}")

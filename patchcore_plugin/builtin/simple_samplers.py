@@ -47,15 +47,22 @@ def create_random(config: RandomConfig) -> Sampler:
     return random_rows
 
 
-def create_all(config: AllConfig) -> Sampler:
-    """Return a sampler that keeps every patch, in order."""
-    import torch
+class AllRows:
+    """Keeps every patch, in order."""
 
-    def all_rows(vectors: Tensor) -> Tensor:
+    keeps_all = True
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return all rows of `vectors` [N, D], int64 [N]."""
+        import torch
+
         _check("all", vectors)
         return torch.arange(len(vectors), device=vectors.device)
 
-    return all_rows
+
+def create_all(config: AllConfig) -> Sampler:
+    """Return a sampler that keeps every patch, in order."""
+    return AllRows()
 
 
 def _check(name: str, vectors: Tensor) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchcore_plugin.calibration import Calibration, held_out
-from patchcore_plugin.detector import Detector, Progress, Seen
+from patchcore_plugin.calibration import fit_order
+from patchcore_plugin.detector import Detector
 from patchcore_plugin.features import PatchBuffer
+from patchcore_plugin.learning import Kept, Learner, Progress
 from patchcore_plugin.roles import Scorer
 
 
@@ -21,9 +22,10 @@ class TrainingScores(Detector):
 
     _features: PatchBuffer | None = None
 
-    def _calibrate(self, features: PatchBuffer, late: Sequence[Seen], progress: Progress | None) -> Calibration:
-        self._features = features
-        return super()._calibrate(features, late, progress)
+    def _learner(self, capacity: int, progress: Progress | None) -> Learner:
+        kept = Kept(self._parts, capacity, progress)
+        self._features = kept.features
+        return kept
 
     def training_scores(self) -> NDArray[np.float64]:
         """Return the image scores of the photos of the last fit, in their order; once, then their patches are gone.
@@ -40,8 +42,8 @@ class TrainingScores(Detector):
         features, self._features = self._features, None
         assert features is not None
         count = len(features)
-        late = held_out(count, self.seed)
-        order = np.concatenate([np.setdiff1d(np.arange(count), late), late])
+        early, late = fit_order(count, self.seed)
+        order = np.concatenate([early, late])
         known = count - len(late)
         rest = np.random.default_rng(self.seed).permutation(known)
         folds = [np.arange(known, count), *np.array_split(rest, math.ceil(known / len(late)))]
@@ -54,8 +56,7 @@ class TrainingScores(Detector):
         return scores
 
     def _knowing_all_but(self, fold: NDArray[np.int64], features: PatchBuffer) -> Scorer:
-        choice = self.recipe.scorer
-        scorer = self._parts.host.create("scorer", choice.name, **choice.options)
+        scorer = self._parts.fresh_scorer()
         with _at_the_end(fold, features) as known:
             index = self._parts.select(self._parts.sampler(), features.vectors(known))
             scorer.fit(features.bank(index, known))

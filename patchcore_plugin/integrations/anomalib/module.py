@@ -16,7 +16,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
 
-from patchcore_plugin.calibration import held_out
+from patchcore_plugin.calibration import fit_order
 from patchcore_plugin.composition import Composition, Precision
 from patchcore_plugin.errors import DatasetError, OptionError, PatchcoreError
 from patchcore_plugin.features import PatchBuffer
@@ -239,8 +239,8 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
 def _order_of_the_detector(paths: list[str], seed: int) -> list[int]:
     """Return in which order `Detector.fit`, given sorted paths, has the photos: those it holds out come last."""
     ascending = np.argsort(np.array(paths), kind="stable")
-    held = held_out(len(paths), seed)
-    return [*np.delete(ascending, held).tolist(), *ascending[held].tolist()]
+    order: list[int] = ascending[np.concatenate(fit_order(len(paths), seed))].tolist()
+    return order
 
 
 def _rearrange(rows: Tensor, order: list[int]) -> None:
