@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import average_pool, greedy_coreset, knn, simple_samplers, torchvision_backbones
+from . import average_pool, faiss_knn, greedy_coreset, knn, simple_samplers, torchvision_backbones
 
 PLUGINS: dict[str, ModuleType] = {
     "torchvision": torchvision_backbones,
@@ -12,5 +12,6 @@ PLUGINS: dict[str, ModuleType] = {
     "greedy-coreset": greedy_coreset,
     "simple-samplers": simple_samplers,
     "knn": knn,
+    "faiss": faiss_knn,
 }
 """The modules, by the plugin name that they are listed and blocked under."""
