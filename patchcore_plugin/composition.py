@@ -13,6 +13,7 @@ from .host import Host
 from .recipe import Recipe
 from .roles import Aggregator, Backbone, Patches, Sampler, Scorer, Scores
 from .specs import ROLES
+from .tiling import tiled
 
 Precision = Literal["fp32", "bf16"]
 
@@ -74,16 +75,24 @@ class Composition:
         TensorError
             If the backbone's features are not finite.
         """
-        mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.backbone.mean, self.backbone.std)
-        )
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            maps = self.backbone((images.to(self.device) - mean) / std)
-        patches = self.aggregator([features.float() for features in maps])
+        options = self.recipe.preprocessing
+        images = images.to(self.device)
+        if options.tile is None:
+            patches = self._patches(images)
+        else:
+            patches = tiled(images, options.tile, options.overlap, self._patches)
         # The extremes are NaN if anything is: as safe as looking at each value, in a tenth of the time.
         if not torch.isfinite(torch.stack(torch.aminmax(patches.grid))).all():
             raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
         return patches
+
+    def _patches(self, images: Tensor) -> Patches:
+        mean, std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (self.backbone.mean, self.backbone.std)
+        )
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            maps = self.backbone((images - mean) / std)
+        return self.aggregator([features.float() for features in maps])
 
     def fresh_scorer(self) -> Scorer:
         """Return a scorer that has learned nothing yet; `scorer` stays what it is until it is replaced."""

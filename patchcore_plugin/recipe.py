@@ -38,12 +38,22 @@ class Preprocessing:
     """Resize the shorter side to its `size` and keep the proportions, rather than stretch; needs `crop`."""
     crop: tuple[Size, Size] | None = None
     """Height and width of the central part that is inspected; what lies outside is not."""
+    tile: tuple[Size, Size] | None = None
+    """Height and width of the tiles that the network gets one by one, for photos too large or defects too small to be
+    resized; None for the whole input at once."""
+    overlap: Annotated[int, Ge(0)] = 0
+    """Pixels that neighbouring tiles have in common at least; features change gradually there."""
 
     def __post_init__(self) -> None:
         if self.keep_aspect and self.crop is None:
             raise ValueError("keep_aspect needs crop, so that all photos become inputs of one shape")
         if self.crop is not None and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise ValueError(f"crop {list(self.crop)} is larger than size {list(self.size)}")
+        height, width = self.crop or self.size
+        if self.tile is not None and (self.tile[0] > height or self.tile[1] > width):
+            raise ValueError(f"tile {list(self.tile)} is larger than the input, {[height, width]}")
+        if self.overlap and (self.tile is None or self.overlap >= min(self.tile)):
+            raise ValueError(f"overlap {self.overlap} needs a tile that is larger, both ways")
 
 
 @dataclass(frozen=True, kw_only=True)
