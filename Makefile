@@ -10,6 +10,7 @@ help:
 	@echo "make demo   draw photos, fit, predict, evaluate, report; all offline, in ./demo"
 	@echo "make test   formatting, lint, types, import layers, tests"
 	@echo "make lint   the same without the tests"
+	@echo "make docs   build the documentation site into ./site"
 	@echo "make bench  time the kernels beside their references, all sizes: an hour"
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
 	@echo "make bench-compare REF=main  time the fast kernels beside those of another commit; fails if 10 % slower"
@@ -28,6 +29,10 @@ $(READY): pyproject.toml $(PLUGINS:%=%/pyproject.toml) $(NATIVE)
 
 demo: $(READY)
 	$(BIN)/patchcore demo --out demo
+
+.PHONY: docs
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -62,4 +67,4 @@ bench-peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo dist .benchmarks .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) demo dist site .benchmarks .mypy_cache .ruff_cache .pytest_cache
