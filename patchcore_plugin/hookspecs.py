@@ -38,6 +38,8 @@ def patchcore_backbones() -> list[BackboneSpec]:
                 mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
                 def __call__(self, images):
+                    if images.ndim != 4 or images.shape[1] != 3:
+                        raise pp.TensorError(f"colours: expected images [B, 3, H, W], got {list(images.shape)}")
                     return [torch.nn.functional.avg_pool2d(images, config.stride)]
 
                 def to(self, device):
@@ -70,6 +72,8 @@ def patchcore_aggregators() -> list[AggregatorSpec]:
 
         def create(config):
             def finest_map(maps):
+                if not maps:
+                    raise pp.TensorError("finest: expected at least one feature map")
                 return pp.Patches(grid=maps[0].permute(0, 2, 3, 1))
 
             return finest_map
@@ -99,6 +103,8 @@ def patchcore_samplers() -> list[SamplerSpec]:
             import torch
 
             def every(vectors):
+                if vectors.ndim != 2 or len(vectors) == 0:
+                    raise pp.TensorError(f"every: expected vectors [N, D], got {list(vectors.shape)}")
                 return torch.arange(0, len(vectors), config.step, device=vectors.device)
 
             return every
@@ -125,10 +131,14 @@ def patchcore_scorers() -> list[ScorerSpec]:
 
         def create(config):
             class MeanDistance:
+                centre = None
+
                 def fit(self, bank):
                     self.centre = bank.vectors.mean(dim=0)
 
                 def __call__(self, patches):
+                    if self.centre is None or patches.grid.shape[-1] != len(self.centre):
+                        raise pp.TensorError("mean: fit it first, on a bank with as many values as the patches")
                     distance = (patches.grid - self.centre).norm(dim=-1)
                     return pp.Scores(image=distance.flatten(1).amax(dim=1), map=distance)
 
