@@ -5,7 +5,8 @@ decided by `squared_distances`, in float64. So that no decision is ever wrong, t
 give true *lower* bounds. With u = 2^-24 and D dimensions:
 
 1. The points are moved to a common centre and scaled by a power of two, y = s (x - m). The float32
-   copy c of y has ||c - y|| <= 2u ||c||. Write r = ||c|| and R = r_i + r_j, so that
+   copy c of y, rounded from float64 or computed in float32 from a float32 centre, has
+   ||c - y|| <= 2u ||c||. Write r = ||c|| and R = r_i + r_j, so that
    ||c_i - c_j|| <= R. Then  | ||y_i - y_j||^2 - ||c_i - c_j||^2 | <= 4uR^2 + (2uR)^2 < 5uR^2.
 2. n = r^2 is computed in float64 and rounded once: an error below u (n_i + n_j) <= uR^2.
 3. n_j - 2 c_i.c_j is one accumulation of D + 1 terms, in any order, fused or not; the sum of their
@@ -100,6 +101,30 @@ class Screened:
         return Screened(self.points[rows], self.norms[rows], self.lowered[rows])
 
 
+class Screening:
+    """Points that are screened when they are asked for, so that no copy of all is kept.
+
+    Parameters
+    ----------
+    frame
+        That of `points`.
+    points
+        [n, D], any floating dtype.
+    """
+
+    def __init__(self, frame: Frame, points: Tensor) -> None:
+        self._frame = frame
+        self._points = points
+        norms = torch.empty(len(points), dtype=torch.float64, device=points.device)
+        step = chunk_rows(points)
+        for part, norm in zip(points.split(step), norms.split(step), strict=True):
+            norm[:] = frame.centred(part).double().square_().sum(dim=1)
+        self._norms, self._lowered = norms.float(), frame.lowered(norms)
+
+    def __getitem__(self, rows: Tensor | slice) -> Screened:
+        return Screened(self._frame.centred(self._points[rows]), self._norms[rows], self._lowered[rows])
+
+
 class Frame:
     """The centre and scale in which points are screened; see the module for the proof.
 
@@ -123,6 +148,11 @@ class Frame:
         if not math.isfinite(largest):
             raise not_finite()
         self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0
+        # Where float32 neither overflows nor underflows on the way, a difference from a centre that is a float32
+        # itself is rounded once, as is the one from float64.
+        self._single = points.dtype != torch.float64 and 2.0**-60 < largest < 2.0**60
+        if self._single:
+            self.centre = self.centre.float().double()
         self.rounding = product_rounding()
         self.kappa = _kappa(points.shape[1], self.rounding)
 
@@ -134,7 +164,17 @@ class Frame:
         for part, out, norm in zip(points.split(step), copy.split(step), norms.split(step), strict=True):
             out[:] = (part.double() - self.centre) * self.scale
             norm[:] = out.double().square_().sum(dim=1)
-        return Screened(copy, norms.float(), ((1 - 2 * self.kappa) * norms - TINY).float())
+        return Screened(copy, norms.float(), self.lowered(norms))
+
+    def lowered(self, norms: Tensor) -> Tensor:
+        """Return squared norms, float64, lowered by what their share of a product's error may be; float32."""
+        return ((1 - 2 * self.kappa) * norms - TINY).float()
+
+    def centred(self, points: Tensor) -> Tensor:
+        """Return the float32 copies of some of the frame's own points."""
+        if self._single:
+            return (points.float() - self.centre.float()).mul_(self.scale)
+        return ((points.double() - self.centre) * self.scale).float()
 
     def slack(self, norms_a: Tensor, norms_b: Tensor) -> Tensor:
         """Return what turns a lower bound into an upper bound, for squared norms of the two points."""

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from patchcore_plugin.kernels.screening import (
     Frame,
+    Screening,
     chunk_rows,
     lower_bounds,
     squared_distances,
@@ -82,7 +83,7 @@ class LazyGreedy:
         self._count = count
         self._progress = progress
         self._frame = Frame(points)
-        self._screened = self._frame.screen(points)
+        self._screened = Screening(self._frame, points)
         self._stop = -1.0 if radius is None else radius
         # The working matrices stay a fraction of the features, whatever the size of the job.
         self._players = min(MAX_PLAYERS, max(256, math.isqrt(n * dims // 24)))

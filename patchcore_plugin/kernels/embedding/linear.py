@@ -18,7 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def average_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, upsample: str) -> Tensor:
+def average_embedding(
+    maps: Sequence[Tensor],
+    patch_size: int,
+    stride: int,
+    upsample: str,
+    chosen: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Average each map over p x p neighbourhoods, upsample to the first map's grid, and concatenate.
 
     Zero padding counts as values, as in ``AvgPool2d(p, s, (p - 1) // 2)``.
@@ -33,16 +39,21 @@ def average_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, upsa
         s; the grid is that of the first map, divided by s.
     upsample
         "bilinear" (the paper) or "nearest".
+    chosen
+        Channels that are wanted of each map, int64 [K_i] on its device, none perhaps; all of them if not given.
 
     Returns
     -------
     Tensor
-        [B, h, w, sum of C_i], contiguous.
+        [B, h, w, sum of C_i, or of K_i], contiguous.
     """
-    out = _new_grid(maps[0], stride, sum(features.shape[1] for features in maps))
+    counts = [each.shape[1] for each in maps] if chosen is None else [len(each) for each in chosen]
+    out = _new_grid(maps[0], stride, sum(counts))
     filled = 0
-    for features in maps:
-        filled = _write(out, _pool(features, patch_size, stride), filled, filled, upsample)
+    for number, features in enumerate(maps):
+        if counts[number]:
+            wanted = features if chosen is None else _channels(features, chosen[number])
+            filled = _write(out, _pool(wanted, patch_size, stride), filled, filled, upsample)
     return out
 
 
@@ -87,13 +98,18 @@ def _pool(features: Tensor, patch_size: int, stride: int) -> Tensor:
     return F.avg_pool2d(features, patch_size, stride, (patch_size - 1) // 2)
 
 
-def _depthwise(features: Tensor, slots: Sequence[tuple[Tensor, Tensor]], patch_size: int, stride: int) -> Tensor:
+def _channels(features: Tensor, chosen: Tensor) -> Tensor:
     batch, channels, height, width = features.shape
     # Selecting columns of a matrix is an order of magnitude faster than selecting channels of a map.
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    return rows.index_select(1, chosen).view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _depthwise(features: Tensor, slots: Sequence[tuple[Tensor, Tensor]], patch_size: int, stride: int) -> Tensor:
+    features = features.contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     for chosen, kernels in slots:
-        selected = rows.index_select(1, chosen).view(batch, height, width, -1).permute(0, 3, 1, 2)
+        selected = _channels(features, chosen)
         part = F.conv2d(selected, kernels, stride=stride, padding=(patch_size - 1) // 2, groups=len(kernels))
         total = part if total is None else total.add_(part)
     assert total is not None
