@@ -199,8 +199,12 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert failure("fit", empty, "--out", out) == message
     assert failure("predict", out, empty, "--out", tmp_path / "r") == message
     assert failure("evaluate", empty, "--out", tmp_path / "r") == (
-        f"{empty}: neither a category (train/good and test) nor a folder of categories; "
-        "see the MVTec AD layout: CATEGORY/train/good, CATEGORY/test/KIND, CATEGORY/ground_truth/KIND"
+        f"{empty}: in none of the layouts that can be read; "
+        "MVTec AD, MPDD: CATEGORY/train/good, CATEGORY/test/KIND, CATEGORY/ground_truth/KIND; "
+        "BTAD: CATEGORY/train/ok, CATEGORY/test/ok, CATEGORY/test/ko, CATEGORY/ground_truth/ko; "
+        "VisA: split_csv/1cls.csv, CATEGORY/Data; "
+        "KolektorSDD2: train/N.png, train/N_GT.png, test/N.png, test/N_GT.png; "
+        "a .csv file: path, label, split"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
@@ -741,14 +745,14 @@ def test_recipes_list() -> None:
     assert [each["name"] for each in loaded("recipes", "list")] == names
     table = done("recipes", "list").out
     for name in names:
-        assert re.search(rf"^{name} +{re.escape(pp.Recipe.load(name).summary)} *$", table, re.MULTILINE)
+        assert re.search(rf"^{name} +{re.escape(pp.load_recipe(name).summary)} *$", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", pp.Recipe.names())
 def test_what_is_shown_of_a_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.toml"
     file.write_text(done("recipes", "show", name).out, encoding="utf-8")
-    shipped, again = (pp.Recipe.load(each).resolved(pp.Host(), seed=0) for each in (name, str(file)))
+    shipped, again = (pp.load_recipe(each).resolved(pp.Host(), seed=0) for each in (name, str(file)))
     assert {**again.to_dict(), "summary": ""} == {**shipped.to_dict(), "summary": ""}
     assert loaded("recipes", "show", name) == json.loads(json.dumps(shipped.to_dict()))
 

@@ -18,6 +18,10 @@ from patchcore_plugin.datasets import (
 from patchcore_plugin.errors import DatasetError
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
+SUFFIXES = ", ".join(PHOTO_SUFFIXES)
+WHERE = "put good photos into test/good and others into test/KIND-OF-DEFECT"
+NO_TRAIN = "{}: looks like a category of MVTec AD, but train/good is missing; put the good photos there"
+NO_TEST = f"{{}}: looks like a category of MVTec AD, but test is missing; {WHERE}"
 
 
 def touch(root: Path, *names: str) -> list[Path]:
@@ -189,31 +193,32 @@ def test_a_category_is_named_by_its_folder_however_it_is_given(category: Path, m
 
 
 @pytest.mark.parametrize(
-    ("files", "folder", "reason"),
+    ("files", "message"),
     [
-        (["test/good/1.png", "train/bad/1.png"], "train/good", "this folder is missing; "),
-        (["test/good/1.png"], "train/good", "this folder is missing; "),
-        (["train/good/1.png"], "test", "this folder is missing; "),
-        (["train/good/1.png", "test/good/a.md"], "test", "no photos in its subfolders (.bmp, "),
-        (["train/good/1.png", "test/1.png"], "test", "no photos in its subfolders (.bmp, "),
-        (["train/good/a.md", "test/good/1.png"], "train/good", "no photos in this folder (.bmp, "),
+        (["test/good/1.png", "train/bad/1.png"], NO_TRAIN),
+        (["test/bad/1.png", "train/1.png"], NO_TRAIN),
+        (["test/good/1.png"], NO_TRAIN),
+        (["train/good/1.png"], NO_TEST),
+        (["train/good/1.png", "test/good/a.md"], f"{{}}/test: no photos in its subfolders ({SUFFIXES}); {WHERE}"),
+        (["train/good/1.png", "test/1.png"], f"{{}}/test: no photos in its subfolders ({SUFFIXES}); {WHERE}"),
+        (["train/good/a.md", "test/good/1.png"], f"{{}}/train/good: no photos in this folder ({SUFFIXES})"),
     ],
 )
-def test_an_incomplete_category_names_the_folder(tmp_path: Path, files: list[str], folder: str, reason: str) -> None:
+def test_an_incomplete_category_says_what_is_missing(tmp_path: Path, files: list[str], message: str) -> None:
     touch(tmp_path, *files)
     for load in (load_category, load_categories):
         with pytest.raises(DatasetError) as caught:
             load(tmp_path)
-        assert str(caught.value).startswith(f"{tmp_path / folder}: {reason}")
+        assert str(caught.value) == message.format(tmp_path)
 
 
 @pytest.mark.parametrize("load", [load_category, load_categories])
 def test_what_is_no_folder_is_told(tmp_path: Path, load: object) -> None:
     assert callable(load)
     [file] = touch(tmp_path, "a.png")
-    with pytest.raises(DatasetError, match=r"a\.png: a file; name the folder of a dataset$"):
+    with pytest.raises(DatasetError, match=r"a\.png: a file; name the folder of a data set, or a \.csv file$"):
         load(file)
-    with pytest.raises(DatasetError, match=r"gone: no such folder; check the path$"):
+    with pytest.raises(DatasetError, match=r"gone: no such file or folder; check the path$"):
         load(tmp_path / "gone")
 
 
@@ -227,14 +232,23 @@ def test_a_root_gives_its_categories_in_natural_order(tmp_path: Path) -> None:
 
 def test_an_incomplete_category_of_a_root_is_told(category: Path) -> None:
     touch(category.parent, "nut/train/good/1.png")
-    with pytest.raises(DatasetError, match=r"nut.test: this folder is missing"):
+    with pytest.raises(DatasetError) as caught:
         load_categories(category.parent)
+    assert str(caught.value) == NO_TEST.format(category.parent / "nut")
 
 
 def test_a_folder_of_other_things_is_no_root(tmp_path: Path) -> None:
     touch(tmp_path, "photos/1.png")
-    with pytest.raises(DatasetError, match=r": neither a category \(train/good and test\) nor a folder of"):
+    with pytest.raises(DatasetError) as caught:
         load_categories(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: in none of the layouts that can be read; "
+        "MVTec AD, MPDD: CATEGORY/train/good, CATEGORY/test/KIND, CATEGORY/ground_truth/KIND; "
+        "BTAD: CATEGORY/train/ok, CATEGORY/test/ok, CATEGORY/test/ko, CATEGORY/ground_truth/ko; "
+        "VisA: split_csv/1cls.csv, CATEGORY/Data; "
+        "KolektorSDD2: train/N.png, train/N_GT.png, test/N.png, test/N_GT.png; "
+        "a .csv file: path, label, split"
+    )
 
 
 def test_training_takes_the_good_ones_of_a_category(category: Path, tmp_path: Path) -> None:
@@ -254,14 +268,36 @@ def test_training_takes_plain_folders_files_and_lists(tmp_path: Path) -> None:
 
 def test_training_on_many_categories_asks_for_one(category: Path) -> None:
     touch(category.parent, "nut/train/good/1.png")
-    with pytest.raises(DatasetError, match=r": holds categories, .*; choose one: bolt, nut$"):
-        training_photos([category.parent])
+    for read in (lambda root: training_photos([root]), load_category):
+        with pytest.raises(DatasetError) as caught:
+            read(category.parent)
+        assert str(caught.value) == (
+            f"{category.parent}: holds categories, not photos of one product; choose one, such as {category}: bolt, nut"
+        )
+
+
+def test_training_on_a_root_of_one_category_takes_it(category: Path) -> None:
+    assert names(category, training_photos([category.parent])) == ["train/good/9.png", "train/good/10.png"]
 
 
 def test_training_on_a_category_without_good_photos_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "test/good/1.png", "test/scratch/1.png")
-    with pytest.raises(DatasetError, match=r"good: this folder is missing"):
+    with pytest.raises(DatasetError) as caught:
         training_photos([tmp_path])
+    assert str(caught.value) == NO_TRAIN.format(tmp_path)
+
+
+def test_training_needs_no_test_photos(tmp_path: Path) -> None:
+    [good] = touch(tmp_path, "train/good/1.png")
+    assert training_photos([tmp_path]) == [good]
+
+
+def test_a_mask_belongs_to_the_photo_in_its_own_subfolder(tmp_path: Path) -> None:
+    """Masks in a folder per photo, as of MVTec LOCO AD, are nobody's; those of a subfolder are its photos'."""
+    touch(tmp_path, "train/good/1.png", "test/bent/000.png", "test/bent/001.png", "test/bent/left/000.png")
+    touch(tmp_path, "ground_truth/bent/000/000.png", "ground_truth/bent/000/001.png")
+    [left] = touch(tmp_path, "ground_truth/bent/left/000_mask.png")
+    assert [photo.mask for photo in load_category(tmp_path).test] == [None, None, left]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real photos are not beside this checkout")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import setup
 from .console import Reporter, number, print_json
+
+if TYPE_CHECKING:
+    from patchcore_plugin.detector import Detector
+    from patchcore_plugin.ensemble import Ensemble
 
 
 def command(
@@ -17,7 +21,7 @@ def command(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Photos of good parts: folders, files, .txt lists, or one MVTec-style category.", readable=False
+            help="Photos of good parts: folders, files, .txt lists, or one category of a data set.", readable=False
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Model file to write (.safetensors).")],
@@ -55,15 +59,11 @@ def command(
         detector.fit(photos, on_error=on_error, progress=progress, announce=progress.note)
     detector.save(out)
     seconds = time.perf_counter() - start
-    bank = detector.bank
-    summary = {
+    summary: dict[str, Any] = {
         "model": str(out),
         "photos": len(photos) - len(detector.skipped),
         "skipped": [str(error) for error in detector.skipped],
-        "bank_rows": len(bank.vectors),
-        "patches_seen": bank.seen,
-        "covering_radius": detector.covering_radius,
-        "radius_curve": detector.radius_curve,
+        **_learned(detector),
         "threshold": detector.threshold,
         "threshold_source": detector.calibration.source,
         "seconds": seconds,
@@ -73,12 +73,33 @@ def command(
     else:
         print(f"model      {out}")
         print(f"photos     {summary['photos']}, in {seconds:.1f} s")
-        print(
-            f"bank       {len(bank.vectors)} of {bank.seen} patches, covering radius {number(detector.covering_radius)}"
-        )
-        if len(detector.radius_curve) > 1:
-            curve = "  ".join(f"{rows}: {number(radius, 3)}" for rows, radius in detector.radius_curve)
-            print(f"smaller    covering radius by bank rows, for --set sampler.radius=...  {curve}")
+        if "members" not in summary:
+            _show(summary, "")
+        for place, member in enumerate(summary.get("members", ())):
+            print(f"member {place}   {member['name']}")
+            _show(member, f"{place}.")
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
         print(f"next       patchcore predict {out} PHOTOS --out results")
     setup.report_unreadable(detector.skipped, len(photos))
+
+
+def _learned(detector: Detector | Ensemble) -> dict[str, Any]:
+    """Return what is in the bank, or in those of an ensemble's members."""
+    from patchcore_plugin.ensemble import Ensemble
+
+    if isinstance(detector, Ensemble):
+        return {"members": [{"name": member.recipe.name, **_learned(member)} for member in detector.members]}
+    return {
+        "bank_rows": detector.bank_rows,
+        "patches_seen": detector.bank.seen,
+        "covering_radius": detector.covering_radius,
+        "radius_curve": detector.radius_curve,
+    }
+
+
+def _show(learned: dict[str, Any], prefix: str) -> None:
+    radius = number(learned["covering_radius"])
+    print(f"bank       {learned['bank_rows']} of {learned['patches_seen']} patches, covering radius {radius}")
+    if len(learned["radius_curve"]) > 1:
+        curve = "  ".join(f"{rows}: {number(radius, 3)}" for rows, radius in learned["radius_curve"])
+        print(f"smaller    covering radius by bank rows, for --set {prefix}sampler.radius=...  {curve}")
