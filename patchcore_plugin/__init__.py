@@ -20,7 +20,17 @@ from .errors import (
 )
 from .hookspecs import hookimpl
 from .host import Component, Host, Plugin
-from .roles import Aggregator, Backbone, MemoryBank, Patches, Sampler, Scorer, Scores, hash_weights
+from .roles import (
+    Aggregator,
+    Backbone,
+    MemoryBank,
+    Patches,
+    Sampler,
+    Scorer,
+    Scores,
+    StreamingScorer,
+    hash_weights,
+)
 from .specs import (
     CONTRACT_VERSION,
     AggregatorSpec,
@@ -32,6 +42,9 @@ from .specs import (
 
 if TYPE_CHECKING:
     from .detector import Detector
+    from .ensemble import Ensemble
+    from .ensemble_recipe import EnsembleRecipe, load_recipe
+    from .models import load_model, model_of
     from .prediction import Nearest, Prediction
     from .recipe import Recipe
     from .staged import StagedBackbone, initialise
@@ -46,6 +59,8 @@ __all__ = [
     "ComponentSpec",
     "DatasetError",
     "Detector",
+    "Ensemble",
+    "EnsembleRecipe",
     "Host",
     "ImageError",
     "MemoryBank",
@@ -64,20 +79,29 @@ __all__ = [
     "ScorerSpec",
     "Scores",
     "StagedBackbone",
+    "StreamingScorer",
     "TensorError",
     "WeightsError",
     "hash_weights",
     "hookimpl",
     "initialise",
+    "load_model",
+    "load_recipe",
+    "model_of",
 ]
 
 _LAZY = {
     "Detector": "detector",
+    "Ensemble": "ensemble",
+    "EnsembleRecipe": "ensemble_recipe",
     "Nearest": "prediction",
     "Prediction": "prediction",
     "Recipe": "recipe",
     "StagedBackbone": "staged",
     "initialise": "staged",
+    "load_model": "models",
+    "load_recipe": "ensemble_recipe",
+    "model_of": "models",
 }
 
 

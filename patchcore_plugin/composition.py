@@ -33,6 +33,8 @@ class Composition:
         "fp32", or "bf16" to run the backbone in bfloat16.
     host
         Where the components come from; all installed plugins by default.
+    backbone
+        The recipe's backbone, if it is there already; made anew by default.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Composition:
         device: str | torch.device = "auto",
         precision: Precision = "fp32",
         host: Host | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
         self.host = host or Host()
         self.seed = seed
@@ -51,7 +54,7 @@ class Composition:
         if precision not in get_args(Precision):
             raise OptionError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}")
         self.precision = precision
-        self.backbone: Backbone = self._component("backbone").to(self.device)
+        self.backbone: Backbone = (backbone or self._component("backbone")).to(self.device)
         self.aggregator: Aggregator = self._component("aggregator")
         self.scorer: Scorer = self.fresh_scorer()
 
@@ -82,7 +85,8 @@ class Composition:
         else:
             patches = tiled(images, options.tile, options.overlap, self._patches)
         # The extremes are NaN if anything is: as safe as looking at each value, in a tenth of the time.
-        if not torch.isfinite(torch.stack(torch.aminmax(patches.grid))).all():
+        found = [patches.grid] if patches.image is None else [patches.grid, patches.image]
+        if not all(torch.isfinite(torch.stack(torch.aminmax(each))).all() for each in found):
             raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
         return patches
 

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from . import model_file
-from .calibration import Calibration, fit_order
+from .calibration import Calibration
 from .composition import Composition, Precision
 from .errors import ImageError, ModelFileError, PluginError, TensorError, WeightsError
-from .features import Input, OnError, Photo, read_batches, stacked
+from .features import Input, OnError, Photo, stacked
 from .host import Host
 from .learning import Judged, Learner, Progress, learner
 from .prediction import Prediction, nearest_patch
 from .preprocessing import anomaly_map, geometry
+from .reading import Read, judge_each, read_good
 from .recipe import Recipe
-from .roles import MemoryBank
+from .roles import Backbone, MemoryBank
 from .specs import ROLES
-
-
-class Seen(NamedTuple):
-    """A training photo: where it is, if it is a file, and its height and width."""
-
-    path: str | None
-    shape: tuple[int, int]
 
 
 class Detector:
@@ -50,6 +44,8 @@ class Detector:
         so scores rounded; distances between them stay exact.
     host
         Where the components come from; all installed plugins by default.
+    backbone
+        The recipe's backbone, if it is there already; made anew by default.
     """
 
     def __init__(
@@ -60,8 +56,9 @@ class Detector:
         device: str = "auto",
         precision: Precision = "fp32",
         host: Host | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
-        self._parts = Composition(recipe, seed=seed, device=device, precision=precision, host=host)
+        self._parts = Composition(recipe, seed=seed, device=device, precision=precision, host=host, backbone=backbone)
         self._bank: MemoryBank | None = None
         self._photos: list[dict[str, Any]] = []
         self.calibration = Calibration.none("not fitted")
@@ -124,6 +121,11 @@ class Detector:
         return self._bank
 
     @property
+    def bank_rows(self) -> int:
+        """How many rows the memory bank has: none, where the scorer learned from patches as they came."""
+        return len(self.bank.vectors)
+
+    @property
     def threshold(self) -> float | None:
         """The image score above which a photo is called anomalous; None if there is none."""
         return self.calibration.threshold
@@ -171,20 +173,29 @@ class Detector:
             For an unreadable photo, if `on_error` is "stop"; if no photo is left.
         """
         learning = self._learner(len(photos), progress)
-        early, late = fit_order(len(photos), self.seed)
-        self.skipped = []
-
-        def reading(done: int) -> None:
-            if progress is not None:
-                progress("reading photos", done, len(photos))
-
-        seen = self._extract(learning, [photos[i] for i in early], on_error, reading, announce)
-        learning.hold_out()
-        held = self._extract(learning, [photos[i] for i in late], on_error, lambda done: reading(len(early) + done))
-        self.calibration = self._calibration(learning.judged(), held, len(seen + held))
-        self._parts.scorer, self._bank, self.radius_curve = learning.learned()
-        self._photos = [{"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in seen + held]
+        read = read_good(
+            photos,
+            self.recipe.preprocessing,
+            self.seed,
+            add=lambda images: learning.add(self._parts.patches(images)),
+            hold_out=learning.hold_out,
+            on_error=on_error,
+            progress=progress,
+            announce=None if announce is None else lambda seconds: announce(learning.describe(seconds)),
+        )
+        self._finish(learning, read)
         return self
+
+    def _finish(self, learning: Learner, read: Read) -> list[Judged]:
+        """Become what was learned from the photos that were read; return what the held-out ones got."""
+        self.skipped = read.skipped
+        judged = learning.judged()
+        self.calibration = self._calibration(judged, read)
+        self._parts.scorer, self._bank, self.radius_curve = learning.learned()
+        self._photos = [
+            {"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in read.early + read.late
+        ]
+        return judged
 
     def _learner(self, capacity: int, progress: Progress | None) -> Learner:
         return learner(self._parts, capacity, progress)
@@ -201,22 +212,12 @@ class Detector:
 
         Where `on_error` is "skip", the error of an unreadable photo is yielded in its place.
         """
-        bank = self.bank
-        origin = bank.origin.cpu().numpy()
-        for batch in read_batches(photos, self.recipe.preprocessing, on_error):
-            good = [item for item in batch if isinstance(item, Input)]
-            judged = self._judge(good, origin) if good else iter(())
-            for item in batch:
-                yield item if isinstance(item, ImageError) else next(judged)
+        origin = self.bank.origin.cpu().numpy()
+        return judge_each(photos, self.recipe.preprocessing, lambda inputs: self._judge(inputs, origin), on_error)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector to one .safetensors file, replacing an older one only when complete."""
-        bank = self.bank
-        tensors = {"bank.vectors": bank.vectors, "bank.origin": bank.origin}
-        if bank.images is not None:
-            tensors["bank.images"] = bank.images
-        tensors |= {f"scorer.{name}": tensor for name, tensor in self._parts.scorer.state().items()}
-        model_file.save(Path(path), tensors, self._manifest())
+        model_file.save(Path(path), self._tensors(), self._manifest())
 
     @classmethod
     def load(
@@ -233,23 +234,22 @@ class Detector:
         """
         path = Path(path)
         tensors, manifest = model_file.load(path)
+        if "members" in manifest:
+            raise ModelFileError(f"{path}: holds an ensemble; load it with patchcore_plugin.load_model")
         host = host or Host()
         recipe = Recipe.from_dict(manifest["recipe"])
-        for role in ROLES:
-            try:
-                host.component(role, recipe.choice(role).name)
-            except PluginError as error:
-                needed = manifest["plugins"][role]["distribution"]
-                raise ModelFileError(
-                    f"{path}: needs {role} {recipe.choice(role).name!r}, which is not available here; "
-                    f"pip install --upgrade {needed} (details: patchcore plugins list)"
-                ) from error
+        require_components(path, recipe, manifest, host)
         precision = precision or manifest["precision"]
         detector = cls(recipe, seed=manifest["seed"], device=device, precision=precision, host=host)
-        if detector._parts.backbone.weight_hash() != manifest["backbone_sha256"]:
+        detector._restore(path, tensors, manifest)
+        return detector
+
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
+        """Become what was saved."""
+        if self._parts.backbone.weight_hash() != manifest["backbone_sha256"]:
             raise WeightsError(
-                f"{path}: backbone {recipe.backbone.name!r} has other weights here than the model was fitted with; "
-                "install the versions that 'patchcore plugins show' and the model's manifest name, or fit again"
+                f"{path}: backbone {self.recipe.backbone.name!r} has other weights here than the model was fitted "
+                "with; install the versions that 'patchcore plugins show' and the model's manifest name, or fit again"
             )
         levels = manifest.get("levels")
         bank = MemoryBank(
@@ -259,52 +259,26 @@ class Detector:
             tensors.get("bank.images"),
             levels if levels is None else tuple(levels),
         )
-        detector._bank = bank.to(detector.device)
+        self._bank = bank.to(self.device)
         state = {
-            name.removeprefix("scorer."): tensor.to(detector.device)
+            name.removeprefix("scorer."): tensor.to(self.device)
             for name, tensor in tensors.items()
             if name.startswith("scorer.")
         }
-        detector._parts.scorer.restore(detector._bank, state)
-        detector._photos = manifest["photos"]
-        detector.calibration = Calibration.from_dict(manifest["calibration"])
-        detector.radius_curve = [(rows, radius) for rows, radius in manifest["radius_curve"]]
-        return detector
+        self._parts.scorer.restore(self._bank, state)
+        self._photos = manifest["photos"]
+        self.calibration = Calibration.from_dict(manifest["calibration"])
+        self.radius_curve = [(rows, radius) for rows, radius in manifest["radius_curve"]]
 
-    def _extract(
-        self,
-        learning: Learner,
-        photos: Sequence[Photo],
-        on_error: OnError,
-        reading: Callable[[int], None],
-        announce: Callable[[str], object] | None = None,
-    ) -> list[Seen]:
-        """Let the learner have the patches of photos; return the photos that could be read."""
-        seen: list[Seen] = []
-        done = 0
-        start = time.perf_counter()
-        for batch in read_batches(photos, self.recipe.preprocessing, on_error):
-            good = [item for item in batch if isinstance(item, Input)]
-            self.skipped += [item for item in batch if isinstance(item, ImageError)]
-            if good:
-                learning.add(self._parts.patches(stacked(good)))
-                seen += [Seen(item.path, item.shape.photo) for item in good]
-                if announce is not None:
-                    announce(learning.describe(time.perf_counter() - start))
-                    announce = None
-            done += len(batch)
-            reading(done)
-        return seen
-
-    def _calibration(self, judged: Sequence[Judged], held: Sequence[Seen], total: int) -> Calibration:
+    def _calibration(self, judged: Sequence[Judged], read: Read) -> Calibration:
         if not judged:
             return Calibration.none("too few photos to hold one out")
         maps = [
             anomaly_map(found.map, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map)
-            for found, photo in zip(judged, held, strict=True)
+            for found, photo in zip(judged, read.late, strict=True)
             if found.map is not None
         ]
-        return Calibration.of_good([found.score for found in judged], maps, total)
+        return Calibration.of_good([found.score for found in judged], maps, len(read.early + read.late))
 
     def _judge(self, inputs: Sequence[Input], origin: NDArray[np.int64]) -> Iterator[Prediction]:
         scores = self._parts.score(self._parts.patches(stacked(inputs)))
@@ -317,14 +291,14 @@ class Detector:
                 full = anomaly_map(maps[i], item.shape, self.recipe.map)
                 if rows is not None:
                     nearest = nearest_patch(item.shape, maps[i], rows[i], origin, self._photos, options)
-            yield Prediction(
-                path=item.path,
-                score=score,
-                anomaly_map=full,
-                threshold=self.threshold,
-                is_anomalous=None if self.threshold is None else score > self.threshold,
-                nearest=nearest,
-            )
+            yield Prediction.against(self.threshold, item.path, score, full, nearest)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        bank = self.bank
+        tensors = {"bank.vectors": bank.vectors, "bank.origin": bank.origin}
+        if bank.images is not None:
+            tensors["bank.images"] = bank.images
+        return tensors | {f"scorer.{name}": tensor for name, tensor in self._parts.scorer.state().items()}
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -335,8 +309,24 @@ class Detector:
             "covering_radius": self.covering_radius,
             "radius_curve": [list(point) for point in self.radius_curve],
             "calibration": self.calibration.to_dict(),
-            "software": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in ("patchcore-plugin", "torch", "numpy")},
-            },
+            "software": software(),
         }
+
+
+def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], host: Host) -> None:
+    """Refuse a model whose components are not here, and say what installs them."""
+    for role in ROLES:
+        try:
+            host.component(role, recipe.choice(role).name)
+        except PluginError as error:
+            needed = manifest["plugins"][role]["distribution"]
+            raise ModelFileError(
+                f"{path}: needs {role} {recipe.choice(role).name!r}, which is not available here; "
+                f"pip install --upgrade {needed} (details: patchcore plugins list)"
+            ) from error
+
+
+def software() -> dict[str, str]:
+    """Return, for a manifest, the versions of what computes."""
+    packages = ("patchcore-plugin", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -26,19 +28,10 @@ from .results import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sized
-
     from .datasets import Category, TestPhoto
 
 Progress = Callable[[str, int, int], None]
 OnError = Literal["stop", "skip"]
-
-
-class BankLike(Protocol):
-    """The part of a memory bank that is reported."""
-
-    @property
-    def vectors(self) -> Sized: ...  # noqa: D102
 
 
 class DetectorLike(Protocol):
@@ -47,7 +40,7 @@ class DetectorLike(Protocol):
     @property
     def covering_radius(self) -> float | None: ...  # noqa: D102
     @property
-    def bank(self) -> BankLike: ...  # noqa: D102
+    def bank_rows(self) -> int: ...  # noqa: D102
     @property
     def skipped(self) -> Sequence[ImageError]: ...  # noqa: D102
     @property
@@ -108,15 +101,43 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation((), dict(recipe or {}))
     for category in categories:
-        result = _evaluate_one(category, make_detector(), out / category.name, on_error, progress)
+        result = evaluate_category(category, make_detector(), out / category.name, on_error=on_error, progress=progress)
         evaluation = replace(evaluation, categories=(*evaluation.categories, result))
         write_json(out / "metrics.json", evaluation.to_json())
     return evaluation
 
 
-def _evaluate_one(
-    category: Category, detector: DetectorLike, folder: Path, on_error: OnError, progress: Progress | None
+def evaluate_category(
+    category: Category,
+    detector: DetectorLike,
+    folder: Path,
+    *,
+    on_error: OnError = "skip",
+    progress: Progress | None = None,
+    probe: Callable[[], Mapping[str, float | None]] = dict,
 ) -> CategoryResult:
+    """Fit a detector on one category, and measure what it finds in the test photos.
+
+    Parameters
+    ----------
+    category
+        What to evaluate on.
+    detector
+        One that was not fitted yet.
+    folder
+        Where ``results.jsonl`` and the pictures go; made if it is missing.
+    on_error, progress
+        As of `evaluate`.
+    probe
+        Called once, when the last photo is judged and no figure is computed yet; returns further figures, such as
+        the memory that was in use.
+
+    Raises
+    ------
+    ImageError, PatchcoreError
+        As of `evaluate`.
+    """
+
     def report(stage: str, done: int, total: int) -> None:
         if progress is not None:
             progress(f"{category.name}: {stage}", done, total)
@@ -125,12 +146,12 @@ def _evaluate_one(
     detector.fit(category.train, on_error=on_error, progress=report)
     fit_seconds = time.perf_counter() - start
 
-    pixels = PixelScores()
     photos: list[PhotoResult] = []
     failed = [Failure(error.path or "an array", str(error)) for error in detector.skipped]
+    fitted = len(category.train) - len(failed)
     has_maps = False
     timed = _Timed(detector.predict_each([photo.path for photo in category.test], on_error=on_error))
-    with ResultsWriter(folder, detector.map_scale) as writer:
+    with ResultsWriter(folder, detector.map_scale) as writer, _Spool(folder) as spool:
         report("predict", 0, len(category.test))
         for done, (photo, prediction) in enumerate(zip(category.test, timed, strict=True), start=1):
             try:
@@ -139,15 +160,18 @@ def _evaluate_one(
                 photos.append(_record(photo, prediction, writer))
                 if prediction.anomaly_map is not None:
                     has_maps = True
-                    _gather(pixels, photo, prediction.anomaly_map)
+                    mask = _truth(photo, prediction.anomaly_map)
+                    if mask is not None:
+                        spool.add(mask, prediction.anomaly_map)
             except ImageError as error:
                 if on_error == "stop":
                     raise
                 failed.append(Failure(str(photo.path), str(error)))
             report("predict", done, len(category.test))
+        probed = probe()
+        pixel = spool.scores().metrics()
 
     image = image_metrics([photo.is_anomalous for photo in photos], [photo.score for photo in photos])
-    pixel = pixels.metrics()
     return CategoryResult(
         name=category.name,
         metrics={
@@ -157,9 +181,11 @@ def _evaluate_one(
             "pixel_auroc": pixel.auroc,
             "aupro": pixel.aupro,
             "fit_seconds": fit_seconds,
+            "fit_seconds_per_image": fit_seconds / fitted if fitted else None,
             "predict_seconds_per_image": timed.seconds / len(photos) if photos else None,
-            "bank_rows": len(detector.bank.vectors),
+            "bank_rows": detector.bank_rows,
             "covering_radius": finite(detector.covering_radius),
+            **probed,
         },
         image=image.thinned(),
         pixel=pixel.thinned(),
@@ -183,19 +209,48 @@ def _record(photo: TestPhoto, prediction: PredictionLike, writer: ResultsWriter)
     )
 
 
-def _gather(pixels: PixelScores, photo: TestPhoto, anomaly_map: npt.NDArray[Any]) -> None:
-    """Add a photo's pixels; a defective one without a mask says nothing about pixels and is left out."""
-    if photo.mask is not None:
-        mask = images.read_mask(photo.mask)
-        if mask.shape != anomaly_map.shape:
-            (height, width), (rows, columns) = mask.shape, anomaly_map.shape
-            raise ImageError(
-                f"{photo.mask}: the mask has {width} x {height} pixels, but its photo {photo.path} "
-                f"has {columns} x {rows}; draw the mask on the photo as it is"
-            )
-        pixels.add(mask, anomaly_map)
-    elif not photo.is_anomalous:
-        pixels.add(np.zeros(anomaly_map.shape, dtype=np.bool_), anomaly_map)
+def _truth(photo: TestPhoto, anomaly_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Return where a photo is defective; None for a defective one without a mask, which says nothing about pixels."""
+    if photo.mask is None:
+        return None if photo.is_anomalous else np.zeros(anomaly_map.shape, dtype=np.bool_)
+    mask = images.read_mask(photo.mask)
+    if mask.shape != anomaly_map.shape:
+        (height, width), (rows, columns) = mask.shape, anomaly_map.shape
+        raise ImageError(
+            f"{photo.mask}: the mask has {width} x {height} pixels, but its photo {photo.path} "
+            f"has {columns} x {rows}; draw the mask on the photo as it is"
+        )
+    return mask
+
+
+class _Spool:
+    """Keeps masks and maps in a file until all photos are judged: in memory they would look like the method's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def __enter__(self) -> _Spool:
+        self._file = tempfile.TemporaryFile(dir=self._folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, mask: npt.NDArray[np.bool_], anomaly_map: npt.NDArray[Any]) -> None:
+        np.save(self._file, mask, allow_pickle=False)
+        np.save(self._file, anomaly_map, allow_pickle=False)
+        self._count += 1
+
+    def scores(self) -> PixelScores:
+        pixels = PixelScores()
+        self._file.seek(0)
+        for _ in range(self._count):
+            mask = np.load(self._file, allow_pickle=False)
+            pixels.add(mask, np.load(self._file, allow_pickle=False))
+        return pixels
 
 
 @dataclass

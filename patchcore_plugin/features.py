@@ -71,7 +71,8 @@ class PatchBuffer:
         """
         photos, height, width, dims = patches.grid.shape
         if self._buffer is None:
-            self.needed = memory.check(self.capacity, height * width, dims, patches.grid.device)
+            size = patches.grid.element_size()
+            self.needed = memory.check(self.capacity, height * width, dims, patches.grid.device, size)
             self._grid = (height, width)
             self._levels = patches.levels
             self._buffer = patches.grid.new_empty(self.capacity * height * width, dims)
@@ -105,6 +106,16 @@ class PatchBuffer:
         image = self._descriptors[number] if self._descriptors else None
         return Patches(rows.view(1, *self._grid, -1), image, self._levels)
 
+    def exchange(self, some: Sequence[int], others: Sequence[int]) -> None:
+        """Let photos change places with as many others, patches and descriptors alike."""
+        photos = self.vectors().unflatten(0, (len(self), -1))
+        kept = photos[list(some)]
+        photos[list(some)] = photos[list(others)]
+        photos[list(others)] = kept
+        if self._descriptors:
+            for one, other in zip(some, others, strict=True):
+                self._descriptors[one], self._descriptors[other] = self._descriptors[other], self._descriptors[one]
+
     def bank(self, index: Tensor, photos: int | None = None) -> MemoryBank:
         """Return the bank of the rows of ``vectors(photos)`` that a sampler chose."""
         photo = index.div(self._per_photo, rounding_mode="floor")
@@ -113,7 +124,9 @@ class PatchBuffer:
         vectors = self.vectors(photos)
         images = torch.cat(self._descriptors[:photos]) if self._descriptors else None
         origin = torch.stack([photo, row, column], dim=1)
-        return MemoryBank(vectors[index], origin, len(vectors), images, self._levels)
+        # Nobody changes what is in the buffer, so that a bank of all rows in order need not be a copy.
+        every = len(index) == len(vectors) and bool((index == torch.arange(len(index), device=index.device)).all())
+        return MemoryBank(vectors if every else vectors[index], origin, len(vectors), images, self._levels)
 
 
 def stacked(inputs: Sequence[Input]) -> Tensor:

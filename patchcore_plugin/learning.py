@@ -42,6 +42,11 @@ class Learned(NamedTuple):
 class Learner(Protocol):
     """A fit in progress: `add` photos, `hold_out`, `add` the held-out ones, `judged`, and `learned` from all."""
 
+    @property
+    def needed(self) -> float:
+        """Bytes that it takes at most, and that grow with the photos; known after the first batch."""
+        ...
+
     def add(self, patches: Patches) -> None:
         """Take the patches of a batch of photos."""
         ...
@@ -90,6 +95,11 @@ class Kept:
         self._progress = progress
         self._known = 0
 
+    @property
+    def needed(self) -> float:
+        """Bytes that the patches, and the work on them, take at most."""
+        return self.features.needed
+
     def add(self, patches: Patches) -> None:
         """Keep the patches of a batch of photos."""
         self.features.add(patches)
@@ -136,6 +146,8 @@ class Streamed:
     capacity
         How many photos there will be at most.
     """
+
+    needed = 0.0
 
     def __init__(self, scorer: StreamingScorer, capacity: int) -> None:
         self._scorer = scorer

@@ -24,7 +24,7 @@ def available(device: torch.device) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def check(photos: int, patches: int, dims: int, device: torch.device) -> float:
+def check(photos: int, patches: int, dims: int, device: torch.device, size: int = 4) -> float:
     """Return how many bytes a fit takes at most; refuse one that cannot fit into the memory of `device`.
 
     Parameters
@@ -32,14 +32,18 @@ def check(photos: int, patches: int, dims: int, device: torch.device) -> float:
     photos
         How many training photos.
     patches, dims
-        Patches of each, and values of a patch (float32).
+        Patches of each, and values of a patch.
+    device
+        Where the fit is to work.
+    size
+        Bytes of a value as it is kept; whatever is made of it may take float32's.
 
     Raises
     ------
     PatchcoreError
         With what it takes, what there is, and the ways to need less.
     """
-    needed = COPIES * photos * patches * dims * 4
+    needed = photos * patches * dims * (size + (COPIES - 1) * 4)
     free = available(device)
     if free is not None and needed > free:
         raise PatchcoreError(

@@ -18,11 +18,12 @@ from torch import Tensor
 from .errors import ModelFileError
 from .roles import hash_weights
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest format that this program reads. A file is written in the oldest one that can hold it."""
 _ENTRY = "patchcore"
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
+def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], *, version: int = 1) -> None:
     """Write a model file; the old one at `path` stays whole until the new one is complete on disk.
 
     Parameters
@@ -33,6 +34,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any])
         What is stored.
     manifest
         JSON-like description.
+    version
+        The format: that of the oldest program that can read this.
 
     Raises
     ------
@@ -42,7 +45,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any])
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()}
     complete = {**manifest, "tensors": described, "sha256": hash_weights(stored)}
-    content = {"format": FORMAT_VERSION, "sha256": _digest(complete), "manifest": complete}
+    content = {"format": version, "sha256": _digest(complete), "manifest": complete}
     # One entry, because several are written in random order, and equal models should be equal files.
     metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
     temporary: Path | None = None
@@ -89,7 +92,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: written in format {version}, newer than this version reads ({FORMAT_VERSION}); "
             "pip install --upgrade patchcore-plugin"
         )
-    if version != FORMAT_VERSION or not isinstance(manifest, dict) or _digest(manifest) != digest:
+    if not isinstance(version, int) or version < 1 or not isinstance(manifest, dict) or _digest(manifest) != digest:
         raise _damaged(path, "its manifest does not match its checksum")
     return manifest
 

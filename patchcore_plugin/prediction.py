@@ -62,6 +62,26 @@ class Prediction:
     is_anomalous: bool | None
     nearest: Nearest | None
 
+    @classmethod
+    def against(
+        cls,
+        threshold: float | None,
+        path: str | None,
+        score: float,
+        anomaly_map: NDArray[np.float32] | None,
+        nearest: Nearest | None,
+    ) -> Prediction:
+        """Return what was found, with the verdict by the threshold."""
+        is_anomalous = None if threshold is None else score > threshold
+        return cls(
+            path=path,
+            score=score,
+            anomaly_map=anomaly_map,
+            threshold=threshold,
+            is_anomalous=is_anomalous,
+            nearest=nearest,
+        )
+
 
 def nearest_patch(
     shape: Geometry,

@@ -89,12 +89,23 @@ def anomaly_map(scores: NDArray[np.float32], shape: Geometry, options: Map) -> N
     Upsampled to the network's input, blurred there (sigma in its pixels; Gaussian up to four sigma,
     borders reflected), and resized to the inspected part of the photo. Outside that part it is 0.
     """
+    return on_photo(upsampled(scores, shape, options), shape, options)
+
+
+def upsampled(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
+    """Return patch scores [h, w] at the size of the network's input; the first half of `anomaly_map`."""
     _, _, height, width = shape.crop
     interpolation = cv2.INTER_LINEAR if options.upsample == "bilinear" else cv2.INTER_NEAREST
-    full = cv2.resize(scores, (width, height), interpolation=interpolation)
+    return np.asarray(cv2.resize(scores, (width, height), interpolation=interpolation), dtype=np.float32)
+
+
+def on_photo(full: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
+    """Return a map of the network's input, blurred, as a map of the photo; the second half of `anomaly_map`."""
     if options.sigma > 0:
         side = 2 * int(4 * options.sigma + 0.5) + 1
-        full = cv2.GaussianBlur(full, (side, side), options.sigma, borderType=cv2.BORDER_REFLECT)
+        full = np.asarray(
+            cv2.GaussianBlur(full, (side, side), options.sigma, borderType=cv2.BORDER_REFLECT), dtype=np.float32
+        )
     top, left, bottom, right = shape.box()
     inside = cv2.resize(full, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     if inside.shape == shape.photo:

@@ -110,30 +110,9 @@ class Recipe:
         Raises
         ------
         OptionError
-            If there is no such recipe, or it is not a recipe.
+            If there is no such recipe, it is not a recipe, or it is an ensemble (`load_recipe` returns either).
         """
-        if name.endswith(".toml"):
-            path = Path(name)
-            if not path.is_file():
-                raise OptionError(f"recipe file {name} does not exist")
-            try:
-                text, stem = path.read_text(encoding="utf-8"), path.stem
-            except UnicodeDecodeError as error:
-                raise OptionError(f"recipe file {name} is not UTF-8 text: {error}") from error
-        else:
-            names = cls.names()
-            if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise OptionError(
-                    f"unknown recipe {name!r}; {hint}available: {', '.join(names)}, or the path of a .toml file"
-                )
-            text = files(__package__).joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
-            stem = name
-        try:
-            return cls.from_dict({"name": stem, **tomllib.loads(text)})
-        except tomllib.TOMLDecodeError as error:
-            raise OptionError(f"recipe {name}: not valid TOML: {error}") from error
+        return cls.from_dict(read_recipe(name))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -145,6 +124,8 @@ class Recipe:
             For a missing role, a table or option that does not exist, or a value that it cannot take.
         """
         owner = f"recipe {data.get('name', '?')!r}"
+        if "members" in data:
+            raise OptionError(f"{owner} is an ensemble, not a single method; name one of its members here")
         allowed = ("name", "summary", *ROLES, "preprocessing", "map")
         for key in data:
             if key not in allowed:
@@ -225,3 +206,35 @@ class Recipe:
             written: dict[str, Any] = {role: Choice(name=choice.name, options=dataclasses.asdict(config))}
             recipe = dataclasses.replace(recipe, **written)
         return recipe
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return what stands in the shipped recipe of that name, or in the TOML file of that path; its name included.
+
+    Raises
+    ------
+    OptionError
+        If there is no such recipe, or it is not TOML.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise OptionError(f"recipe file {name} does not exist")
+        try:
+            text, stem = path.read_text(encoding="utf-8"), path.stem
+        except UnicodeDecodeError as error:
+            raise OptionError(f"recipe file {name} is not UTF-8 text: {error}") from error
+    else:
+        names = Recipe.names()
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise OptionError(
+                f"unknown recipe {name!r}; {hint}available: {', '.join(names)}, or the path of a .toml file"
+            )
+        text = files(__package__).joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
+        stem = name
+    try:
+        return {"name": stem, **tomllib.loads(text)}
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"recipe {name}: not valid TOML: {error}") from error

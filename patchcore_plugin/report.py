@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import numpy.typing as npt
 
 from . import images
 from .errors import ImageError
-from .metrics import AUPRO_LIMIT, Curve
+from .figures import HEADINGS, cells, number, ratio
+from .metrics import AUPRO_LIMIT
+from .plots import Box, cut, histogram
 from .rendering import colour_bar, to_8_bit
 from .results import METRICS, CategoryResult, Evaluation, PhotoResult, write_text
 
@@ -24,36 +24,6 @@ GALLERY = 6
 """Photos per gallery; with `THUMBNAIL` it bounds the size of the page."""
 THUMBNAIL = 320
 """Longest side of an embedded picture, in pixels."""
-BINS = 24
-MISSING = "n/a"
-
-HEADINGS = {
-    "image_auroc": "Image AUROC",
-    "image_ap": "Image AP",
-    "image_f1_max": "Image F1-max",
-    "pixel_auroc": "Pixel AUROC",
-    "aupro": f"AUPRO to {AUPRO_LIMIT:g}",
-    "fit_seconds": "Fit",
-    "predict_seconds_per_image": "Per photo",
-    "bank_rows": "Bank rows",
-    "covering_radius": "Covering radius",
-}
-
-
-@dataclass(frozen=True)
-class Box:
-    """The drawing area of a chart inside its SVG, in SVG units."""
-
-    left: float = 42
-    top: float = 8
-    width: float = 270
-    height: float = 196
-
-    def points(self, curve: Curve, x_max: float = 1.0) -> str:
-        """Return the curve as the ``points`` of a polyline; the ordinates run from 0 to 1."""
-        x = self.left + curve.x / x_max * self.width
-        y = self.top + (1 - curve.y) * self.height
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
 def write_report(evaluation: Evaluation, path: Path, title: str = "PatchCore evaluation") -> None:
@@ -74,20 +44,16 @@ def write_report(evaluation: Evaluation, path: Path, title: str = "PatchCore eva
     OSError
         If the file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pictures = _Pictures()
-    page = environment.get_template("report.html.j2").render(
+    has_no_maps = bool(evaluation.categories) and all(each.has_no_maps for each in evaluation.categories)
+    page = render(
+        "report.html.j2",
         title=title,
-        recipe=list(_flat(evaluation.recipe)),
-        headings=HEADINGS,
-        rows=[(category.name, _cells(category.metrics)) for category in evaluation.categories],
-        mean=_cells(evaluation.mean),
+        recipe=list(flat(evaluation.recipe)),
+        headings={key: HEADINGS[key] for key in METRICS},
+        rows=[(category.name, _cells(category)) for category in evaluation.categories],
+        mean=cells(evaluation.mean, METRICS, has_no_maps=has_no_maps),
+        has_no_maps=has_no_maps,
         photos=sum(len(category.photos) for category in evaluation.categories),
         failed=sum(len(category.failed) for category in evaluation.categories),
         categories=[_category(category, pictures) for category in evaluation.categories],
@@ -96,6 +62,22 @@ def write_report(evaluation: Evaluation, path: Path, title: str = "PatchCore eva
         limit=AUPRO_LIMIT,
     )
     write_text(path, page)
+
+
+def render(template: str, **content: object) -> str:
+    """Return a page made of one of the package's templates; whatever text it is given is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**content)
+
+
+def _cells(category: CategoryResult) -> dict[str, str]:
+    return cells(category.metrics, METRICS, has_no_maps=category.has_no_maps)
 
 
 def _category(category: CategoryResult, pictures: _Pictures) -> dict[str, Any]:
@@ -120,23 +102,27 @@ def _category(category: CategoryResult, pictures: _Pictures) -> dict[str, Any]:
         }
     return {
         "name": category.name,
-        "figures": _cells(category.metrics),
-        "threshold": None if threshold is None else _number(threshold),
+        "figures": _cells(category),
+        "threshold": None if threshold is None else number(threshold),
         "by_f1": by_f1,
         "mistakes": mistakes,
         "good": sum(not photo.is_anomalous for photo in category.photos),
         "bad": sum(photo.is_anomalous for photo in category.photos),
-        "scale": category.scale and [_number(value) for value in category.scale],
+        "scale": category.scale and [number(value) for value in category.scale],
         "roc": [
             (name, style, Box().points(curve), value)
             for name, style, curve, value in [
-                ("Photos", "a", category.image.roc, _ratio(category.image.auroc)),
-                ("Pixels", "b", category.pixel.roc, _ratio(category.pixel.auroc)),
+                ("Photos", "a", category.image.roc, ratio(category.image.auroc)),
+                ("Pixels", "b", category.pixel.roc, ratio(category.pixel.auroc)),
             ]
             if curve is not None
         ],
-        "pro": category.pixel.pro and Box().points(_cut(category.pixel.pro, AUPRO_LIMIT), AUPRO_LIMIT),
-        "histogram": _histogram(category.photos, threshold),
+        "pro": category.pixel.pro and Box().points(cut(category.pixel.pro, AUPRO_LIMIT), AUPRO_LIMIT),
+        "histogram": histogram(
+            np.array([photo.score for photo in category.photos]),
+            np.array([photo.is_anomalous for photo in category.photos], dtype=bool),
+            threshold,
+        ),
         "galleries": [
             (name, meaning, [_card(photo, threshold, pictures) for photo in photos])
             for name, meaning, photos in galleries
@@ -170,7 +156,7 @@ def _card(photo: PhotoResult, threshold: float | None, pictures: _Pictures) -> d
         "name": f"{photo.path.parent.name}/{photo.path.name}",
         "kind": photo.kind,
         "bad": photo.is_anomalous,
-        "score": _number(photo.score),
+        "score": number(photo.score),
         "verdict": "" if called is None else _verdict(called, photo.is_anomalous),
         "right": called is None or called == photo.is_anomalous,
         "nearest": photo.nearest and Path(photo.nearest).name,
@@ -219,83 +205,14 @@ def _embedded(picture: npt.NDArray[np.uint8], extension: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
-def _cut(curve: Curve, limit: float) -> Curve:
-    """Return the part of the curve up to the abscissa `limit`, its last point on the line there."""
-    inside = curve.x <= limit
-    if inside.all():
-        return curve
-    y = np.interp(limit, [curve.x[inside][-1], curve.x[~inside][0]], [curve.y[inside][-1], curve.y[~inside][0]])
-    return Curve(np.append(curve.x[inside], limit), np.append(curve.y[inside], y))
-
-
-def _histogram(photos: Sequence[PhotoResult], threshold: float | None) -> dict[str, Any] | None:
-    """Return the bars of a mirrored histogram, good above and defective below, in SVG units."""
-    if not photos:
-        return None
-    scores = np.array([photo.score for photo in photos])
-    bad = np.array([photo.is_anomalous for photo in photos])
-    shown = scores if threshold is None else np.append(scores, threshold)
-    low, high = float(shown.min()), float(shown.max())
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):
-        half = max(0.5, 1e-6 * abs(high))
-        low, high = low - half, high + half
-    counts = [np.histogram(scores[group], bins=BINS, range=(low, high))[0] for group in (~bad, bad)]
-    most = max(int(count.max()) for count in counts)
-    box = Box()
-    middle = box.top + box.height / 2
-    step, unit = box.width / BINS, (box.height / 2 - 12) / most
-    bars = []
-    for style, sign, count in (("a", 1, counts[0]), ("b", -1, counts[1])):
-        for position, number in enumerate(count):
-            top = middle - number * unit if sign > 0 else middle
-            if number:
-                bars.append((style, box.left + position * step + 1, top, step - 2, number * unit))
-    at = None if threshold is None else box.left + (threshold - low) / (high - low) * box.width
-    return {
-        "bars": bars,
-        "middle": middle,
-        "threshold": at,
-        "low": _number(low),
-        "high": _number(high),
-        "most": most,
-    }
-
-
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in recipe.items():
+def flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield the entries of nested tables as lines of one table; those that are None are left out."""
+    for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+            yield from flat({str(number): each for number, each in enumerate(value)}, f"{prefix}{key}.")
         elif isinstance(value, list | tuple):
             yield f"{prefix}{key}", ", ".join(map(str, value))
         elif value is not None:
             yield f"{prefix}{key}", str(value)
-
-
-def _cells(figures: Mapping[str, float | None]) -> dict[str, str]:
-    forms = dict.fromkeys(METRICS[:5], _ratio) | {
-        "fit_seconds": _seconds,
-        "predict_seconds_per_image": _seconds,
-        "bank_rows": lambda value: MISSING if value is None else f"{value:,.0f}",
-        "covering_radius": _number,
-    }
-    return {key: forms[key](figures[key]) for key in METRICS}
-
-
-def _ratio(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:,.1f} s"
-
-
-def _number(value: float | None) -> str:
-    """Return a number of unknown magnitude with four significant digits and no exponent where it can be."""
-    if value is None:
-        return MISSING
-    if value == 0 or not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.3g}"
-    digits = max(0, 3 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"

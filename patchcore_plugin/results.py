@@ -29,6 +29,12 @@ METRICS = (
 )
 """The figures of a category, in the order in which they are shown."""
 
+COMPARED = (
+    *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro"),
+    *("fit_seconds_per_image", "predict_seconds_per_image", "peak_memory_bytes", "peak_gpu_memory_bytes", "bank_rows"),
+)
+"""The figures by which recipes are compared, likewise."""
+
 
 class NearestLike(Protocol):
     """The normal patch nearest to the most suspicious patch of a photo."""
@@ -213,7 +219,7 @@ class CategoryResult:
     name
         The category.
     metrics
-        A figure, or None, for each of `METRICS`.
+        A figure, or None, for each of `METRICS`; where recipes are compared, of `COMPARED` too.
     image, pixel
         The same figures with their curves, thinned for drawing.
     photos
@@ -234,6 +240,11 @@ class CategoryResult:
     failed: Sequence[Failure] = ()
     threshold: float | None = None
     scale: tuple[float, float] | None = None
+
+    @property
+    def has_no_maps(self) -> bool:
+        """Whether the method judges whole photos only, so that figures by pixel cannot exist."""
+        return bool(self.photos) and self.scale is None
 
 
 @dataclass(frozen=True)

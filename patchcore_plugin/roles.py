@@ -125,7 +125,11 @@ class Backbone(Protocol):
     """Channel standard deviations, likewise."""
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """Return feature maps [B, C_i, h_i, w_i], finest first, of normalised images [B, 3, H, W]."""
+        """Return feature maps [B, C_i, h_i, w_i], finest first, of normalised images [B, 3, H, W].
+
+        A backbone whose option ``layers`` chooses maps by name may have an attribute ``layers``, the names of those it
+        returns, in order: members of an ensemble that differ in that option alone then share it.
+        """
         ...
 
     def to(self, device: torch.device | str) -> Backbone:

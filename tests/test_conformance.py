@@ -33,16 +33,21 @@ from patchcore_plugin.testing.common import role_module
 from patchcore_plugin.testing.records import CHECKS as RECORD_CHECKS
 from patchcore_plugin.testing.subject import title_of
 from tests.nonconforming import BROKEN, SOUND, Backbone, Broken, Sampler, Scorer, plugin, record
+from tests.nonconforming.streaming import Streaming
 
 Install = Callable[..., Path]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "resnet18": {"weights": "random"},
     "densenet201": {"weights": "random"},
+    "efficientnet_b4": {"weights": "random"},
     "timm": {"model": "resnet10t", "weights": "random"},
 }
 """What is not made with its defaults: weights that would have to be downloaded, options that have no default."""
-SAME_CODE = {"wide_resnet50", "wide_resnet101", "resnet50", "resnext101", "efficientnet-lite1", "efficientnet-lite2"}
+SAME_CODE = {
+    *("wide_resnet50", "wide_resnet101", "resnet50", "resnet101", "resnext101"),
+    *("efficientnet-lite1", "efficientnet-lite2"),
+}
 """Large networks whose code is that of resnet18 or efficientnet-lite0: their records and options only, for time."""
 
 
@@ -73,7 +78,8 @@ def test_own_components_conform(check: Check) -> None:
 def test_none_of_the_main_components_is_skipped() -> None:
     called = {(check.role, check.name) for check in own_checks() if check.title == "can-be-made"}
     main = {("backbone", "resnet18"), ("backbone", "efficientnet-lite0"), ("aggregator", "average-pool")}
-    main |= {("sampler", name) for name in ("all", "random", "greedy-coreset")} | {("scorer", "knn")}
+    main |= {("aggregator", "global-pool")} | {("sampler", name) for name in ("all", "random", "greedy-coreset")}
+    main |= {("scorer", name) for name in ("knn", "pyramid-knn", "image-knn", "image-gaussian")}
     assert main <= called
     for check in own_checks():
         if (check.role, check.name) in main and check.title == "can-be-made":
@@ -259,6 +265,11 @@ def test_a_scorer_may_judge_whole_photos_only() -> None:
         check()
 
 
+def test_a_scorer_may_learn_from_patches_as_they_come() -> None:
+    for check in checks(plugin(record("scorer", Streaming))):
+        check()
+
+
 def test_a_backbone_of_one_size_is_found_out_and_may_refuse_others() -> None:
     class OneSize(Backbone):
         def __call__(self, images: torch.Tensor) -> Any:
@@ -323,7 +334,7 @@ def test_a_name_that_is_claimed_twice(distribution: Install) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", ["average-pool", "greedy-coreset", "simple-samplers", "knn"])
+@pytest.mark.parametrize("name", ["average-pool", "greedy-coreset", "simple-samplers", "knn", "gaussian"])
 def test_own_components_conform_on_a_gpu(name: str) -> None:
     for check in checks(name, device="cuda"):
         check()

@@ -17,8 +17,8 @@ import pytest
 from patchcore_plugin import datasets
 from patchcore_plugin.datasets import Category
 from patchcore_plugin.errors import ImageError, PatchcoreError
-from patchcore_plugin.evaluation import OnError, Progress, evaluate
-from patchcore_plugin.metrics import pixel_metrics
+from patchcore_plugin.evaluation import OnError, Progress, evaluate, evaluate_category
+from patchcore_plugin.metrics import PixelScores, pixel_metrics
 from patchcore_plugin.results import METRICS, ResultsWriter, write_json
 
 
@@ -43,18 +43,13 @@ class FakePrediction:
 
 
 @dataclass
-class FakeBank:
-    vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((7, 2), dtype=np.float32))
-
-
-@dataclass
 class FakeDetector:
     has_maps: bool = True
     fails_after: int | None = None
     covering_radius: float = 0.25
     threshold: float | None = 0.5
     map_scale: tuple[float, float] = (0.5, 1.0)
-    bank: FakeBank = field(default_factory=FakeBank)
+    bank_rows: int = 7
     skipped: list[ImageError] = field(default_factory=list)
 
     def fit(self, paths: Sequence[Path], *, on_error: OnError, progress: Progress | None) -> None:
@@ -296,3 +291,35 @@ def test_training_photos_left_out_are_listed(tmp_path: Path) -> None:
     assert [(each.path, each.reason) for each in evaluation.categories[0].failed] == [
         ("train/001.png", "train/001.png: cannot be read")
     ]
+
+
+def test_one_category_is_probed_when_its_last_photo_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    category = make_category(tmp_path)
+    category = Category(category.name, category.train * 4, category.test)
+    seen: list[object] = []
+    add = PixelScores.add
+
+    def added(self: PixelScores, *arguments: Any) -> None:
+        seen.append("pixels")
+        add(self, *arguments)
+
+    monkeypatch.setattr(PixelScores, "add", added)
+
+    class Dozing(FakeDetector):
+        def fit(self, paths: Sequence[Path], *, on_error: OnError, progress: Progress | None) -> None:
+            time.sleep(0.05)
+
+    def probe() -> dict[str, float | None]:
+        seen.append(len(records(tmp_path / "out" / "results.jsonl")))
+        return {"peak_memory_bytes": 5.0}
+
+    left_out = Dozing(skipped=[ImageError("x")])
+    found = evaluate_category(category, left_out, tmp_path / "out", probe=probe).metrics
+    # Pixels are gathered afterwards: they are this program's memory, not the method's.
+    assert seen == [6, *["pixels"] * 6]
+    assert found["peak_memory_bytes"] == 5.0
+    assert found["fit_seconds"] is not None
+    assert found["fit_seconds"] >= 0.05
+    assert found["fit_seconds_per_image"] == found["fit_seconds"] / 3
+    # What the maps were kept in meanwhile is gone.
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["heat_maps", "overlays", "results.jsonl"]

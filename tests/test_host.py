@@ -20,6 +20,7 @@ import torch
 import patchcore_plugin as pp
 from patchcore_plugin import hookspecs
 from patchcore_plugin.specs import ROLES
+from patchcore_plugin.testing import checks
 
 Install = Callable[..., Path]
 
@@ -41,10 +42,13 @@ GOOD = """
 """
 RECORD = 'pp.SamplerSpec(name="first", config=Config, create=create, summary="the first rows")'
 BUILT_IN = {
-    "backbone": ["densenet201", "resnet18", "resnet50", "resnext101", "wide_resnet101", "wide_resnet50"],
-    "aggregator": ["average-pool"],
+    "backbone": [
+        *("densenet201", "efficientnet_b4", "resnet101", "resnet18", "resnet50", "resnext101"),
+        *("wide_resnet101", "wide_resnet50"),
+    ],
+    "aggregator": ["average-pool", "global-pool"],
     "sampler": ["all", "greedy-coreset", "random"],
-    "scorer": ["faiss", "knn"],
+    "scorer": ["faiss", "gaussian", "image-gaussian", "image-knn", "knn", "pyramid-knn"],
 }
 
 
@@ -593,6 +597,7 @@ def documented_plugin(hook: str, folder: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # or nobody can read the docstrings of its options
     spec.loader.exec_module(module)
     return module
 
@@ -601,6 +606,15 @@ def host_of(module: Any) -> pp.Host:
     host = pp.Host(entry_points=False, extra={"documented": module})
     assert found(host, "documented").reason == ""
     return host
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_documented_plugins_conform(role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = checks(documented_plugin(f"patchcore_{role}s", tmp_path))
+    assert found
+    for check in found:
+        check()
 
 
 def test_every_hook_is_tested_below() -> None:

@@ -97,12 +97,12 @@ def test_newer_format(saved: Path, tmp_path: Path) -> None:
     data = saved.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     content = json.loads(header["__metadata__"]["patchcore"])
-    newer = json.dumps({**content, "format": 2, "news": "a field of the future"})
+    newer = json.dumps({**content, "format": 3, "news": "a field of the future"})
     save_file(load_file(saved), tmp_path / "new.safetensors", metadata={"patchcore": newer})
     with pytest.raises(pp.ModelFileError) as caught:
         pp.Detector.load(tmp_path / "new.safetensors")
     assert str(caught.value) == (
-        f"{tmp_path / 'new.safetensors'}: written in format 2, newer than this version reads (1); "
+        f"{tmp_path / 'new.safetensors'}: written in format 3, newer than this version reads (2); "
         "pip install --upgrade patchcore-plugin"
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import patchcore_plugin
-from patchcore_plugin import Host, OptionError, PluginError, Recipe
+from patchcore_plugin import Host, OptionError, PluginError, Recipe, load_recipe
 from patchcore_plugin.recipe import Choice, Map, Preprocessing
 from patchcore_plugin.specs import ROLES
 
@@ -66,9 +66,18 @@ def test_what_is_shipped() -> None:
 
 @pytest.mark.parametrize("name", Recipe.names())
 def test_every_shipped_recipe_resolves(name: str, host: Host) -> None:
-    recipe = Recipe.load(name)
+    recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.summary
+    if isinstance(recipe, Recipe):
+        check_resolved(recipe, host)
+    else:
+        assert len(recipe.members) > 1
+        for member in recipe.members:
+            check_resolved(member, host)
+
+
+def check_resolved(recipe: Recipe, host: Host) -> None:
     resolved = recipe.resolved(host, seed=7)
     for role in ROLES:
         written, chosen = resolved.choice(role), recipe.choice(role)

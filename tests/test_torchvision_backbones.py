@@ -62,6 +62,7 @@ def resnet18() -> Any:
         ("resnet50", (512, 1024)),
         ("resnext101", (512, 1024)),
         ("densenet201", (512, 1792)),
+        ("efficientnet_b4", (56, 160)),
     ],
 )
 def test_default_layers_have_strides_8_and_16_at_odd_sizes(name: str, channels: tuple[int, int]) -> None:
@@ -108,6 +109,33 @@ def test_maps_are_those_of_the_whole_densenet(tmp_path: Path) -> None:
     assert len(got) == 2
     for g, e in zip(got, expected, strict=True):
         assert (g - e).norm() < 1e-5 * e.norm()
+
+
+def test_maps_are_those_of_the_whole_efficientnet(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = torchvision.models.efficientnet_b4(weights=None).eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):  # its own start makes maps of 1e-20, which would hide differences
+                torch.nn.init.kaiming_normal_(module.weight)
+    whole = create_feature_extractor(network, [f"features.{number}" for number in range(9)])
+    torch.save(network.state_dict(), tmp_path / "e.pth")
+    names = ("stem", *(f"stage{number}" for number in range(1, 8)), "head")
+    got = create("efficientnet_b4", layers=names, weights=str(tmp_path / "e.pth"))(images())
+    with torch.no_grad():
+        expected = list(whole(images()).values())
+    assert [g.shape[1] for g in got] == [48, 24, 32, 56, 112, 160, 272, 448, 1792]
+    for g, e in zip(got, expected, strict=True):
+        assert e.norm() > 1
+        assert (g - e).norm() < 1e-5 * e.norm()
+
+
+def test_random_biases_are_zero() -> None:
+    """Squeeze-and-excitation has convolutions with biases, which no file fills."""
+    for module in create("efficientnet_b4", weights="random", layers=("stage2",))._stages.modules():
+        if hasattr(module, "fc1"):
+            assert not module.fc1.bias.any()
+            assert not module.fc2.bias.any()
 
 
 def test_weights_come_back_from_both_formats_bit_for_bit(resnet18: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Aggregator `average-pool`: the paper's locally aware patch features, and the authors' variant of them."""
+"""Aggregator `average-pool`: PatchCore's locally aware patch features, and what its relatives make of the maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
@@ -29,10 +29,20 @@ class AveragePoolConfig:
     """None concatenates the layers (the paper); a number pools them to that many values (the authors' code: 1024)."""
     upsample: Literal["bilinear", "nearest"] = "bilinear"
     """How coarser maps are brought to the grid of the finest."""
+    channels: Annotated[int, Ge(1)] | None = None
+    """Keep so many of the concatenated values, chosen at random (PaDiM); None keeps all."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Decides which."""
+    image: Literal["none", "last"] = "none"
+    """Whether the mean of the last map describes the whole photo (SPADE); that map is then no part of the patches."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """fp16 keeps patches in half the memory, each value rounded by up to 1/2048 of itself; up to 65,504 only."""
 
     def __post_init__(self) -> None:
         if self.patch_size % 2 == 0:
             raise ValueError(f"patch_size must be odd, got {self.patch_size}")
+        if self.channels is not None and self.embed_dim is not None:
+            raise ValueError("channels are chosen of the concatenated layers; leave embed_dim unset, or channels")
 
 
 class AveragePool:
@@ -42,7 +52,19 @@ class AveragePool:
         self._config = config
 
     def __call__(self, maps: Sequence[Tensor]) -> Patches:
-        """Return patches on the grid of ``maps[0]`` divided by the stride; float32 [B, h, w, D]."""
+        """Return patches on the grid of ``maps[0]`` divided by the stride.
+
+        Returns
+        -------
+        Patches
+            Grid [B, h, w, D] in the precision asked for, levels unless layers are pooled together, and the descriptor
+            [B, C] of the last map if there is to be one.
+
+        Raises
+        ------
+        TensorError
+            If these are no maps of one batch, or too few maps or channels for the options.
+        """
         from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embedding
 
         if not maps:
@@ -54,11 +76,39 @@ class AveragePool:
                     f"got {[list(each.shape) for each in maps]}"
                 )
         options = self._config
-        if options.embed_dim is None:
-            grid = average_embedding(maps, options.patch_size, options.stride, options.upsample)
-        else:
+        descriptor = None
+        if options.image == "last":
+            if len(maps) == 1:
+                raise TensorError(
+                    "aggregator 'average-pool': the last map describes the photo, and none is left for the patches; "
+                    "add an earlier one to backbone.layers, or set aggregator.image=none"
+                )
+            *maps, last = maps
+            descriptor = last.mean(dim=(2, 3))
+        levels = None
+        if options.embed_dim is not None:
             grid = adaptive_embedding(maps, options.patch_size, options.stride, options.embed_dim, options.upsample)
-        return Patches(grid=grid)
+        else:
+            chosen = None if options.channels is None else self._chosen(maps, options.channels)
+            grid = average_embedding(maps, options.patch_size, options.stride, options.upsample, chosen)
+            levels = tuple(each.shape[1] for each in maps) if chosen is None else tuple(len(each) for each in chosen)
+        return Patches(grid.half() if options.precision == "fp16" else grid, descriptor, levels)
+
+    def _chosen(self, maps: Sequence[Tensor], count: int) -> list[Tensor]:
+        """Return which channels of each map stay, ascending, int64 [K_i]."""
+        import torch
+
+        total = sum(features.shape[1] for features in maps)
+        if count > total:
+            raise TensorError(
+                f"aggregator 'average-pool': {count} channels are asked for, and the maps have {total}; "
+                f"set aggregator.channels to at most {total}, or add to backbone.layers"
+            )
+        generator = torch.Generator().manual_seed(self._config.seed)
+        kept = torch.zeros(total, dtype=torch.bool)
+        kept[torch.randperm(total, generator=generator)[:count]] = True
+        parts = kept.split([features.shape[1] for features in maps])
+        return [part.nonzero().flatten().to(features.device) for part, features in zip(parts, maps, strict=True)]
 
 
 def create(config: AveragePoolConfig) -> Aggregator:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from patchcore_plugin.errors import DatasetError
+from patchcore_plugin.errors import DatasetError, OptionError
 from patchcore_plugin.host import Host
 
-from . import setup
+from . import compare, completion, setup
 from .console import Reporter, number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -21,13 +22,21 @@ if TYPE_CHECKING:
 def command(
     context: typer.Context,
     dataset: Annotated[
-        Path, typer.Argument(help="A category in MVTec AD's layout, or a folder of several.", readable=False)
+        Path, typer.Argument(help="A data set, or one category of it: a folder, or a .csv file.", readable=False)
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json, report.html and pictures.")],
     category: Annotated[
         list[str] | None, typer.Option("--category", help="Only this category; may be repeated.")
     ] = None,
-    recipe: setup.RecipeOption = "patchcore",
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            help="A shipped recipe (patchcore, if none is given), or the path of a .toml file. Several are compared; "
+            "--set RECIPE:PART.OPTION=VALUE is then for one of them.",
+            autocompletion=completion.recipes,
+        ),
+    ] = None,
     backbone: setup.BackboneOption = None,
     aggregator: setup.AggregatorOption = None,
     sampler: setup.SamplerOption = None,
@@ -37,25 +46,47 @@ def command(
     precision: setup.PrecisionOption = None,
     seed: setup.SeedOption = 0,
     on_error: setup.OnErrorOption = "skip",
+    published: Annotated[
+        bool, typer.Option("--published", help="With several recipes: show figures that others published beside.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="With several recipes: measure again what was finished before.")
+    ] = False,
     as_json: setup.JsonOption = False,
 ) -> None:
-    """Fit and judge every category of a labelled dataset, and write figures and a report."""
+    """Fit and judge every category of a labelled dataset, and write figures and a report.
+
+    Several recipes are compared: each on each category, in a process of its own. What is finished is kept in --out, so
+    that the same command goes on where it was broken off.
+    """
     from patchcore_plugin.datasets import load_categories
 
-    categories = _chosen(load_categories(dataset), category)
-    wanted = setup.Setup(
-        recipe=recipe,
-        backbone=backbone,
-        aggregator=aggregator,
-        sampler=sampler,
-        scorer=scorer,
-        options=tuple(options or ()),
-        device=device,
-        precision=precision,
-        seed=seed,
+    names = recipe or ["patchcore"]
+    if len(names) == 1 and (published or fresh):
+        raise typer.BadParameter("--published and --fresh belong to a comparison; give --recipe twice or more")
+    categories = _chosen(load_categories(dataset.absolute() if len(names) > 1 else dataset), category)
+    wanted = _by_name(
+        [
+            setup.Setup(
+                recipe=name,
+                backbone=backbone,
+                aggregator=aggregator,
+                sampler=sampler,
+                scorer=scorer,
+                device=device,
+                precision=precision,
+                seed=seed,
+            )
+            for name in names
+        ],
+        options or [],
     )
+    if len(names) > 1:
+        _compare(context, categories, wanted, out, on_error, fresh=fresh, published=published, as_json=as_json)
+        return
+    (only,) = wanted.values()
     with Reporter() as progress:
-        evaluation = run(categories, wanted, setup.host_of(context), out, on_error, progress)
+        evaluation = run(categories, only, setup.host_of(context), out, on_error, progress)
     if as_json:
         print_json(evaluation.to_json())
     else:
@@ -65,6 +96,61 @@ def command(
             for failure in each.failed:
                 typer.echo(f"patchcore: {failure.reason}", err=True)
         typer.echo("patchcore: some photos or masks could not be used; all others are done", err=True)
+        raise typer.Exit(1)
+
+
+def _by_name(recipes: list[setup.Setup], options: list[str]) -> dict[str, setup.Setup]:
+    """Return the recipes by name, with the options of each; names that are equal cannot be told apart."""
+    found: dict[str, setup.Setup] = {}
+    for each in recipes:
+        name = each.load().name
+        if name in found:
+            raise OptionError(
+                f"--recipe {found[name].recipe} and --recipe {each.recipe} are both called {name!r}; "
+                "give each once, or rename one of the files"
+            )
+        found[name] = each
+    by_recipe = setup.options_by_recipe(options, list(found))
+    return {name: replace(each, options=by_recipe[name]) for name, each in found.items()}
+
+
+def _compare(
+    context: typer.Context,
+    categories: list[Category],
+    wanted: dict[str, setup.Setup],
+    out: Path,
+    on_error: Literal["stop", "skip"],
+    *,
+    fresh: bool,
+    published: bool,
+    as_json: bool,
+) -> None:
+    with Reporter() as progress:
+        try:
+            comparison = compare.run(
+                categories,
+                wanted,
+                setup.Blocked.of(context),
+                out.absolute(),
+                on_error,
+                progress,
+                fresh=fresh,
+                published=published,
+            )
+        except KeyboardInterrupt:
+            progress.note("interrupted; what is finished is kept, and the same command goes on from there")
+            raise
+    if as_json:
+        print_json(comparison.to_json())
+    else:
+        compare.show(comparison, out)
+    for line in [*comparison.unusable, *comparison.reasons]:
+        typer.echo(f"patchcore: {line}", err=True)
+    if comparison.reasons:
+        typer.echo("patchcore: some recipes failed; all others are done", err=True)
+    if comparison.unusable:
+        typer.echo("patchcore: some photos or masks could not be used; all others are done", err=True)
+    if comparison.reasons or comparison.unusable:
         raise typer.Exit(1)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from patchcore_plugin.ensemble_recipe import EnsembleRecipe
 from patchcore_plugin.errors import OptionError
 
 from . import setup
@@ -33,7 +34,12 @@ def command(
             raise OptionError(f"--set {text}: only the backbone is exported; expected backbone.OPTION=VALUE")
     wanted = setup.Setup(recipe=recipe, backbone=backbone, options=tuple(options or ()), seed=seed)
     host = setup.host_of(context)
-    choice = wanted.load().resolved(host, seed).backbone
+    chosen = wanted.load().resolved(host, seed)
+    if isinstance(chosen, EnsembleRecipe):
+        raise OptionError(
+            f"recipe {recipe!r} is an ensemble; export one backbone at a time: --backbone NAME, no --recipe"
+        )
+    choice = chosen.backbone
 
     from patchcore_plugin.onnx_export import export_backbone
 

@@ -29,11 +29,12 @@ def command(
     from patchcore_plugin.datasets import find_photos
 
     photos = find_photos(images)
-    from patchcore_plugin.detector import Detector
+    from patchcore_plugin.ensemble import Ensemble
     from patchcore_plugin.images import read_photo
+    from patchcore_plugin.models import load_model
     from patchcore_plugin.results import ResultsWriter
 
-    detector = Detector.load(model, device=device, precision=precision, host=setup.host_of(context))
+    detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
     records: list[dict[str, Any]] = []
     errors: list[ImageError] = []
     with ResultsWriter(out, detector.map_scale) as writer, Reporter() as progress:
@@ -51,8 +52,15 @@ def command(
         verdicts = {True: "defect", False: "good", None: "-"}
         rows = [[verdicts[each["is_anomalous"]], number(each["score"], 3), each["path"]] for each in records]
         print_table(["verdict", "score", "photo"], rows)
-        low, high = detector.map_scale
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
-        print(f"colours    from {low:.3f} to {high:.3f} in every picture")
-        print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}")
+        if any(each["map"] for each in records):
+            low, high = detector.map_scale
+            print(f"colours    from {low:.3f} to {high:.3f} in every picture")
+            print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}")
+        else:
+            if records:
+                members = detector.members if isinstance(detector, Ensemble) else (detector,)
+                scorers = ", ".join(dict.fromkeys(member.recipe.scorer.name for member in members))
+                print(f"no map     scorer {scorers} judges whole photos only")
+            print(f"written    {out / 'results.jsonl'}")
     setup.report_unreadable(errors, len(photos))

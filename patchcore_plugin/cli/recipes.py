@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +19,10 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
+    from patchcore_plugin.ensemble_recipe import load_recipe
     from patchcore_plugin.recipe import Recipe
 
-    recipes = [Recipe.load(name) for name in Recipe.names()]
+    recipes = [load_recipe(name) for name in Recipe.names()]
     if as_json:
         print_json([recipe.to_dict() for recipe in recipes])
         return
@@ -37,9 +39,9 @@ def show_recipe(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recipe with every option written out."""
-    from patchcore_plugin.recipe import Recipe
+    from patchcore_plugin.ensemble_recipe import load_recipe
 
-    recipe = Recipe.load(name).resolved(host_of(context), seed=0)
+    recipe = load_recipe(name).resolved(host_of(context), seed=0)
     content = recipe.to_dict()
     if as_json:
         print_json(content)
@@ -52,9 +54,20 @@ def show_recipe(
             "a defect in the border outside is NOT found."
         )
     for part in ("preprocessing", *ROLES, "map"):
-        print(f"\n[{part}]")
-        for option, value in content[part].items():
-            print(f"{option} = {_toml(value)}" if value is not None else f"# {option} is not set")
+        if part in content:
+            _show_table(part, content[part])
+    for number, member in enumerate(content.get("members", ())):
+        print(f"\n# Member {number}\n[[members]]")
+        for key in ("name", "summary"):
+            print(f"{key} = {_toml(member[key])}")
+        for role in ROLES:
+            _show_table(f"members.{role}", member[role])
+
+
+def _show_table(name: str, options: Mapping[str, Any]) -> None:
+    print(f"\n[{name}]")
+    for option, value in options.items():
+        print(f"{option} = {_toml(value)}" if value is not None else f"# {option} is not set")
 
 
 def _toml(value: Any) -> str:

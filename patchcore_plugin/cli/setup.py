@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +18,8 @@ from . import completion
 
 if TYPE_CHECKING:
     from patchcore_plugin.detector import Detector
-    from patchcore_plugin.recipe import Recipe
+    from patchcore_plugin.ensemble import Ensemble
+    from patchcore_plugin.ensemble_recipe import AnyRecipe
 
 
 RecipeOption = Annotated[
@@ -48,7 +50,11 @@ ScorerOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PART.OPTION=VALUE", help="Set an option, such as sampler.ratio=0.01."),
+    typer.Option(
+        "--set",
+        metavar="PART.OPTION=VALUE",
+        help="Set an option, such as sampler.ratio=0.01; of one member of an ensemble: 0.sampler.ratio=0.01.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 PrecisionOption = Annotated[
@@ -69,11 +75,19 @@ class Blocked:
     names: tuple[str, ...] = ()
     entry_points: bool = True
 
+    @classmethod
+    def of(cls, context: typer.Context) -> Blocked:
+        """Return what was blocked on the command line."""
+        return context.find_object(cls) or cls()
+
+    def host(self) -> Host:
+        """Return the host with all this left out."""
+        return Host(block=self.names, entry_points=self.entry_points)
+
 
 def host_of(context: typer.Context) -> Host:
     """Return the host with what the user blocked left out."""
-    blocked = context.find_object(Blocked) or Blocked()
-    return Host(block=blocked.names, entry_points=blocked.entry_points)
+    return Blocked.of(context).host()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +104,11 @@ class Setup:
     precision: Literal["fp32", "bf16"] | None = None
     seed: int = 0
 
-    def load(self) -> Recipe:
+    def load(self) -> AnyRecipe:
         """Return the recipe with the user's changes."""
-        from patchcore_plugin.recipe import Recipe
+        from patchcore_plugin.ensemble_recipe import load_recipe
 
-        recipe = Recipe.load(self.recipe)
+        recipe = load_recipe(self.recipe)
         for role in ("backbone", "aggregator", "sampler", "scorer"):
             name = getattr(self, role)
             if name is not None:
@@ -104,20 +118,36 @@ class Setup:
             recipe = recipe.change(part, {option: value})
         return recipe
 
-    def detector(self, host: Host) -> Detector:
-        """Return a detector that is not fitted yet; what is misspelt is told before torch is loaded."""
+    def detector(self, host: Host) -> Detector | Ensemble:
+        """Return a detector or ensemble that is not fitted yet; what is misspelt is told before torch is loaded."""
         recipe = self.load()
         recipe.resolved(host, self.seed)
-        from patchcore_plugin.detector import Detector
+        from patchcore_plugin.models import model_of
 
         precision = self.precision or "fp32"
-        return Detector(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
+        return model_of(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
+
+
+def options_by_recipe(options: Sequence[str], recipes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the ``--set`` options of each recipe: ``RECIPE:PART.OPTION=VALUE`` is for that one, others are for all."""
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(recipes, ())
+    for text in options:
+        only, colon, _ = text.partition("=")[0].rpartition(":")
+        if not colon:
+            found = {recipe: (*each, text) for recipe, each in found.items()}
+        elif only in found:
+            found[only] = (*found[only], text.removeprefix(f"{only}:"))
+        else:
+            raise OptionError(
+                f"--set {text}: {only!r} is none of the recipes that are evaluated, which are: {', '.join(recipes)}"
+            )
+    return found
 
 
 def parse_option(text: str) -> tuple[str, str, Any]:
     """Return part, option and value of ``PART.OPTION=VALUE``."""
     key, equals, value = text.partition("=")
-    part, dot, option = key.strip().partition(".")
+    part, dot, option = key.strip().rpartition(".")
     if not (equals and dot and part and option):
         raise OptionError(f"--set {text}: expected PART.OPTION=VALUE, such as sampler.ratio=0.01")
     return part, option, _value(value.strip())

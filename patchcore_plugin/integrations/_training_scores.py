@@ -14,7 +14,6 @@ from patchcore_plugin.calibration import fit_order
 from patchcore_plugin.detector import Detector
 from patchcore_plugin.features import PatchBuffer
 from patchcore_plugin.learning import Kept, Learner, Progress
-from patchcore_plugin.roles import Scorer
 
 
 class TrainingScores(Detector):
@@ -49,18 +48,15 @@ class TrainingScores(Detector):
         folds = [np.arange(known, count), *np.array_split(rest, math.ceil(known / len(late)))]
         scores = np.empty(count)
         for fold in folds:
-            scorer = self._knowing_all_but(fold, features)
-            for photo in fold.tolist():
-                with torch.inference_mode():
-                    scores[order[photo]] = float(scorer(features.patches(photo)).image[0])
+            with _at_the_end(fold, features) as known:
+                index = self._parts.select(self._parts.sampler(), features.vectors(known))
+                scorer = self._parts.fresh_scorer()
+                scorer.fit(features.bank(index, known))
+                # They are judged while they are there: a bank of all rows is no copy of the buffer.
+                for place, photo in enumerate(_in_place(fold, features), start=known):
+                    with torch.inference_mode():
+                        scores[order[photo]] = float(scorer(features.patches(place)).image[0])
         return scores
-
-    def _knowing_all_but(self, fold: NDArray[np.int64], features: PatchBuffer) -> Scorer:
-        scorer = self._parts.fresh_scorer()
-        with _at_the_end(fold, features) as known:
-            index = self._parts.select(self._parts.sampler(), features.vectors(known))
-            scorer.fit(features.bank(index, known))
-        return scorer
 
 
 @contextmanager
@@ -69,14 +65,20 @@ def _at_the_end(fold: NDArray[np.int64], features: PatchBuffer) -> Iterator[int]
 
     The others are the start of the buffer then, and need not be copied, which would double the memory.
     """
-    known = len(features) - len(fold)
-    last = np.arange(known, len(features))
-    places = torch.from_numpy(np.setdiff1d(fold, last))
-    movers = torch.from_numpy(np.setdiff1d(last, fold))
-    photos = features.vectors().unflatten(0, (len(features), -1))
-    kept = photos[places]
-    photos[places] = photos[movers]
+    places, movers = _exchanged(fold, features)
+    features.exchange(places, movers)
     try:
-        yield known
+        yield len(features) - len(fold)
     finally:
-        photos[places] = kept
+        features.exchange(places, movers)
+
+
+def _exchanged(fold: NDArray[np.int64], features: PatchBuffer) -> tuple[list[int], list[int]]:
+    last = np.arange(len(features) - len(fold), len(features))
+    return np.setdiff1d(fold, last).tolist(), np.setdiff1d(last, fold).tolist()
+
+
+def _in_place(fold: NDArray[np.int64], features: PatchBuffer) -> list[int]:
+    """Return which photos of `fold` the last places hold, in order, while it is at the end."""
+    now = {mover: place for place, mover in zip(*_exchanged(fold, features), strict=True)}
+    return [now.get(place, place) for place in range(len(features) - len(fold), len(features))]

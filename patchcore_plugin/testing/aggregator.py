@@ -72,6 +72,30 @@ def patches_are_in_their_place(it: Subject) -> None:
     )
 
 
+def levels_tell_maps_apart(it: Subject) -> None:
+    """Let `levels`, where they are given, say which values come from the first map, from the second, and so on."""
+    maps = example(it)
+    patches = it.shared(maps)
+    levels = patches.levels
+    if levels is None:
+        return
+    it.expect(len(levels) <= len(maps), f"at most {len(maps)} levels, one for each map", list(levels), "leave None")
+    for number, count in enumerate(levels):
+        changed = [
+            each + 10 * (place == number) * seeded(*each.shape, seed=2, device=it.device)
+            for place, each in enumerate(maps)
+        ]
+        differs = (it.shared(changed).grid != patches.grid).any(dim=(0, 1, 2)).nonzero().flatten().tolist()
+        first = sum(levels[:number])
+        own = range(first, first + count)
+        it.expect(
+            all(place in own for place in differs) and bool(differs) == bool(count),
+            f"map {number} to change values {list(own)} only, as levels {list(levels)} say",
+            f"that it changes {differs}",
+            "count the values of each map in their order, or leave None where maps are mixed",
+        )
+
+
 def any_number_of_maps_works(it: Subject) -> None:
     """Take one map, two, and three."""
     for count in range(1, len(SHAPES) + 1):
@@ -95,6 +119,7 @@ CHECKS = (
     common.works_at_its_lower_limits,
     patches_have_the_right_form,
     patches_are_in_their_place,
+    levels_tell_maps_apart,
     any_number_of_maps_works,
     maps_of_one_position_work,
     no_maps_are_refused,

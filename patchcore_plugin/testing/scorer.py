@@ -1,7 +1,8 @@
 """Checks of what a scorer does.
 
 Its bank has what a fit gives it: the patches of several photos by position, their origin, all of them or every
-third. A scorer that needs more than a bank has (every position of every photo, many rows) raises a TensorError.
+third, and descriptors of the photos. A scorer that needs more than a bank has (every position of every photo, many
+rows) raises a TensorError; so does one for whole photos where patches have positions: it gets 1 x 1 patches then.
 """
 
 from __future__ import annotations
@@ -15,35 +16,28 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from patchcore_plugin.errors import PatchcoreError
-from patchcore_plugin.roles import MemoryBank, Patches, Scores
+from patchcore_plugin.roles import Patches, Scores
 
-from . import common
+from . import common, streaming
+from .banks import DIMS, by_photo, descriptors, example_bank, made_bank
 from .subject import Subject
-from .tensors import alike, describe, identical, is_finite, seeded
+from .tensors import alike, describe, identical, is_finite
 
-PHOTOS, HEIGHT, WIDTH, DIMS, DESCRIPTOR = 6, 4, 5, 8, 12
 FAR = 30.0
 """What is added to every value of a normal photo to make a strange one; the values have standard deviation 1."""
 
 
 def example(it: Subject) -> list[Tensor]:
     """Return vectors and origin of a bank, grid and descriptors of four photos: two normal, two strange ones."""
-    grid = seeded(PHOTOS, HEIGHT, WIDTH, DIMS, device=it.device)
-    places = [torch.arange(length) for length in (PHOTOS, HEIGHT, WIDTH)]
-    origin = torch.cartesian_prod(*places).to(it.device)
-    image = seeded(2, DESCRIPTOR, seed=1, device=it.device)
-    return [
-        grid.flatten(0, 2),
-        origin,
-        torch.cat([grid[:2], grid[:2] + FAR]),
-        torch.cat([image, image + FAR]),
-    ]
+    vectors, origin = example_bank(it)
+    grid, image = by_photo(vectors)[:2], descriptors(it.device)[:2]
+    return [vectors, origin, torch.cat([grid, grid + FAR]), torch.cat([image, image + FAR])]
 
 
 def run(it: Subject, made: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Fit on the bank and return what is said of the photos."""
     vectors, origin, grid, image = tensors
-    made.fit(MemoryBank(vectors, origin))
+    made.fit(made_bank(vectors, origin))
     return score(it, made, Patches(grid, image), len(vectors))
 
 
@@ -67,6 +61,7 @@ def score(it: Subject, made: Any, patches: Patches, rows: int) -> list[Tensor]:
         it.expect(each.dtype == torch.float32, "scores in float32", describe(each), "convert them by .float()")
     if scores.nearest is not None:
         row = scores.nearest
+        it.expect(rows > 0, "Scores.nearest to be None where the bank has no rows", describe(row), "return None there")
         it.expect(
             row.dtype == torch.int64
             and tuple(row.shape) == (batch, height, width)
@@ -122,7 +117,7 @@ def state_restores_it(it: Subject) -> None:
         finite = not value.is_floating_point() or bool(torch.isfinite(value).all())
         it.expect(finite, f"state()[{name!r}] to be finite", "NaN or infinity", "find where they come from")
     stored = load(save({name: each.detach().cpu().contiguous().clone() for name, each in state.items()}))
-    restored.restore(MemoryBank(vectors, origin), {name: each.to(it.device) for name, each in stored.items()})
+    restored.restore(made_bank(vectors, origin), {name: each.to(it.device) for name, each in stored.items()})
     got = score(it, restored, Patches(grid, image), len(vectors))
     it.expect(
         identical(got, expected) if it.device == "cpu" else alike(got[:1], expected[:1]),
@@ -153,7 +148,7 @@ def wrong_patches_are_refused(it: Subject) -> None:
     """Refuse patches with another number of values than the bank's with a PatchcoreError."""
     vectors, origin, grid, image = example(it)
     made = it.make()
-    made.fit(MemoryBank(vectors, origin))
+    made.fit(made_bank(vectors, origin))
     for dims, wrong in ((DIMS - 1, grid[..., :-1]), (1, grid[..., :1])):
         what = f"patches of {dims} values beside a bank of {DIMS}"
         it.refuses(what, functools.partial(made, Patches(wrong, image)))
@@ -170,4 +165,5 @@ CHECKS = (
     fitting_again_forgets,
     scoring_comes_after_fit,
     wrong_patches_are_refused,
+    *streaming.CHECKS,
 )

@@ -1,6 +1,6 @@
 """Components that keep to their contract, and ones that break it, for the conformance checks."""
 
-from . import banks, every_role, maps, records
+from . import banks, every_role, maps, records, streaming
 from .sound import BROKEN, SOUND, Backbone, Broken, Sampler, Scorer, plugin, record
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "plugin",
     "record",
     "records",
+    "streaming",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -218,6 +219,28 @@ class OneDescriptor(Aggregator):
 class UpsideDown(Aggregator):
     def __call__(self, maps: Any) -> Any:
         return pp.Patches(grid=super().__call__(maps).grid.flip(1, 2))
+
+
+@breaks(
+    "aggregator",
+    "levels-tell-maps-apart",
+    "expected at most 2 levels, one for each map, found [16, 8, 8]; leave None",
+)
+class ThreeLevels(Aggregator):
+    def __call__(self, maps: Any) -> Any:
+        return replace(super().__call__(maps), levels=(16, 8, 8))
+
+
+@breaks(
+    "aggregator",
+    "levels-tell-maps-apart",
+    "expected map 0 to change values [0, 1, 2] only, as levels [3, 5] say, found that it changes [5, 6, 7]; "
+    "count the values of each map in their order, or leave None where maps are mixed",
+)
+class LastLevelFirst(Aggregator):
+    def __call__(self, maps: Any) -> Any:
+        first = [each[:, :count] for each, count in zip(maps, (3, 5), strict=False)]
+        return replace(super().__call__(first[::-1]), levels=(3, 5)) if len(maps) == 2 else super().__call__(maps)
 
 
 @breaks(

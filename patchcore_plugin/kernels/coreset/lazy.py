@@ -86,7 +86,7 @@ class LazyGreedy:
         self._screened = Screening(self._frame, points)
         self._stop = -1.0 if radius is None else radius
         # The working matrices stay a fraction of the features, whatever the size of the job.
-        self._players = min(MAX_PLAYERS, max(256, math.isqrt(n * dims // 24)))
+        self._players = min(MAX_PLAYERS, max(512, math.isqrt(n * dims // 24)))
         self._tile = 4 * self._players * min(MAX_BLOCK, max(64, n * dims // (40 * self._players)))
         self._block = self._tile // (4 * self._players)
         self._rows = max(4096, n // 20)  # at a time, because screening gathers a copy of them
