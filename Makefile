@@ -14,6 +14,7 @@ help:
 	@echo "make bench  time the kernels beside their references, all sizes: an hour"
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
 	@echo "make bench-compare REF=main  time the fast kernels beside those of another commit; fails if 10 % slower"
+	@echo "make bench-family DATA=folder  compare all recipes on a data set"
 	@echo "make bench-gpu  check and time the kernels on a GPU"
 	@echo "make clean  remove what these made"
 
@@ -57,6 +58,10 @@ $(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NAT
 .PHONY: bench-compare
 bench-compare: $(READY)
 	$(BIN)/python -m benchmarks.compare $(REF) $(ARGS)
+
+.PHONY: bench-family
+bench-family: $(READY)
+	$(BIN)/python -m benchmarks.family $(DATA) --out .benchmarks/family $(ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: $(READY)

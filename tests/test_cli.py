@@ -357,7 +357,7 @@ def test_a_device_that_is_not_there(device: str, good: Path, model: Path, tmp_pa
 def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     assert failure("fit", nowhere, "--out", tmp_path / "m") == f"{nowhere}: no such file or folder; check the path"
-    assert failure("evaluate", nowhere, "--out", tmp_path / "r") == f"{nowhere}: no such folder; check the path"
+    assert failure("evaluate", nowhere, "--out", tmp_path / "r") == f"{nowhere}: no such file or folder; check the path"
 
 
 # fit

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import patchcore_plugin as pp
 from patchcore_plugin import hookspecs
 from patchcore_plugin.cli import app
-from patchcore_plugin.cli.setup import Setup
+from patchcore_plugin.cli.setup import Setup, options_by_recipe
 from patchcore_plugin.ensemble_recipe import load_recipe
 from patchcore_plugin.memory import COPIES
 from patchcore_plugin.options import describe
@@ -151,8 +151,10 @@ def test_commands_exist(
         Path(name).write_text(recipes(page)[0], encoding="utf-8")
     given = parse(words)
     if "recipe" in given:
-        known = {name: given[name] for name in ("recipe", *ROLES)}
-        Setup(**known, options=tuple(given["options"] or ())).load().resolved(host, 0)
+        several = given["recipe"] if isinstance(given["recipe"], list | tuple) else [given["recipe"]]
+        names = list(several) or ["patchcore"]
+        for name, options in options_by_recipe(given["options"] or (), names).items():
+            Setup(recipe=name, options=options, **{role: given[role] for role in ROLES}).load().resolved(host, 0)
 
 
 @pytest.mark.parametrize("page", list(PAGES))
