@@ -139,7 +139,7 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the commit that the working tree is at, with "-dirty" where tracked files differ."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
@@ -151,7 +151,7 @@ def keep(part: str, case: str, row: Row) -> None:
     data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     now = environment()
     rows = data.get("rows", {}) if data.get("environment") == now else {}
-    rows[case] = {**row, "commit": _commit()}
+    rows[case] = {**row, "commit": commit()}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"environment": now, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     print(f"{part}: {case}\n  {json.dumps(row)}", file=sys.stderr, flush=True)

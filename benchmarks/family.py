@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks._measure import RESULTS, _commit, environment
+from benchmarks._measure import RESULTS, commit, environment
 from patchcore_plugin.recipe import Recipe
 
 BACKBONE = "efficientnet-lite0"
@@ -59,7 +59,7 @@ def main() -> None:
     content = {
         "command": shlex.join(["patchcore", "evaluate", given.data.name, "--out", "OUT", *words]),
         "environment": environment(),
-        "commit": _commit(),
+        "commit": commit(),
         "comparison": json.loads(comparison.read_text(encoding="utf-8")),
     }
     RESULTS.mkdir(exist_ok=True)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .prediction import Nearest, Prediction
     from .recipe import Recipe
     from .staged import StagedBackbone, initialise
+    from .weights import differences, read_weights
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -82,12 +83,14 @@ __all__ = [
     "StreamingScorer",
     "TensorError",
     "WeightsError",
+    "differences",
     "hash_weights",
     "hookimpl",
     "initialise",
     "load_model",
     "load_recipe",
     "model_of",
+    "read_weights",
 ]
 
 _LAZY = {
@@ -98,10 +101,12 @@ _LAZY = {
     "Prediction": "prediction",
     "Recipe": "recipe",
     "StagedBackbone": "staged",
+    "differences": "weights",
     "initialise": "staged",
     "load_model": "models",
     "load_recipe": "ensemble_recipe",
     "model_of": "models",
+    "read_weights": "weights",
 }
 
 

@@ -298,7 +298,17 @@ def test_pickled_objects_are_not_run(resnet18: Any, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {1: torch.zeros(1)}])
+def test_a_checkpoint_that_holds_a_state_dict_is_read(resnet18: Any, tmp_path: Path) -> None:
+    for name, content in (
+        ("plain.pth", resnet18.state_dict()),
+        ("c.pth", {"epoch": 3, "state_dict": resnet18.state_dict()}),
+    ):
+        torch.save(content, tmp_path / name)
+    plain, checkpoint = (create("resnet18", weights=str(tmp_path / name)) for name in ("plain.pth", "c.pth"))
+    assert plain.weight_hash() == checkpoint.weight_hash()
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {1: torch.zeros(1)}])
 def test_files_of_something_else_are_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
@@ -313,7 +323,8 @@ def test_weights_of_another_network_are_refused(resnet18: Any, tmp_path: Path) -
     torch.save(resnet18.state_dict(), path)
     assert message(WeightsError, "resnet50", weights=str(path)) == (
         f"backbone resnet50: weights: {path} is of another network; tensors: "
-        "165 missing (layer1.0.conv3.weight, ...); 23 of another shape (layer1.0.conv1.weight, ...)"
+        "165 missing (layer1.0.conv3.weight, layer1.0.bn3.weight, ...); "
+        "23 of another shape (layer1.0.conv1.weight, layer1.1.conv1.weight, ...)"
     )
     tensors = resnet18.state_dict()
     tensors["extra"] = torch.zeros(1)

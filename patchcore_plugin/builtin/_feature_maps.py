@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import TypeGuard
 from urllib.parse import urlsplit
 
 import torch
@@ -17,11 +16,13 @@ from torch import Tensor, nn
 
 from patchcore_plugin.errors import WeightsError
 from patchcore_plugin.staged import StagedBackbone, initialise
+from patchcore_plugin.weights import differences, read_weights
 
 HEADS = ("fc.", "classifier.")
 """Parameters of the classifiers, which no feature map needs: a weights file may lack or exchange them."""
 COUNTER = "num_batches_tracked"
 """A training counter of batch normalisation, which older weights files lack and inference ignores."""
+DOTTED = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 CONNECT_SECONDS = 10.0
 """How long to wait for the server before the network counts as missing."""
 
@@ -59,8 +60,12 @@ def create_feature_maps(
         return StagedBackbone(name, stages, layers, fold=True)
 
     path = _imagenet_file(name, architecture) if weights == "imagenet" else Path(weights).expanduser()
-    tensors = read_weights(name, path)
-    _check_same_network(name, path, network.state_dict(), tensors)
+    tensors = read_weights(path, f"backbone {name}", "imagenet, random, or the path of a .pth or .safetensors file")
+    # torchvision's DenseNet files predate a rule on names; its own loader renames in the same way.
+    tensors = {DOTTED.sub(r"\1\2", key): tensor for key, tensor in tensors.items()}
+    problems = differences(_without_head(network.state_dict()), _without_head(tensors))
+    if problems:
+        raise WeightsError(f"backbone {name}: weights: {path} is of another network; tensors: {problems}")
     kept = {
         key: torch.tensor(0) if key.endswith(COUNTER) else tensors[prefix + key].float() for key in stages.state_dict()
     }
@@ -76,61 +81,6 @@ def _cut(network: nn.Module, layers: Sequence[str]) -> nn.Sequential:
     for name, child in children[: last + 1]:
         stages.add_module(name, child)
     return stages
-
-
-def read_weights(name: str, path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file, or from a .pth file without running its pickle.
-
-    Raises
-    ------
-    WeightsError
-        If there is no such file, it cannot be read safely, or it holds something else.
-    """
-    if not path.is_file():
-        raise WeightsError(
-            f"backbone {name}: weights: no file {path}; "
-            "give imagenet, random, or the path of a .pth or .safetensors file"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own exceptions for a damaged file
-        raise WeightsError(
-            f"backbone {name}: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
-            f"({type(error).__name__}); save one with torch.save(network.state_dict(), PATH)"
-        ) from error
-    if not _is_state_dict(tensors):
-        raise WeightsError(
-            f"backbone {name}: weights: {path} holds something else than named tensors; "
-            "save the network with torch.save(network.state_dict(), PATH)"
-        )
-    # torchvision's DenseNet files predate a rule on names; its own loader renames in the same way.
-    dotted = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
-    return {dotted.sub(r"\1\2", key): tensor for key, tensor in tensors.items()}
-
-
-def _is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:
-    return isinstance(content, Mapping) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    )
-
-
-def _check_same_network(name: str, path: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    expected, got = _without_head(expected), _without_head(got)
-    missing = [key for key in expected if key not in got]
-    unexpected = [key for key in got if key not in expected]
-    mismatched = [key for key in expected if key in got and expected[key].shape != got[key].shape]
-    problems = [
-        f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
-        if keys
-    ]
-    if problems:
-        raise WeightsError(f"backbone {name}: weights: {path} is of another network; tensors: {'; '.join(problems)}")
 
 
 def _without_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import patchcore_plugin as pp
-
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Under which of these names training scripts keep the network's tensors beside other things."""
 
 
 def load_weights(network: nn.Module, weights: str, prefix: str) -> None:
@@ -33,50 +28,16 @@ def load_weights(network: nn.Module, weights: str, prefix: str) -> None:
         If there is no such file, it cannot be read without running its pickle, or it is of another network.
     """
     path = Path(weights).expanduser()
-    if not path.is_file():
-        raise pp.WeightsError(
-            f"backbone module: weights: no file {path}; give the path of a .pth or .safetensors file, or factory"
-        )
+    tensors = pp.read_weights(path, "backbone module", "the path of a .pth or .safetensors file, or factory")
     expected = network.state_dict()
-    tensors = _read(path)
     got = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    missing = [key for key in expected if key not in got]
-    unexpected = [key for key in got if key not in expected]
-    mismatched = [key for key in expected if key in got and got[key].shape != expected[key].shape]
-    problems = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
-        if keys
-    ]
+    problems = pp.differences(expected, got)
     if problems:
         raise pp.WeightsError(
-            f"backbone module: weights: {path} is of another network; tensors: {'; '.join(problems)}"
+            f"backbone module: weights: {path} is of another network; tensors: {problems}"
             + _prefix_hint(expected, tensors)
         )
     network.load_state_dict(got)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own exceptions for a damaged file
-        raise pp.WeightsError(
-            f"backbone module: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
-            f"({type(error).__name__}); save one with torch.save(network.state_dict(), PATH)"
-        ) from error
-    if isinstance(content, Mapping):
-        content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise pp.WeightsError(
-            f"backbone module: weights: {path} holds something else than named tensors; "
-            "save the network with torch.save(network.state_dict(), PATH)"
-        )
-    return dict(content)
 
 
 def _prefix_hint(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

@@ -89,17 +89,10 @@ def load_file(model: str, network: nn.Module, weights: str) -> None:
     expected = network.state_dict()
     heads = _classifiers(network)
     got = {key: tensor for key, tensor in tensors.items() if key in expected or not key.startswith(heads)}
-    missing = [key for key in expected if key not in got]
-    unexpected = [key for key in got if key not in expected]
-    mismatched = [key for key in expected if key in got and getattr(got[key], "shape", None) != expected[key].shape]
-    problems = [
-        f"{len(keys)} {what} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
-        if keys
-    ]
+    problems = pp.differences(expected, got)
     if problems:
         raise pp.WeightsError(
-            f"backbone timm: weights: {path} is of another network than {model}; tensors: {'; '.join(problems)}; "
+            f"backbone timm: weights: {path} is of another network than {model}; tensors: {problems}; "
             "they must have timm's names, as in the file that timm downloads for the model"
         )
     network.load_state_dict(got)
