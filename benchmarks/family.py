@@ -25,6 +25,8 @@ LAYERS = {
     "gaussian-ad": "stage1,stage2,stage3,stage4,stage5,stage6,stage7",
 }
 """Strides 4, 8 and 16 (and 32) for recipes that take these of a ResNet; PatchCore takes the backbone's own choice."""
+PAPER = {"padim": ("preprocessing.keep_aspect=true", "preprocessing.crop=224,224")}
+"""What the paper does and the recipe does not: PaDiM judges by a single position, and specks at the border count."""
 MEMBERS = {"patchcore-ensemble": ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")}
 
 
@@ -35,6 +37,8 @@ def arguments(recipes: list[str], seed: int) -> list[str]:
     for recipe in recipes:
         if recipe in LAYERS:
             found += ["--set", f"{recipe}:backbone.layers={LAYERS[recipe]}"]
+        for option in PAPER.get(recipe, ()):
+            found += ["--set", f"{recipe}:{option}"]
         for place, backbone in enumerate(MEMBERS.get(recipe, ())):
             found += ["--set", f"{recipe}:{place}.backbone.name={backbone}"]
     return found

@@ -84,7 +84,7 @@ class Host:
     --------
     >>> host = Host(entry_points=False)
     >>> host.names("aggregator")
-    ['average-pool']
+    ['average-pool', 'global-pool']
     """
 
     def __init__(
