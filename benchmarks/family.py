@@ -25,7 +25,7 @@ LAYERS = {
     "gaussian-ad": "stage1,stage2,stage3,stage4,stage5,stage6,stage7",
 }
 """Strides 4, 8 and 16 (and 32) for recipes that take these of a ResNet; PatchCore takes the backbone's own choice."""
-PAPER = {"padim": ("preprocessing.keep_aspect=true", "preprocessing.crop=224,224")}
+PAPER = {"padim": ("preprocessing.crop=224,224", "preprocessing.keep_aspect=true")}
 """What the paper does and the recipe does not: PaDiM judges by a single position, and specks at the border count."""
 MEMBERS = {"patchcore-ensemble": ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")}
 
