@@ -26,6 +26,7 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.cli import main
+from patchcore_plugin.cli.setup import Setup
 from patchcore_plugin.kernels.native import description
 from patchcore_plugin.results import METRICS
 from patchcore_plugin.specs import ROLES
@@ -207,6 +208,15 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         "a .csv file: path, label, split"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_options_of_one_part_are_set_together_in_whatever_order() -> None:
+    options = ("preprocessing.keep_aspect=true", "sampler.ratio=0.5", "preprocessing.crop=64,48", "sampler.ratio=0.2")
+    recipe = Setup(recipe="patchcore", options=options).load()
+    assert isinstance(recipe, pp.Recipe)
+    assert recipe.preprocessing.keep_aspect
+    assert recipe.preprocessing.crop == (64, 48)
+    assert recipe.sampler.options["ratio"] == 0.2
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
@@ -786,6 +796,7 @@ KILLED = """
     from pathlib import Path
     import patchcore_plugin.model_file as model_file
     from patchcore_plugin.cli import main
+from patchcore_plugin.cli.setup import Setup
     from patchcore_plugin.cli.console import Reporter
 
     def die():

@@ -113,9 +113,13 @@ class Setup:
             name = getattr(self, role)
             if name is not None:
                 recipe = recipe.change(role, name)
+        # Those of a part together, because rules between its options hold for what they are in the end.
+        changes: dict[str, dict[str, Any]] = {}
         for text in self.options:
             part, option, value = parse_option(text)
-            recipe = recipe.change(part, {option: value})
+            changes.setdefault(part, {})[option] = value
+        for part, change in changes.items():
+            recipe = recipe.change(part, change)
         return recipe
 
     def detector(self, host: Host) -> Detector | Ensemble:
