@@ -796,7 +796,6 @@ KILLED = """
     from pathlib import Path
     import patchcore_plugin.model_file as model_file
     from patchcore_plugin.cli import main
-from patchcore_plugin.cli.setup import Setup
     from patchcore_plugin.cli.console import Reporter
 
     def die():
