@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 import patchcore_plugin as pp
 from patchcore_plugin import memory
 from patchcore_plugin.calibration import held_out
+from patchcore_plugin.features import PatchBuffer
 from patchcore_plugin.images import write_png
+from patchcore_plugin.roles import Patches
 
 Photo = NDArray[np.uint8]
 
@@ -321,3 +323,18 @@ def test_errors_come_at_their_place(fitted: pp.Detector, tmp_path: Path) -> None
     assert all(isinstance(next(found), pp.Prediction) for _ in range(9))
     with pytest.raises(pp.ImageError, match=r"broken\.png"):
         next(found)
+
+
+def test_photos_change_places_with_their_descriptors() -> None:
+    buffer = PatchBuffer(3)
+    grid = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, 2, 4)
+    buffer.add(Patches(grid, image=torch.arange(3.0).view(3, 1)))
+    every = torch.arange(12)
+    buffer.exchange([0], [2])
+    bank = buffer.bank(every)
+    assert bank.vectors[::4, 0].tolist() == [2.0, 1.0, 0.0]
+    assert bank.images is not None
+    assert bank.images.flatten().tolist() == [2.0, 1.0, 0.0]
+    assert buffer.patches(2).grid.unique().tolist() == [0.0]
+    buffer.exchange([0], [2])
+    assert buffer.bank(every).vectors[::4, 0].tolist() == [0.0, 1.0, 2.0]

@@ -48,37 +48,30 @@ class TrainingScores(Detector):
         folds = [np.arange(known, count), *np.array_split(rest, math.ceil(known / len(late)))]
         scores = np.empty(count)
         for fold in folds:
-            with _at_the_end(fold, features) as known:
+            with _at_the_end(fold, features) as at_the_end:
+                known = count - len(fold)
                 index = self._parts.select(self._parts.sampler(), features.vectors(known))
                 scorer = self._parts.fresh_scorer()
                 scorer.fit(features.bank(index, known))
                 # They are judged while they are there: a bank of all rows is no copy of the buffer.
-                for place, photo in enumerate(_in_place(fold, features), start=known):
+                for place, photo in enumerate(at_the_end.tolist(), start=known):
                     with torch.inference_mode():
                         scores[order[photo]] = float(scorer(features.patches(place)).image[0])
         return scores
 
 
 @contextmanager
-def _at_the_end(fold: NDArray[np.int64], features: PatchBuffer) -> Iterator[int]:
-    """Let the last photos take the places of those in `fold`; yield how many there are without them.
+def _at_the_end(fold: NDArray[np.int64], features: PatchBuffer) -> Iterator[NDArray[np.int64]]:
+    """Let the last photos take the places of those in `fold`; yield which are the last ones then, in order.
 
     The others are the start of the buffer then, and need not be copied, which would double the memory.
     """
-    places, movers = _exchanged(fold, features)
-    features.exchange(places, movers)
+    now = np.arange(len(features))
+    last = now[len(features) - len(fold) :].copy()
+    places, movers = np.setdiff1d(fold, last), np.setdiff1d(last, fold)
+    now[places], now[movers] = movers, places
+    features.exchange(places.tolist(), movers.tolist())
     try:
-        yield len(features) - len(fold)
+        yield now[last]
     finally:
-        features.exchange(places, movers)
-
-
-def _exchanged(fold: NDArray[np.int64], features: PatchBuffer) -> tuple[list[int], list[int]]:
-    last = np.arange(len(features) - len(fold), len(features))
-    return np.setdiff1d(fold, last).tolist(), np.setdiff1d(last, fold).tolist()
-
-
-def _in_place(fold: NDArray[np.int64], features: PatchBuffer) -> list[int]:
-    """Return which photos of `fold` the last places hold, in order, while it is at the end."""
-    now = {mover: place for place, mover in zip(*_exchanged(fold, features), strict=True)}
-    return [now.get(place, place) for place in range(len(features) - len(fold), len(features))]
+        features.exchange(places.tolist(), movers.tolist())
