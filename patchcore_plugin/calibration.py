@@ -1,17 +1,38 @@
-"""When a score is a defect, and which colours a map has: decided on good photos that the bank does not know."""
+"""When a score is a defect, and which colours a map has: decided on good photos that the bank does not know.
+
+Let s_1, ..., s_n be the scores of such photos. A new good photo is as likely to rank anywhere among them, so that its
+conformal p-value, p = (1 + number of s_i >= s) / (n + 1), is at most r with probability at most r (Vovk, Gammerman and
+Shafer, "Algorithmic Learning in a Random World", 2005). To call a photo anomalous where p <= r is to compare its score
+with the k-th highest s_i, k = floor(r (n + 1)): the threshold for a false-alarm rate r, and there is none below
+1 / (n + 1). The highest values of their maps give, likewise, a threshold for the map, which at most the same share of
+good photos passes anywhere.
+
+The scores of a fit are cross-fitted: each photo is judged by a bank of most of the others, a little poorer than the
+final one, so that the rate that is kept is, if anything, lower than the one promised.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import CalibrationError
+
 HELD_OUT = 0.1
-"""Fraction of the good photos that is held out."""
+"""Fraction of the good photos that is held out where patches are not kept."""
+FOLDS = 5
+"""Into how many parts photos are cut where patches are kept; each part is judged by a bank of the others."""
+FALSE_ALARM_RATE = 0.01
+"""The rate that is promised if none is asked for, or the smallest possible, if there are too few photos for it."""
+
+Criterion = Literal["false-alarms", "f1", "cost"]
 
 
 def held_out(count: int, seed: int) -> NDArray[np.int64]:
@@ -31,6 +52,37 @@ def fit_order(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     return np.setdiff1d(np.arange(count), late), late
 
 
+def folds(count: int, seed: int) -> list[NDArray[np.int64]]:
+    """Return `FOLDS` parts of `count` photos, each ascending, as equal in size as can be; none of a single one."""
+    if count < 2:
+        return []
+    order = np.random.default_rng(seed).permutation(count)
+    return [np.sort(part) for part in np.array_split(order, min(FOLDS, count))]
+
+
+class GoodPhoto(NamedTuple):
+    """What a good photo got from a model that does not know it.
+
+    Parameters
+    ----------
+    score
+        Its image score.
+    usual, highest
+        Median and maximum of its anomaly map; None without one.
+    """
+
+    score: float
+    usual: float | None = None
+    highest: float | None = None
+
+    @classmethod
+    def of(cls, score: float, anomaly_map: NDArray[np.float32] | None) -> GoodPhoto:
+        """Return that of a photo with this score and map [H, W]."""
+        if anomaly_map is None:
+            return cls(score)
+        return cls(score, float(np.median(anomaly_map)), float(anomaly_map.max()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What scores and maps are compared with.
@@ -40,14 +92,30 @@ class Calibration:
     threshold
         Image scores above it are defects; None if nothing is known of good photos' scores.
     source
-        Where it comes from, in words.
+        Where the scores come from, in words.
     map_scale
         Map values of the lowest and highest colour, the same for all photos.
+    map_threshold
+        Map values above it belong to defects; None without maps.
+    scores, peaks
+        Image scores of good photos that the model does not know, and highest values of their maps; ascending.
+    defective
+        Image scores of defective photos, where some were given; ascending.
+    criterion
+        What the threshold was chosen by.
+    cost
+        Cost of a missed defect, in false alarms; where the threshold was chosen by it.
     """
 
     threshold: float | None
     source: str
     map_scale: tuple[float, float]
+    map_threshold: float | None = None
+    scores: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
+    defective: tuple[float, ...] = ()
+    criterion: Criterion = "false-alarms"
+    cost: float | None = None
 
     @classmethod
     def none(cls, why: str) -> Calibration:
@@ -55,24 +123,161 @@ class Calibration:
         return cls(threshold=None, source=f"none: {why}", map_scale=(0.0, 1.0))
 
     @classmethod
-    def of_good(cls, scores: Sequence[float], maps: Sequence[NDArray[np.float32]], total: int) -> Calibration:
-        """Return that of held-out good photos, `total` photos in all: the highest score is the threshold."""
-        source = f"highest score of {len(scores)} of {total} good photos, held out"
+    def of_good(cls, good: Sequence[GoodPhoto], source: str, rate: float | None = None) -> Calibration:
+        """Return that of good photos, at least one; see `at_rate` for the rate."""
+        peaks = [photo.highest for photo in good if photo.highest is not None]
         scale = (0.0, 1.0)
-        if maps:
-            values = np.concatenate([each.ravel() for each in maps])
-            usual, highest = float(np.median(values)), float(values.max())
+        if peaks:
+            usual = float(np.median([photo.usual for photo in good if photo.usual is not None]))
+            highest = max(peaks)
             # Most of a good part has no colour and its most unusual spot a little; the rest is for defects.
             low = (usual + highest) / 2
             scale = (low, max(highest + 0.5 * abs(highest), low + 1e-6))
-        return cls(threshold=max(scores), source=source, map_scale=scale)
+        scores = _ascending(photo.score for photo in good)
+        plain = cls(threshold=None, source=source, map_scale=scale, scores=scores, peaks=_ascending(peaks))
+        return plain.at_rate(rate)
+
+    @property
+    def smallest_rate(self) -> float:
+        """The smallest false-alarm rate that so many good photos can promise, 1 / (n + 1)."""
+        return 1 / (len(self.scores) + 1)
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The share of good photos that `threshold` promises to alarm at most; None where it promises nothing.
+
+        A threshold below all scores promises nothing, and nor does one whose photos are not known.
+        """
+        if self.threshold is None or not self.scores:
+            return None
+        above = sum(score > self.threshold for score in self.scores)
+        return (above + 1) / (len(self.scores) + 1) if above < len(self.scores) else None
+
+    def p_value(self, score: float) -> float | None:
+        """Return the conformal p-value of an image score: how rare good photos with such a score are, at most.
+
+        None where the scores of good photos are not known.
+        """
+        if not self.scores:
+            return None
+        at_least = len(self.scores) - bisect_left(self.scores, score)
+        return (at_least + 1) / (len(self.scores) + 1)
+
+    def at_rate(self, rate: float | None = None) -> Calibration:
+        """Return it with the threshold for a false-alarm rate; `FALSE_ALARM_RATE`, or the smallest above it, if None.
+
+        Raises
+        ------
+        CalibrationError
+            If so few photos cannot promise the rate.
+        """
+        if rate is None:
+            rate = max(FALSE_ALARM_RATE, self.smallest_rate)
+        require_rate(rate, len(self.scores))
+        # A rate of 0.1 and 9 photos must give 1, whatever 0.1 is in binary.
+        place = math.floor(rate * (len(self.scores) + 1) * (1 + 1e-12))
+        return dataclasses.replace(
+            self,
+            threshold=self.scores[-place],
+            map_threshold=self.peaks[-place] if self.peaks else None,
+            criterion="false-alarms",
+            cost=None,
+        )
+
+    def with_defective(self, scores: Iterable[float]) -> Calibration:
+        """Return it with the image scores of defective photos; the threshold stays."""
+        return dataclasses.replace(self, defective=_ascending(scores))
+
+    def at_best_f1(self) -> Calibration:
+        """Return it with the threshold that has the highest F1 score on the good and defective photos.
+
+        Raises
+        ------
+        CalibrationError
+            If no defective photos were given.
+        """
+
+        def loss(missed: int, alarms: int) -> float:
+            found = len(self.defective) - missed
+            return -2 * found / (2 * found + missed + alarms)
+
+        return self._at_least(loss, "f1", None)
+
+    def at_least_cost(self, cost: float) -> Calibration:
+        """Return it with the threshold of least cost on the good and defective photos.
+
+        Parameters
+        ----------
+        cost
+            What a missed defect costs, in false alarms.
+
+        Raises
+        ------
+        CalibrationError
+            If no defective photos were given, or the cost is not above 0.
+        """
+        if not (math.isfinite(cost) and cost > 0):
+            raise CalibrationError(f"the cost of a missed defect, in false alarms, must be above 0, got {cost:g}")
+        return self._at_least(lambda missed, alarms: cost * missed + alarms, "cost", cost)
+
+    def _at_least(self, loss: Callable[[int, int], float], criterion: Criterion, cost: float | None) -> Calibration:
+        if not self.defective:
+            raise CalibrationError(f"a threshold by {criterion} needs defective photos; give some with --defective")
+        good, bad = np.array(self.scores), np.array(self.defective)
+        values = np.unique(np.concatenate([good, bad]))
+        # In the middle of each gap, so that no photo lies on the threshold.
+        between = np.concatenate([[np.nextafter(values[0], -np.inf)], (values[:-1] + values[1:]) / 2, values[-1:]])
+        losses = [loss(int((bad <= each).sum()), int((good > each).sum())) for each in between]
+        best = min(losses)
+        # Of those that are equally good, the one with fewest false alarms.
+        threshold = float(max(each for each, value in zip(between, losses, strict=True) if value <= best))
+        above = int((good > threshold).sum())
+        peak = self.peaks[-above - 1 if above < len(self.peaks) else 0] if self.peaks else None
+        return dataclasses.replace(self, threshold=threshold, map_threshold=peak, criterion=criterion, cost=cost)
+
+    def describe(self) -> str:
+        """Say in words what the threshold is and where it comes from."""
+        if self.threshold is None or not self.scores:
+            return self.source
+        rate = self.false_alarm_rate
+        promise = "promises nothing of false alarms" if rate is None else f"at most {rate:.2%} false alarms"
+        chosen = {
+            "false-alarms": promise,
+            "f1": f"best F1 score, {promise}",
+            "cost": f"least cost where a miss costs {self.cost or 0:g} false alarms, {promise}",
+        }
+        return f"{chosen[self.criterion]}; {self.source}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-like data; `from_dict` takes it back."""
-        return {"threshold": self.threshold, "source": self.source, "map_scale": list(self.map_scale)}
+        return {**dataclasses.asdict(self), "map_scale": list(self.map_scale)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        """Return what `to_dict` described."""
-        low, high = data["map_scale"]
-        return cls(threshold=data["threshold"], source=data["source"], map_scale=(low, high))
+        """Return what `to_dict` described, by this version or an older one, which knew fewer of its fields."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        lists = ("map_scale", "scores", "peaks", "defective")
+        values: dict[str, Any] = {key: tuple(each) if key in lists else each for key, each in data.items()}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def require_rate(rate: float, photos: int) -> None:
+    """Refuse a false-alarm rate that so many judged good photos cannot promise.
+
+    Raises
+    ------
+    CalibrationError
+        If it is below 1 / (photos + 1), or not below 1.
+    """
+    if not 0 < rate < 1:
+        raise CalibrationError(f"a false-alarm rate lies between 0 and 1, such as 0.01 for 1 %; got {rate:g}")
+    if rate * (photos + 1) * (1 + 1e-12) < 1:
+        raise CalibrationError(
+            f"a false-alarm rate of {rate:g} needs at least {math.ceil(1 / rate * (1 - 1e-12)) - 1} good photos that "
+            f"the bank does not know, and there are {photos}, which can promise {1 / (photos + 1):.4g} at best; "
+            "give more good photos, or ask for a higher rate"
+        )
+
+
+def _ascending(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(sorted(float(value) for value in values))

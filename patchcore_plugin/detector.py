@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import model_file
-from .calibration import Calibration
+from .calibration import Calibration, GoodPhoto, require_rate
 from .composition import Composition, Precision
 from .errors import ImageError, ModelFileError, PluginError, TensorError, WeightsError
 from .features import Input, OnError, Photo, stacked
@@ -126,6 +126,11 @@ class Detector:
         return len(self.bank.vectors)
 
     @property
+    def training_photos(self) -> tuple[str, ...]:
+        """Paths of the photos that it was fitted on, of those that were files."""
+        return tuple(photo["path"] for photo in self._photos if photo["path"] is not None)
+
+    @property
     def threshold(self) -> float | None:
         """The image score above which a photo is called anomalous; None if there is none."""
         return self.calibration.threshold
@@ -147,19 +152,22 @@ class Detector:
         self,
         photos: Sequence[Photo],
         *,
+        false_alarm_rate: float | None = None,
         on_error: OnError = "stop",
         progress: Progress | None = None,
         announce: Callable[[str], object] | None = None,
     ) -> Detector:
-        """Learn what is normal from good photos, and set the threshold.
+        """Learn what is normal from good photos, and calibrate on them.
 
-        The bank is made of all photos. The threshold is the highest score that a tenth of them, chosen by the
-        seed, gets from a bank made of the others; a single photo leaves none to hold out, and no threshold.
+        The bank is made of all photos. For the threshold each is judged by a bank of the others (in folds chosen by
+        the seed; where no patches are kept, a tenth is held out and judged). A single photo leaves no threshold.
 
         Parameters
         ----------
         photos
             Paths, or RGB arrays [H, W, 3] (uint8, uint16, or floats in 0..1).
+        false_alarm_rate
+            The share of good photos that the threshold may alarm; None for 0.01, or as little as so few photos allow.
         on_error
             Whether an unreadable photo stops the fit, or is left out and listed in `skipped`.
         progress
@@ -171,8 +179,12 @@ class Detector:
         ------
         ImageError
             For an unreadable photo, if `on_error` is "stop"; if no photo is left.
+        CalibrationError
+            If the photos are too few for the rate.
         """
         learning = self._learner(len(photos), progress)
+        if false_alarm_rate is not None:
+            require_rate(false_alarm_rate, learning.judges(len(photos)))
         read = read_good(
             photos,
             self.recipe.preprocessing,
@@ -183,14 +195,14 @@ class Detector:
             progress=progress,
             announce=None if announce is None else lambda seconds: announce(learning.describe(seconds)),
         )
-        self._finish(learning, read)
+        self._finish(learning, read, false_alarm_rate)
         return self
 
-    def _finish(self, learning: Learner, read: Read) -> list[Judged]:
-        """Become what was learned from the photos that were read; return what the held-out ones got."""
+    def _finish(self, learning: Learner, read: Read, rate: float | None) -> list[Judged]:
+        """Become what was learned from the photos that were read; return what the judged ones, the last, got."""
         self.skipped = read.skipped
         judged = learning.judged()
-        self.calibration = self._calibration(judged, read)
+        self.calibration = self._calibration(judged, read, learning.judging, rate)
         self._parts.scorer, self._bank, self.radius_curve = learning.learned()
         self._photos = [
             {"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in read.early + read.late
@@ -270,15 +282,20 @@ class Detector:
         self.calibration = Calibration.from_dict(manifest["calibration"])
         self.radius_curve = [(rows, radius) for rows, radius in manifest["radius_curve"]]
 
-    def _calibration(self, judged: Sequence[Judged], read: Read) -> Calibration:
+    def _calibration(self, judged: Sequence[Judged], read: Read, judging: str, rate: float | None) -> Calibration:
         if not judged:
-            return Calibration.none("too few photos to hold one out")
-        maps = [
-            anomaly_map(found.map, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map)
-            for found, photo in zip(judged, read.late, strict=True)
-            if found.map is not None
+            return Calibration.none("too few photos to judge one by the others")
+        photos = (read.early + read.late)[-len(judged) :]
+        good = [
+            GoodPhoto.of(
+                found.score,
+                None
+                if found.map is None
+                else anomaly_map(found.map, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map),
+            )
+            for found, photo in zip(judged, photos, strict=True)
         ]
-        return Calibration.of_good([found.score for found in judged], maps, len(read.early + read.late))
+        return Calibration.of_good(good, read.source(len(good), judging), rate)
 
     def _judge(self, inputs: Sequence[Input], origin: NDArray[np.int64]) -> Iterator[Prediction]:
         scores = self._parts.score(self._parts.patches(stacked(inputs)))
@@ -291,7 +308,7 @@ class Detector:
                 full = anomaly_map(maps[i], item.shape, self.recipe.map)
                 if rows is not None:
                     nearest = nearest_patch(item.shape, maps[i], rows[i], origin, self._photos, options)
-            yield Prediction.against(self.threshold, item.path, score, full, nearest)
+            yield Prediction.against(self.calibration, item.path, score, full, nearest)
 
     def _tensors(self) -> dict[str, Tensor]:
         bank = self.bank

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import memory, model_file
 from .averaging import Unit, averaged_map
-from .calibration import Calibration, fit_order
+from .calibration import Calibration, GoodPhoto, fit_order, require_rate
 from .composition import Precision
 from .detector import Detector, require_components, software
 from .ensemble_recipe import EnsembleRecipe, load_recipe
@@ -133,6 +133,11 @@ class Ensemble:
         return tuple(self._units)
 
     @property
+    def training_photos(self) -> tuple[str, ...]:
+        """Paths of the photos that it was fitted on, of those that were files."""
+        return self.members[0].training_photos
+
+    @property
     def threshold(self) -> float | None:
         """The image score above which a photo is called anomalous; None if there is none."""
         return self.calibration.threshold
@@ -146,11 +151,12 @@ class Ensemble:
         self,
         photos: Sequence[Photo],
         *,
+        false_alarm_rate: float | None = None,
         on_error: OnError = "stop",
         progress: Progress | None = None,
         announce: Callable[[str], object] | None = None,
     ) -> Ensemble:
-        """Learn what is normal from good photos, and set units and threshold on those held out; as `Detector.fit`.
+        """Learn what is normal from good photos, and set units and threshold; as `Detector.fit`.
 
         Members that share a backbone are fitted together, others one after the other, so that the patches of no more
         are held at once; the photos are read for each anew.
@@ -163,6 +169,9 @@ class Ensemble:
             Before the long work, if there is not the memory for one of the members, or for those fitted together.
         """
         self._units, self.calibration = [], Calibration.none("not fitted")
+        if false_alarm_rate is not None:
+            learners = [member._learner(len(photos), None) for member in self.members]
+            require_rate(false_alarm_rate, min(learning.judges(len(photos)) for learning in learners))
         self._require_memory(photos, on_error)
         judged: dict[int, list[Judged]] = {}
         read: Read | None = None
@@ -176,7 +185,7 @@ class Ensemble:
         self.skipped = read.skipped
         held = [judged[number] for number in range(len(self.members))]
         self._units = [Unit.of_good(each, self._label([number])) for number, each in enumerate(held)]
-        self.calibration = self._calibration(held, read)
+        self.calibration = self._calibration(held, read, false_alarm_rate)
         return self
 
     def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
@@ -309,22 +318,27 @@ class Ensemble:
             announce=tell,
         )
         # The patches of each are let go before the next is learned from.
-        return read, [self.members[number]._finish(learners.pop(number), read) for number in numbers]
+        return read, [self.members[number]._finish(learners.pop(number), read, None) for number in numbers]
 
-    def _calibration(self, held: Sequence[Sequence[Judged]], read: Read) -> Calibration:
-        if not held[0]:
-            return Calibration.none("too few photos to hold one out; the members' scores are averaged as they are")
-        scores, maps = [], []
-        for photo, *found in zip(read.late, *held, strict=True):
-            scores.append(_mean([each.score / unit.score for each, unit in zip(found, self._units, strict=True)]))
+    def _calibration(self, judged: Sequence[Sequence[Judged]], read: Read, rate: float | None) -> Calibration:
+        """Return that of the photos, the last ones, which every member has judged without knowing them."""
+        count = min(map(len, judged))
+        if not count:
+            return Calibration.none(
+                "too few photos to judge one by the others; the members' scores are averaged as they are"
+            )
+        good = []
+        photos = (read.early + read.late)[-count:]
+        for photo, *found in zip(photos, *(each[-count:] for each in judged), strict=True):
+            score = _mean([each.score / unit.score for each, unit in zip(found, self._units, strict=True)])
             divided = [
                 each.map / np.float32(unit.map)
                 for each, unit in zip(found, self._units, strict=True)
                 if each.map is not None
             ]
             full = averaged_map(divided, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map)
-            maps += [] if full is None else [full]
-        return Calibration.of_good(scores, maps, len(read.early + read.late))
+            good.append(GoodPhoto.of(score, full))
+        return Calibration.of_good(good, read.source(count, "each judged by members that do not know it"), rate)
 
     def _judge(
         self, inputs: Sequence[Input], units: Sequence[Unit], origins: Sequence[NDArray[np.int64]]
@@ -356,7 +370,7 @@ class Ensemble:
                     member._photos,
                     self.recipe.preprocessing,
                 )
-            yield Prediction.against(self.threshold, item.path, score, full, nearest)
+            yield Prediction.against(self.calibration, item.path, score, full, nearest)
 
 
 def _once(shared: SharedBackbone, numbers: Sequence[int]) -> AbstractContextManager[None]:

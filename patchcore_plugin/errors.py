@@ -33,5 +33,9 @@ class DatasetError(PatchcoreError):
     """A folder does not hold what the command needs."""
 
 
+class CalibrationError(PatchcoreError):
+    """A threshold that the photos at hand cannot give."""
+
+
 class ModelFileError(PatchcoreError):
     """A model file is damaged, too new, or does not fit the installed components."""

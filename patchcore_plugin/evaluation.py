@@ -16,13 +16,12 @@ import numpy.typing as npt
 from . import images
 from .errors import ImageError
 from .metrics import PixelScores, image_metrics
+from .result_writer import PredictionLike, ResultsWriter
 from .results import (
     CategoryResult,
     Evaluation,
     Failure,
     PhotoResult,
-    PredictionLike,
-    ResultsWriter,
     finite,
     write_json,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .calibration import FOLDS, folds, held_out
 from .composition import Composition
 from .errors import ImageError
 from .features import PatchBuffer
@@ -24,7 +26,7 @@ CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 class Judged(NamedTuple):
-    """What a held-out photo got: its score, and patch scores [h, w] where there are any."""
+    """What a good photo got that was not learned from: its score, and patch scores [h, w] where there are any."""
 
     score: float
     map: NDArray[np.float32] | None
@@ -42,6 +44,9 @@ class Learned(NamedTuple):
 class Learner(Protocol):
     """A fit in progress: `add` photos, `hold_out`, `add` the held-out ones, `judged`, and `learned` from all."""
 
+    judging: str
+    """How photos come to be judged by a model that does not know them, in words."""
+
     @property
     def needed(self) -> float:
         """Bytes that it takes at most, and that grow with the photos; known after the first batch."""
@@ -55,8 +60,12 @@ class Learner(Protocol):
         """Say that the photos to come are held out: `judged` by what was learned from those before them."""
         ...
 
+    def judges(self, photos: int) -> int:
+        """Return how many of so many photos `judged` will be about."""
+        ...
+
     def judged(self) -> list[Judged]:
-        """Return what the held-out photos got; nothing if there were none, or none before them."""
+        """Return what the last photos got, held out or all, each from a model that does not know it; may be none."""
         ...
 
     def learned(self) -> Learned:
@@ -89,11 +98,12 @@ class Kept:
         Called with a stage of the work, and how many of how many of its units are done.
     """
 
+    judging = f"each judged by a bank of the others ({FOLDS} folds)"
+
     def __init__(self, parts: Composition, capacity: int, progress: Progress | None = None) -> None:
         self.features = PatchBuffer(capacity)
         self._parts = parts
         self._progress = progress
-        self._known = 0
 
     @property
     def needed(self) -> float:
@@ -105,18 +115,29 @@ class Kept:
         self.features.add(patches)
 
     def hold_out(self) -> None:
-        """Hold out the photos to come."""
-        self._known = len(self.features)
+        """Nothing: all photos are judged, fold by fold."""
+
+    def judges(self, photos: int) -> int:
+        """Return that all of them are judged, if there are two."""
+        return photos if photos > 1 else 0
 
     def judged(self) -> list[Judged]:
-        """Judge the held-out photos by a bank of the others."""
-        if not 0 < self._known < len(self.features):
-            return []
-        scorer, _, _ = self._learn("selecting patches for the threshold", self._known)
-        found: list[Judged] = []
-        for number in range(self._known, len(self.features)):
-            found += _judged(_score(scorer, self.features.patches(number)))
-        return found
+        """Judge all photos, each by a bank of those that are not in its fold.
+
+        A bank of all photos, less the rows of the one that is judged, will not do: the rows of a coreset are far from
+        each other, so whoever has one would seem far from normal.
+        """
+        features = self.features
+        found: dict[int, Judged] = {}
+        parts = folds(len(features), self._parts.seed)
+        for number, fold in enumerate(parts, start=1):
+            with at_the_end(fold, features) as photos:
+                known = len(features) - len(fold)
+                scorer, _, _ = self._learn(f"selecting patches for the threshold, {number} of {len(parts)}", known)
+                # They are judged while they are there: a bank of all rows is no copy of the buffer.
+                for place, photo in enumerate(photos.tolist(), start=known):
+                    (found[photo],) = _judged(_score(scorer, features.patches(place)))
+        return [found[photo] for photo in range(len(found))]
 
     def learned(self) -> Learned:
         """Learn from all photos."""
@@ -147,6 +168,7 @@ class Streamed:
         How many photos there will be at most.
     """
 
+    judging = "held out and judged by what was learned from the others"
     needed = 0.0
 
     def __init__(self, scorer: StreamingScorer, capacity: int) -> None:
@@ -173,6 +195,10 @@ class Streamed:
             self._scorer.finish()
             self._judging = True
 
+    def judges(self, photos: int) -> int:
+        """Return how many are held out."""
+        return len(held_out(photos, 0))
+
     def judged(self) -> list[Judged]:
         """Return what the held-out photos got."""
         return self._judged
@@ -189,6 +215,23 @@ class Streamed:
         """Say what all photos will take."""
         rest = seconds / self._photos * (self._capacity - self._photos)
         return f"{self._capacity} photos, whose patches need not be kept; reading the rest takes about {rest:.0f} s"
+
+
+@contextmanager
+def at_the_end(fold: NDArray[np.int64], features: PatchBuffer) -> Iterator[NDArray[np.int64]]:
+    """Let the last photos take the places of those in `fold`; yield which are the last ones then, in order.
+
+    The others are the start of the buffer then, and need not be copied, which would double the memory.
+    """
+    now = np.arange(len(features))
+    last = now[len(features) - len(fold) :].copy()
+    places, movers = np.setdiff1d(fold, last), np.setdiff1d(last, fold)
+    now[places], now[movers] = movers, places
+    features.exchange(places.tolist(), movers.tolist())
+    try:
+        yield now[last]
+    finally:
+        features.exchange(places.tolist(), movers.tolist())
 
 
 @torch.inference_mode()

@@ -11,6 +11,8 @@ from .ensemble import Ensemble
 from .ensemble_recipe import AnyRecipe, EnsembleRecipe
 from .host import Host
 
+Model = Detector | Ensemble
+
 
 def model_of(
     recipe: AnyRecipe,
@@ -19,7 +21,7 @@ def model_of(
     device: str = "auto",
     precision: Precision = "fp32",
     host: Host | None = None,
-) -> Detector | Ensemble:
+) -> Model:
     """Return a detector, or an ensemble, of a recipe; the parameters are those of both."""
     if isinstance(recipe, EnsembleRecipe):
         return Ensemble(recipe, seed=seed, device=device, precision=precision, host=host)
@@ -28,7 +30,7 @@ def model_of(
 
 def load_model(
     path: str | Path, *, device: str = "auto", precision: Precision | None = None, host: Host | None = None
-) -> Detector | Ensemble:
+) -> Model:
     """Return what was saved, a detector or an ensemble; the parameters and errors are those of `Detector.load`."""
     kind = Ensemble if "members" in model_file.read_manifest(Path(path)) else Detector
     return kind.load(path, device=device, precision=precision, host=host)

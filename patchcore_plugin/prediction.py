@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibration import Calibration
 from .preprocessing import Geometry, geometry
 from .recipe import Preprocessing
+from .regions import Region, find_regions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,10 @@ class Prediction:
         What the score is compared with, and whether it is larger; None where there is no threshold.
     nearest
         The nearest normal patch; None for methods that know of none.
+    p_value
+        The conformal p-value: how rare good photos with such a score are, at most; None where it is not known.
+    regions
+        Where the map is above its threshold, highest peak first; they do not decide the verdict.
     """
 
     path: str | None
@@ -61,25 +67,30 @@ class Prediction:
     threshold: float | None
     is_anomalous: bool | None
     nearest: Nearest | None
+    p_value: float | None = None
+    regions: tuple[Region, ...] = ()
 
     @classmethod
     def against(
         cls,
-        threshold: float | None,
+        calibration: Calibration,
         path: str | None,
         score: float,
         anomaly_map: NDArray[np.float32] | None,
         nearest: Nearest | None,
     ) -> Prediction:
-        """Return what was found, with the verdict by the threshold."""
-        is_anomalous = None if threshold is None else score > threshold
+        """Return what was found, with what the calibration says of it."""
+        threshold, map_threshold = calibration.threshold, calibration.map_threshold
+        found = () if anomaly_map is None or map_threshold is None else find_regions(anomaly_map, map_threshold)
         return cls(
             path=path,
             score=score,
             anomaly_map=anomaly_map,
             threshold=threshold,
-            is_anomalous=is_anomalous,
+            is_anomalous=None if threshold is None else score > threshold,
             nearest=nearest,
+            p_value=calibration.p_value(score),
+            regions=found,
         )
 
 

@@ -30,6 +30,11 @@ class Read(NamedTuple):
     late: list[Seen]
     skipped: list[ImageError]
 
+    def source(self, judged: int, judging: str) -> str:
+        """Say in words of which photos the scores for a threshold are."""
+        photos = len(self.early) + len(self.late)
+        return f"scores of {judged if judged == photos else f'{judged} of {photos}'} good photos, {judging}"
+
 
 def read_good(
     photos: Sequence[Photo],

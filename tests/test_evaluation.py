@@ -19,7 +19,9 @@ from patchcore_plugin.datasets import Category
 from patchcore_plugin.errors import ImageError, PatchcoreError
 from patchcore_plugin.evaluation import OnError, Progress, evaluate, evaluate_category
 from patchcore_plugin.metrics import PixelScores, pixel_metrics
-from patchcore_plugin.results import METRICS, ResultsWriter, write_json
+from patchcore_plugin.regions import Region
+from patchcore_plugin.result_writer import ResultsWriter
+from patchcore_plugin.results import METRICS, write_json
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class FakePrediction:
     threshold: float | None = 0.5
     is_anomalous: bool | None = True
     nearest: FakeNearest | None = field(default_factory=FakeNearest)
+    p_value: float | None = 0.25
+    regions: Sequence[Region] = ()
 
 
 @dataclass

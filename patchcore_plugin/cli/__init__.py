@@ -10,7 +10,7 @@ import typer
 
 from patchcore_plugin.errors import PatchcoreError
 
-from . import completion, demo, evaluate, export_backbone, fit, plugins, predict, recipes
+from . import calibrate, completion, demo, evaluate, export_backbone, fit, plugins, predict, recipes
 from .setup import Blocked
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("fit")(fit.command)
+app.command("calibrate")(calibrate.command)
 app.command("predict")(predict.command)
 app.command("evaluate")(evaluate.command)
 app.command("export-backbone")(export_backbone.command)

@@ -35,7 +35,7 @@ def command(
     wanted.load().resolved(host, seed)
     from patchcore_plugin.detector import Detector
     from patchcore_plugin.images import read_photo
-    from patchcore_plugin.results import ResultsWriter
+    from patchcore_plugin.result_writer import ResultsWriter
     from patchcore_plugin.synthetic import draw_dataset
 
     start = time.perf_counter()

@@ -34,6 +34,7 @@ def command(
     device: setup.DeviceOption = "auto",
     precision: setup.PrecisionOption = None,
     seed: setup.SeedOption = 0,
+    false_alarm_rate: setup.FalseAlarmRateOption = None,
     on_error: setup.OnErrorOption = "stop",
     as_json: setup.JsonOption = False,
 ) -> None:
@@ -56,7 +57,13 @@ def command(
     setup.require_writable(out)
     start = time.perf_counter()
     with Reporter() as progress:
-        detector.fit(photos, on_error=on_error, progress=progress, announce=progress.note)
+        detector.fit(
+            photos,
+            false_alarm_rate=false_alarm_rate,
+            on_error=on_error,
+            progress=progress,
+            announce=progress.note,
+        )
     detector.save(out)
     seconds = time.perf_counter() - start
     summary: dict[str, Any] = {
@@ -65,7 +72,9 @@ def command(
         "skipped": [str(error) for error in detector.skipped],
         **_learned(detector),
         "threshold": detector.threshold,
-        "threshold_source": detector.calibration.source,
+        "threshold_source": detector.calibration.describe(),
+        "map_threshold": detector.calibration.map_threshold,
+        "false_alarm_rate": detector.calibration.false_alarm_rate,
         "seconds": seconds,
     }
     if as_json:
@@ -78,7 +87,7 @@ def command(
         for place, member in enumerate(summary.get("members", ())):
             print(f"member {place}   {member['name']}")
             _show(member, f"{place}.")
-        print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
+        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
         print(f"next       patchcore predict {out} PHOTOS --out results")
     setup.report_unreadable(detector.skipped, len(photos))
 

@@ -32,7 +32,7 @@ def command(
     from patchcore_plugin.ensemble import Ensemble
     from patchcore_plugin.images import read_photo
     from patchcore_plugin.models import load_model
-    from patchcore_plugin.results import ResultsWriter
+    from patchcore_plugin.result_writer import ResultsWriter
 
     detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
     records: list[dict[str, Any]] = []
@@ -50,9 +50,12 @@ def command(
         print_json({"results": records, "failed": [str(error) for error in errors]})
     else:
         verdicts = {True: "defect", False: "good", None: "-"}
-        rows = [[verdicts[each["is_anomalous"]], number(each["score"], 3), each["path"]] for each in records]
-        print_table(["verdict", "score", "photo"], rows)
-        print(f"threshold  {number(detector.threshold)} ({detector.calibration.source})")
+        rows = [
+            [verdicts[each["is_anomalous"]], number(each["score"], 3), number(each["p_value"], 3), each["path"]]
+            for each in records
+        ]
+        print_table(["verdict", "score", "p-value", "photo"], rows)
+        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
         if any(each["map"] for each in records):
             low, high = detector.map_scale
             print(f"colours    from {low:.3f} to {high:.3f} in every picture")

@@ -65,6 +65,13 @@ OnErrorOption = Annotated[Literal["stop", "skip"], typer.Option("--on-error", he
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=2**32 - 1, help="Governs everything that is drawn at random.")
 ]
+FalseAlarmRateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarm-rate",
+        help="Share of good photos that the threshold may alarm; default: 0.01, or as little as so few photos allow.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 

@@ -53,8 +53,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     preprocessing, map
         Options that replace the recipe's.
     contamination
-        Where the threshold comes from. "auto": the detector's own, the highest score of a held-out tenth of the
-        photos. A number in (0, 0.5]: as many of the training photos as that are taken for outliers.
+        Where the threshold comes from. "auto": the detector's own, for a false-alarm rate of 1 % among good
+        photos, or the lowest that so few allow. A number in (0, 0.5]: as many of the training photos as that are
+        taken for outliers.
     random_state
         A seed (0 or more), or a RandomState to draw one from at each fit; None is 0. NumPy's global state is neither
         read nor changed. An option called ``seed`` that is set has precedence.
@@ -68,8 +69,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     detector_ : patchcore_plugin.Detector
         The fitted detector, to save or to ask for `predict` in full.
     decision_scores_ : ndarray of float64, shape [N]
-        Anomaly scores of the training photos, higher is more anomalous, by cross-validation: a tenth at a time is
-        judged by a bank of the others. It takes ten more selections of a bank, but no photo is read again.
+        Anomaly scores of the training photos, higher is more anomalous, by cross-validation: a fifth at a time is
+        judged by a bank of the others.
     threshold_ : float
         The anomaly score above which a photo is an outlier.
     labels_ : ndarray of int64, shape [N]
@@ -136,7 +137,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             recipe = self._recipe(*PARTS)
             detector = TrainingScores(recipe, seed=seed, device=self.device, precision=self.precision, host=Host())
             detector.fit(photos)
-            scores = detector.training_scores()
+            scores = detector.training_scores
         if fraction is not None:
             threshold = float(np.percentile(scores, 100 * (1 - fraction)))
             source = f"{fraction:g} of {len(scores)} training photos, each judged by a bank without it, are above"
