@@ -41,8 +41,18 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest
+
+# The page is tested in Chromium: the machine's, or one that is fetched, where that is possible.
+.PHONY: browser
+browser: $(READY)
+	@for name in $(PATCHCORE_CHROMIUM) chromium chromium-browser google-chrome google-chrome-stable; do \
+	  command -v $$name >/dev/null && exit; done; \
+	[ "$$(id -u)" != 0 ] || deps=--with-deps; \
+	timeout 180 $(BIN)/python -m playwright install $$deps chromium >/dev/null 2>&1 \
+	  || (apt-get update && apt-get install --yes --no-install-recommends chromium) >/dev/null 2>&1 \
+	  || echo 'Going on without a browser: the tests of the page in it are skipped.'
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --full --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    CalibrationError,
     DatasetError,
     ImageError,
     ModelFileError,
@@ -25,6 +26,7 @@ from .roles import (
     Backbone,
     MemoryBank,
     Patches,
+    Reduction,
     Sampler,
     Scorer,
     Scores,
@@ -41,14 +43,21 @@ from .specs import (
 )
 
 if TYPE_CHECKING:
+    from .calibration import Calibration
+    from .coco import coco_of
     from .detector import Detector
     from .ensemble import Ensemble
     from .ensemble_recipe import EnsembleRecipe, load_recipe
+    from .exported import ExportedModel
+    from .model_export import export_model
     from .models import load_model, model_of
     from .prediction import Nearest, Prediction
+    from .recalibration import recalibrated
     from .recipe import Recipe
+    from .regions import Region
     from .staged import StagedBackbone, initialise
     from .weights import differences, read_weights
+    from .why import why_picture
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -56,12 +65,15 @@ __all__ = [
     "AggregatorSpec",
     "Backbone",
     "BackboneSpec",
+    "Calibration",
+    "CalibrationError",
     "Component",
     "ComponentSpec",
     "DatasetError",
     "Detector",
     "Ensemble",
     "EnsembleRecipe",
+    "ExportedModel",
     "Host",
     "ImageError",
     "MemoryBank",
@@ -74,6 +86,8 @@ __all__ = [
     "PluginError",
     "Prediction",
     "Recipe",
+    "Reduction",
+    "Region",
     "Sampler",
     "SamplerSpec",
     "Scorer",
@@ -83,7 +97,9 @@ __all__ = [
     "StreamingScorer",
     "TensorError",
     "WeightsError",
+    "coco_of",
     "differences",
+    "export_model",
     "hash_weights",
     "hookimpl",
     "initialise",
@@ -91,22 +107,31 @@ __all__ = [
     "load_recipe",
     "model_of",
     "read_weights",
+    "recalibrated",
+    "why_picture",
 ]
 
 _LAZY = {
+    "Calibration": "calibration",
     "Detector": "detector",
     "Ensemble": "ensemble",
     "EnsembleRecipe": "ensemble_recipe",
+    "ExportedModel": "exported",
     "Nearest": "prediction",
     "Prediction": "prediction",
     "Recipe": "recipe",
+    "Region": "regions",
     "StagedBackbone": "staged",
+    "coco_of": "coco",
     "differences": "weights",
+    "export_model": "model_export",
     "initialise": "staged",
     "load_model": "models",
     "load_recipe": "ensemble_recipe",
     "model_of": "models",
     "read_weights": "weights",
+    "recalibrated": "recalibration",
+    "why_picture": "why",
 }
 
 

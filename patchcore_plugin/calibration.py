@@ -8,14 +8,15 @@ with the k-th highest s_i, k = floor(r (n + 1)): the threshold for a false-alarm
 good photos passes anywhere.
 
 The scores of a fit are cross-fitted: each photo is judged by a bank of most of the others, a little poorer than the
-final one, so that the rate that is kept is, if anything, lower than the one promised.
+final one, so that the rate that is kept is, if anything, lower than the one promised. A threshold that is chosen by
+anything but a rate, such as F1 on these very photos, promises none: what is said of it then is an estimate.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -32,7 +33,7 @@ FOLDS = 5
 FALSE_ALARM_RATE = 0.01
 """The rate that is promised if none is asked for, or the smallest possible, if there are too few photos for it."""
 
-Criterion = Literal["false-alarms", "f1", "cost"]
+Criterion = Literal["false-alarms", "f1", "cost", "given"]
 
 
 def held_out(count: int, seed: int) -> NDArray[np.int64]:
@@ -105,6 +106,8 @@ class Calibration:
         What the threshold was chosen by.
     cost
         Cost of a missed defect, in false alarms; where the threshold was chosen by it.
+    rate
+        The false-alarm rate that was asked for; None for `FALSE_ALARM_RATE`, or the smallest above it.
     """
 
     threshold: float | None
@@ -116,6 +119,7 @@ class Calibration:
     defective: tuple[float, ...] = ()
     criterion: Criterion = "false-alarms"
     cost: float | None = None
+    rate: float | None = None
 
     @classmethod
     def none(cls, why: str) -> Calibration:
@@ -144,13 +148,13 @@ class Calibration:
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """The share of good photos that `threshold` promises to alarm at most; None where it promises nothing.
+        """The share of good photos that are above `threshold` at most; an estimate, where it was not chosen for a rate.
 
-        A threshold below all scores promises nothing, and nor does one whose photos are not known.
+        None for a threshold below all scores, which says nothing, and where no scores are known.
         """
         if self.threshold is None or not self.scores:
             return None
-        above = sum(score > self.threshold for score in self.scores)
+        above = self._above(self.threshold)
         return (above + 1) / (len(self.scores) + 1) if above < len(self.scores) else None
 
     def p_value(self, score: float) -> float | None:
@@ -171,18 +175,32 @@ class Calibration:
         CalibrationError
             If so few photos cannot promise the rate.
         """
+        asked = rate
         if rate is None:
             rate = max(FALSE_ALARM_RATE, self.smallest_rate)
         require_rate(rate, len(self.scores))
-        # A rate of 0.1 and 9 photos must give 1, whatever 0.1 is in binary.
-        place = math.floor(rate * (len(self.scores) + 1) * (1 + 1e-12))
+        # A rate of 1/49 and 48 photos must give 1, whatever 1/49 is in binary.
+        place = min(math.floor(rate * (len(self.scores) + 1) * (1 + 1e-12)), len(self.scores))
         return dataclasses.replace(
             self,
             threshold=self.scores[-place],
             map_threshold=self.peaks[-place] if self.peaks else None,
             criterion="false-alarms",
             cost=None,
+            rate=asked,
         )
+
+    def at_threshold(self, threshold: float) -> Calibration:
+        """Return it with a threshold chosen elsewhere, and that for maps which as many good photos pass.
+
+        Raises
+        ------
+        CalibrationError
+            If it is not finite.
+        """
+        if not math.isfinite(threshold):
+            raise CalibrationError(f"a threshold must be a finite number, got {threshold:g}")
+        return self._at(float(threshold), "given")
 
     def with_defective(self, scores: Iterable[float]) -> Calibration:
         """Return it with the image scores of defective photos; the threshold stays."""
@@ -221,8 +239,7 @@ class Calibration:
         return self._at_least(lambda missed, alarms: cost * missed + alarms, "cost", cost)
 
     def _at_least(self, loss: Callable[[int, int], float], criterion: Criterion, cost: float | None) -> Calibration:
-        if not self.defective:
-            raise CalibrationError(f"a threshold by {criterion} needs defective photos; give some with --defective")
+        require_defective(criterion, self.defective)
         good, bad = np.array(self.scores), np.array(self.defective)
         values = np.unique(np.concatenate([good, bad]))
         # In the middle of each gap, so that no photo lies on the threshold.
@@ -231,22 +248,27 @@ class Calibration:
         best = min(losses)
         # Of those that are equally good, the one with fewest false alarms.
         threshold = float(max(each for each, value in zip(between, losses, strict=True) if value <= best))
-        above = int((good > threshold).sum())
+        return self._at(threshold, criterion, cost)
+
+    def _at(self, threshold: float, criterion: Criterion, cost: float | None = None) -> Calibration:
+        above = self._above(threshold)
         peak = self.peaks[-above - 1 if above < len(self.peaks) else 0] if self.peaks else None
-        return dataclasses.replace(self, threshold=threshold, map_threshold=peak, criterion=criterion, cost=cost)
+        return dataclasses.replace(
+            self, threshold=threshold, map_threshold=peak, criterion=criterion, cost=cost, rate=None
+        )
+
+    def _above(self, threshold: float) -> int:
+        return len(self.scores) - bisect_right(self.scores, threshold)
 
     def describe(self) -> str:
         """Say in words what the threshold is and where it comes from."""
         if self.threshold is None or not self.scores:
             return self.source
-        rate = self.false_alarm_rate
-        promise = "promises nothing of false alarms" if rate is None else f"at most {rate:.2%} false alarms"
-        chosen = {
-            "false-alarms": promise,
-            "f1": f"best F1 score, {promise}",
-            "cost": f"least cost where a miss costs {self.cost or 0:g} false alarms, {promise}",
-        }
-        return f"{chosen[self.criterion]}; {self.source}"
+        if self.criterion == "false-alarms":
+            return f"at most {self.false_alarm_rate:.2%} false alarms; {self.source}"
+        chosen = {"f1": "best F1 score, ", "cost": f"least cost where a miss costs {self.cost or 0:g} false alarms, "}
+        above = f"{self._above(self.threshold)} of {len(self.scores)} good photos above it"
+        return f"{chosen.get(self.criterion, '')}{above}; {self.source}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-like data; `from_dict` takes it back."""
@@ -272,11 +294,23 @@ def require_rate(rate: float, photos: int) -> None:
     if not 0 < rate < 1:
         raise CalibrationError(f"a false-alarm rate lies between 0 and 1, such as 0.01 for 1 %; got {rate:g}")
     if rate * (photos + 1) * (1 + 1e-12) < 1:
-        raise CalibrationError(
-            f"a false-alarm rate of {rate:g} needs at least {math.ceil(1 / rate * (1 - 1e-12)) - 1} good photos that "
-            f"the bank does not know, and there are {photos}, which can promise {1 / (photos + 1):.4g} at best; "
-            "give more good photos, or ask for a higher rate"
+        needed = math.ceil(1 / rate * (1 - 1e-12)) - 1
+        # Rounded up: what is said to be possible must be.
+        best = (
+            f"which can promise {math.ceil(1e4 / (photos + 1)) / 1e4:g} at best"
+            if photos
+            else "which can promise nothing"
         )
+        raise CalibrationError(
+            f"a false-alarm rate of {rate:g} needs at least {needed:,} good photos that the bank does not know, and "
+            f"there are {photos:,}, {best}; give more good photos, or ask for a higher rate"
+        )
+
+
+def require_defective(criterion: Criterion, defective: Sequence[object]) -> None:
+    """Refuse a criterion that needs defective photos where there are none; CalibrationError."""
+    if not defective:
+        raise CalibrationError(f"a threshold by {criterion} needs photos of defective parts; give some (--defective)")
 
 
 def _ascending(values: Iterable[float]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import OptionError, TensorError
 from .host import Host
 from .recipe import Recipe
-from .roles import Aggregator, Backbone, Patches, Sampler, Scorer, Scores
+from .roles import Aggregator, Backbone, Patches, Reduction, Sampler, Scorer, Scores
 from .specs import ROLES
 from .tiling import tiled
 
@@ -110,22 +110,35 @@ class Composition:
             sampler.progress = progress
         return sampler
 
-    def select(self, sampler: Sampler, vectors: Tensor) -> Tensor:
+    def select(self, sampler: Sampler, vectors: Tensor, reduction: Reduction | None = None) -> Tensor:
         """Return the rows of `vectors` [N, D] that `sampler` keeps, int64 [M].
+
+        Parameters
+        ----------
+        sampler
+            One of `sampler`.
+        vectors
+            What it chooses from.
+        reduction
+            What it is told of them; only for one that has such an attribute.
 
         Raises
         ------
         TensorError
-            If what it returns are no such rows.
+            If what it returns are no such rows, or more than it was allowed.
         """
-        index = sampler(vectors)
         name = self.recipe.sampler.name
+        if reduction is not None:
+            sampler.reduction = reduction  # type: ignore[attr-defined]
+        index = sampler(vectors)
         if index.ndim != 1 or index.dtype != torch.int64 or not len(index):
             raise TensorError(
                 f"sampler {name!r}: expected int64 indices [M], M at least 1, got {index.dtype} {list(index.shape)}"
             )
         if int(index.min()) < 0 or int(index.max()) >= len(vectors):
             raise TensorError(f"sampler {name!r}: expected indices below {len(vectors)}, got {int(index.max())}")
+        if reduction is not None and reduction.limit is not None and len(index) > reduction.limit:
+            raise TensorError(f"sampler {name!r}: expected at most {reduction.limit} indices, got {len(index)}")
         return index
 
     @torch.inference_mode()
@@ -148,6 +161,18 @@ class Composition:
             "plugins": plugins,
             "kernels": kernels,
             "backbone_sha256": self.backbone.weight_hash(),
+        }
+
+    def extraction(self) -> dict[str, Any]:
+        """Return all that decides what `patches` returns, as JSON-like data: recipe, weights, device, versions."""
+        described, parts = self.describe(), ("backbone", "aggregator")
+        return {
+            "recipe": {part: described["recipe"][part] for part in (*parts, "preprocessing")},
+            "plugins": {role: described["plugins"][role] for role in parts},
+            "backbone_sha256": described["backbone_sha256"],
+            "precision": self.precision,
+            "device": self.device.type,
+            "torch": torch.__version__,
         }
 
     def _component(self, role: str) -> Any:

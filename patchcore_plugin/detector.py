@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import model_file
-from .calibration import Calibration, GoodPhoto, require_rate
+from .calibration import Calibration, require_rate
 from .composition import Composition, Precision
-from .errors import ImageError, ModelFileError, PluginError, TensorError, WeightsError
+from .errors import ImageError, ModelFileError, TensorError, WeightsError
+from .feature_store import FeatureStore, Seen
 from .features import Input, OnError, Photo, stacked
 from .host import Host
-from .learning import Judged, Learner, Progress, learner
+from .learning import Judged, Learned, Learner, Progress, learner
+from .merging import learner_of_more, learner_within
+from .model_file import require_components, software
 from .prediction import Prediction, nearest_patch
-from .preprocessing import anomaly_map, geometry
-from .reading import Read, judge_each, read_good
+from .preprocessing import anomaly_map
+from .reading import Read, first_patches, judge_each, read_good
 from .recipe import Recipe
-from .roles import Backbone, MemoryBank
-from .specs import ROLES
+from .roles import Backbone, MemoryBank, Patches
+from .thumbnails import packed, unpacked
+from .updating import extended, new_photos
 
 
 class Detector:
@@ -61,8 +63,11 @@ class Detector:
         self._parts = Composition(recipe, seed=seed, device=device, precision=precision, host=host, backbone=backbone)
         self._bank: MemoryBank | None = None
         self._photos: list[dict[str, Any]] = []
+        self._thumbnails: dict[int, bytes] = {}
         self.calibration = Calibration.none("not fitted")
         self.radius_curve: list[tuple[int, float]] = []
+        self.radius_is_exact = True
+        """Whether `covering_radius` is that of all patches seen, not a bound of it."""
         self.skipped: list[ImageError] = []
 
     @classmethod
@@ -131,6 +136,11 @@ class Detector:
         return tuple(photo["path"] for photo in self._photos if photo["path"] is not None)
 
     @property
+    def thumbnails(self) -> Mapping[int, bytes]:
+        """Small copies of training photos as JPEG files, by the photos' numbers; empty if none were kept."""
+        return self._thumbnails
+
+    @property
     def threshold(self) -> float | None:
         """The image score above which a photo is called anomalous; None if there is none."""
         return self.calibration.threshold
@@ -138,6 +148,8 @@ class Detector:
     @property
     def covering_radius(self) -> float | None:
         """The largest distance from any patch seen in the fit to the bank; None before a fit.
+
+        After an update, or a fit within a memory budget, it is a bound of that, because most patches are gone.
 
         ``radius_curve`` has it for smaller banks too, as (rows, radius), where the sampler knows.
         """
@@ -153,6 +165,9 @@ class Detector:
         photos: Sequence[Photo],
         *,
         false_alarm_rate: float | None = None,
+        keep_thumbnails: bool = False,
+        memory_budget: int | None = None,
+        features: str | Path | None = None,
         on_error: OnError = "stop",
         progress: Progress | None = None,
         announce: Callable[[str], object] | None = None,
@@ -168,6 +183,14 @@ class Detector:
             Paths, or RGB arrays [H, W, 3] (uint8, uint16, or floats in 0..1).
         false_alarm_rate
             The share of good photos that the threshold may alarm; None for 0.01, or as little as so few photos allow.
+        keep_thumbnails
+            Whether small copies of the photos are kept, to show what a defect was compared with when they are gone.
+        memory_budget
+            How many bytes all that grows with the number of photos may take. If not all patches fit into them, the bank
+            is made by merge-and-reduce, and a tenth of the photos is held out and judged.
+        features
+            A folder where extracted patches are kept, and taken from if a fit with these settings and photos was broken
+            off before; it stays until `feature_store.discard`. Photos must be files then.
         on_error
             Whether an unreadable photo stops the fit, or is left out and listed in `skipped`.
         progress
@@ -181,32 +204,103 @@ class Detector:
             For an unreadable photo, if `on_error` is "stop"; if no photo is left.
         CalibrationError
             If the photos are too few for the rate.
+        PatchcoreError
+            If there is not the memory, or the budget is too small; with how much would do.
         """
         learning = self._learner(len(photos), progress)
+        if memory_budget is not None:
+            for first in first_patches(photos, self.recipe.preprocessing, self.seed, on_error, self._extract):
+                learning = learner_within(self._parts, len(photos), memory_budget, first, progress)
         if false_alarm_rate is not None:
             require_rate(false_alarm_rate, learning.judges(len(photos)))
-        read = read_good(
+        store = None
+        if features is not None:
+            settings = {"thumbnails": keep_thumbnails, "members": [self._parts.extraction()]}
+            store = FeatureStore(Path(features), settings, self.device)
+        read = self._read(photos, learning, keep_thumbnails, on_error, progress, announce, store)
+        self._finish(learning, read, false_alarm_rate)
+        return self
+
+    def update(
+        self, photos: Sequence[Photo], *, on_error: OnError = "stop", progress: Progress | None = None
+    ) -> Detector:
+        """Learn from more good photos; those that it was fitted on already are left out.
+
+        Each is judged before it is learned from, and its score added to the calibration, whose threshold is chosen
+        again as it was. Then the bank's rows and the new patches are reduced to a bank. If anything fails, the detector
+        stays as it was.
+
+        Parameters
+        ----------
+        photos, on_error, progress
+            As in `fit`.
+
+        Raises
+        ------
+        DatasetError
+            If no photo is new.
+        ImageError
+            For an unreadable photo, if `on_error` is "stop"; if no photo is left.
+        OptionError
+            If the sampler cannot choose from a bank and new patches.
+        """
+        new = new_photos(photos, self.training_photos)
+        learning = self._learner_of_more(len(new), progress)
+        read = self._read(new, learning, bool(self._thumbnails), on_error, progress)
+        self._extend(learning.judged(), learning.learned(), read)
+        return self
+
+    def _learner_of_more(self, capacity: int, progress: Progress | None) -> Learner:
+        photos = len(self._photos)
+        return learner_of_more(self._parts, self.bank, photos, self.covering_radius, capacity, progress)
+
+    def _extend(self, judged: Sequence[Judged], learned: Learned, read: Read) -> None:
+        """Become what was learned from more photos."""
+        self.skipped = read.skipped
+        self.calibration = extended(self.calibration, read.good(judged, self.recipe))
+        self._become(learned, read.early + read.late, first=len(self._photos))
+
+    def _read(
+        self,
+        photos: Sequence[Photo],
+        learning: Learner,
+        thumbnails: bool,
+        on_error: OnError,
+        progress: Progress | None,
+        announce: Callable[[str], object] | None = None,
+        store: FeatureStore | None = None,
+    ) -> Read:
+        return read_good(
             photos,
             self.recipe.preprocessing,
             self.seed,
-            add=lambda images: learning.add(self._parts.patches(images)),
+            extract=self._extract,
+            learn=lambda patches: learning.add(*patches),
             hold_out=learning.hold_out,
             on_error=on_error,
+            thumbnails=thumbnails,
+            store=store,
             progress=progress,
             announce=None if announce is None else lambda seconds: announce(learning.describe(seconds)),
         )
-        self._finish(learning, read, false_alarm_rate)
-        return self
+
+    def _extract(self, images: Tensor) -> list[Patches]:
+        return [self._parts.patches(images)]
+
+    def _become(self, learned: Learned, seen: Sequence[Seen], first: int = 0) -> None:
+        """Become what was learned from photos whose numbers begin at `first`."""
+        self._parts.scorer, self._bank, self.radius_curve, self.radius_is_exact = learned
+        described = [{"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in seen]
+        kept = {number: item.thumbnail for number, item in enumerate(seen, start=first) if item.thumbnail is not None}
+        self._photos = self._photos[:first] + described
+        self._thumbnails = {number: jpeg for number, jpeg in self._thumbnails.items() if number < first} | kept
 
     def _finish(self, learning: Learner, read: Read, rate: float | None) -> list[Judged]:
         """Become what was learned from the photos that were read; return what the judged ones, the last, got."""
         self.skipped = read.skipped
         judged = learning.judged()
         self.calibration = self._calibration(judged, read, learning.judging, rate)
-        self._parts.scorer, self._bank, self.radius_curve = learning.learned()
-        self._photos = [
-            {"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in read.early + read.late
-        ]
+        self._become(learning.learned(), read.early + read.late)
         return judged
 
     def _learner(self, capacity: int, progress: Progress | None) -> Learner:
@@ -226,6 +320,11 @@ class Detector:
         """
         origin = self.bank.origin.cpu().numpy()
         return judge_each(photos, self.recipe.preprocessing, lambda inputs: self._judge(inputs, origin), on_error)
+
+    def describe(self) -> dict[str, Any]:
+        """Return, as JSON-like data, what it was made of and with: what its file says, less photos and calibration."""
+        said = {key: value for key, value in self._manifest().items() if key not in ("photos", "calibration")}
+        return {"bank_rows": self.bank_rows, **said}
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector to one .safetensors file, replacing an older one only when complete."""
@@ -279,23 +378,15 @@ class Detector:
         }
         self._parts.scorer.restore(self._bank, state)
         self._photos = manifest["photos"]
+        self._thumbnails = unpacked(path, tensors, len(self._photos))
         self.calibration = Calibration.from_dict(manifest["calibration"])
         self.radius_curve = [(rows, radius) for rows, radius in manifest["radius_curve"]]
+        self.radius_is_exact = manifest.get("radius_is_exact", True)
 
     def _calibration(self, judged: Sequence[Judged], read: Read, judging: str, rate: float | None) -> Calibration:
         if not judged:
             return Calibration.none("too few photos to judge one by the others")
-        photos = (read.early + read.late)[-len(judged) :]
-        good = [
-            GoodPhoto.of(
-                found.score,
-                None
-                if found.map is None
-                else anomaly_map(found.map, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map),
-            )
-            for found, photo in zip(judged, photos, strict=True)
-        ]
-        return Calibration.of_good(good, read.source(len(good), judging), rate)
+        return Calibration.of_good(read.good(judged, self.recipe), read.source(len(judged), judging), rate)
 
     def _judge(self, inputs: Sequence[Input], origin: NDArray[np.int64]) -> Iterator[Prediction]:
         scores = self._parts.score(self._parts.patches(stacked(inputs)))
@@ -308,13 +399,14 @@ class Detector:
                 full = anomaly_map(maps[i], item.shape, self.recipe.map)
                 if rows is not None:
                     nearest = nearest_patch(item.shape, maps[i], rows[i], origin, self._photos, options)
-            yield Prediction.against(self.calibration, item.path, score, full, nearest)
+            yield Prediction.against(self.calibration, item.path, item.shape.photo, score, full, nearest)
 
     def _tensors(self) -> dict[str, Tensor]:
         bank = self.bank
         tensors = {"bank.vectors": bank.vectors, "bank.origin": bank.origin}
         if bank.images is not None:
             tensors["bank.images"] = bank.images
+        tensors |= packed(self._thumbnails, len(self._photos))
         return tensors | {f"scorer.{name}": tensor for name, tensor in self._parts.scorer.state().items()}
 
     def _manifest(self) -> dict[str, Any]:
@@ -325,25 +417,7 @@ class Detector:
             "levels": self.bank.levels,
             "covering_radius": self.covering_radius,
             "radius_curve": [list(point) for point in self.radius_curve],
+            "radius_is_exact": self.radius_is_exact,
             "calibration": self.calibration.to_dict(),
             "software": software(),
         }
-
-
-def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], host: Host) -> None:
-    """Refuse a model whose components are not here, and say what installs them."""
-    for role in ROLES:
-        try:
-            host.component(role, recipe.choice(role).name)
-        except PluginError as error:
-            needed = manifest["plugins"][role]["distribution"]
-            raise ModelFileError(
-                f"{path}: needs {role} {recipe.choice(role).name!r}, which is not available here; "
-                f"pip install --upgrade {needed} (details: patchcore plugins list)"
-            ) from error
-
-
-def software() -> dict[str, str]:
-    """Return, for a manifest, the versions of what computes."""
-    packages = ("patchcore-plugin", "torch", "numpy")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

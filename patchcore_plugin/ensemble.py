@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from torch import Tensor
 
 from . import memory, model_file
 from .averaging import Unit, averaged_map
-from .calibration import Calibration, GoodPhoto, fit_order, require_rate
+from .calibration import Calibration, GoodPhoto, require_rate
 from .composition import Precision
-from .detector import Detector, require_components, software
+from .detector import Detector
 from .ensemble_recipe import EnsembleRecipe, load_recipe
 from .errors import ImageError, ModelFileError, OptionError, PatchcoreError, TensorError
-from .features import Input, OnError, Photo, read_batches, stacked
+from .feature_store import FeatureStore
+from .features import Input, OnError, Photo, stacked
 from .host import Host
-from .learning import Judged, Progress
+from .learning import Judged, Learner, Progress
+from .model_file import require_components, software
 from .prediction import Nearest, Prediction, nearest_patch
 from .preprocessing import geometry
-from .reading import Read, judge_each, read_good
+from .reading import Read, first_patches, judge_each, read_good
+from .roles import Patches
 from .sharing import SharedBackbone, shared_backbones
+from .updating import extended, new_photos
 
 FORMAT = 2
 """Format of the model files of ensembles: programs that read format 1 only know single models."""
@@ -138,6 +143,11 @@ class Ensemble:
         return self.members[0].training_photos
 
     @property
+    def thumbnails(self) -> Mapping[int, bytes]:
+        """Small copies of training photos; as `Detector.thumbnails`. The first member keeps them for all."""
+        return self.members[0].thumbnails
+
+    @property
     def threshold(self) -> float | None:
         """The image score above which a photo is called anomalous; None if there is none."""
         return self.calibration.threshold
@@ -152,6 +162,9 @@ class Ensemble:
         photos: Sequence[Photo],
         *,
         false_alarm_rate: float | None = None,
+        keep_thumbnails: bool = False,
+        memory_budget: int | None = None,
+        features: str | Path | None = None,
         on_error: OnError = "stop",
         progress: Progress | None = None,
         announce: Callable[[str], object] | None = None,
@@ -163,29 +176,86 @@ class Ensemble:
 
         Raises
         ------
+        OptionError
+            For a memory budget: members have spaces of their own, and no share of it suits all.
         ImageError
             As `Detector.fit`; or if the photos change meanwhile.
         PatchcoreError
             Before the long work, if there is not the memory for one of the members, or for those fitted together.
         """
+        if memory_budget is not None:
+            raise OptionError(
+                "an ensemble cannot be fitted within a memory budget; fit its members as models of their own, or take "
+                "fewer photos"
+            )
         self._units, self.calibration = [], Calibration.none("not fitted")
         if false_alarm_rate is not None:
-            learners = [member._learner(len(photos), None) for member in self.members]
-            require_rate(false_alarm_rate, min(learning.judges(len(photos)) for learning in learners))
+            judged_by_each = [member._learner(len(photos), None).judges(len(photos)) for member in self.members]
+            require_rate(false_alarm_rate, min(judged_by_each))
         self._require_memory(photos, on_error)
         judged: dict[int, list[Judged]] = {}
         read: Read | None = None
         for shared, numbers in self._groups:
             before = read
-            read, found = self._fit_together(shared, numbers, photos, on_error, progress, announce)
-            judged |= zip(numbers, found, strict=True)
-            if before is not None and (before.early, before.late) != (read.early, read.late):
-                raise ImageError("the photos changed while they were read; fit again")
+            learners = {
+                number: self.members[number]._learner(len(photos), _named(self._label([number]), progress))
+                for number in numbers
+            }
+            store = None
+            if features is not None:
+                members = [self.members[number]._parts.extraction() for number in numbers]
+                settings = {"thumbnails": keep_thumbnails, "members": members}
+                store = FeatureStore(Path(features), settings, self.device)
+            read = self._read_together(shared, learners, photos, keep_thumbnails, on_error, progress, announce, store)
+            _require_same(before, read)
+            # The patches of each are let go before the next is learned from.
+            for number in numbers:
+                judged[number] = self.members[number]._finish(learners.pop(number), read, None)
         assert read is not None
         self.skipped = read.skipped
+        for member in self.members[1:]:
+            member._thumbnails = {}
         held = [judged[number] for number in range(len(self.members))]
         self._units = [Unit.of_good(each, self._label([number])) for number, each in enumerate(held)]
-        self.calibration = self._calibration(held, read, false_alarm_rate)
+        good = self._good(held, read)
+        self.calibration = (
+            Calibration.of_good(
+                good, read.source(len(good), "each judged by members that do not know it"), false_alarm_rate
+            )
+            if good
+            else Calibration.none(
+                "too few photos to judge one by the others; the members' scores are averaged as they are"
+            )
+        )
+        return self
+
+    def update(
+        self, photos: Sequence[Photo], *, on_error: OnError = "stop", progress: Progress | None = None
+    ) -> Ensemble:
+        """Learn from more good photos, each member for itself; units stay. As `Detector.update`."""
+        _ = self.units
+        new = new_photos(photos, self.training_photos)
+        thumbnails = bool(self.thumbnails)
+        learners: dict[int, Learner] = {}
+        read: Read | None = None
+        for shared, numbers in self._groups:
+            before = read
+            own = {
+                number: self.members[number]._learner_of_more(len(new), _named(self._label([number]), progress))
+                for number in numbers
+            }
+            read = self._read_together(shared, own, new, thumbnails, on_error, progress)
+            _require_same(before, read)
+            learners |= own
+        assert read is not None
+        held = [learners[number].judged() for number in range(len(self.members))]
+        learned = [learners[number].learned() for number in range(len(self.members))]
+        self.skipped = read.skipped
+        self.calibration = extended(self.calibration, self._good(held, read))
+        for number, member in enumerate(self.members):
+            member._extend(held[number], learned[number], read)
+            if number:
+                member._thumbnails = {}
         return self
 
     def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
@@ -206,6 +276,17 @@ class Ensemble:
         return judge_each(
             photos, self.recipe.preprocessing, lambda inputs: self._judge(inputs, units, origins), on_error
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Return, as JSON-like data, what it was made of and with; as `Detector.describe`, of each member too."""
+        return {
+            "bank_rows": self.bank_rows,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "precision": self.precision,
+            "members": [member.describe() for member in self.members],
+            "software": software(),
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the fitted ensemble to one .safetensors file, replacing an older one only when complete."""
@@ -255,22 +336,15 @@ class Ensemble:
 
     def _require_memory(self, photos: Sequence[Photo], on_error: OnError) -> None:
         """Try each group on one photo: a fit for which there is no room ends here, not hours later."""
-        early, _ = fit_order(len(photos), self.seed)
-        batches = read_batches([photos[number] for number in early], self.recipe.preprocessing, on_error)
-        first = next((item for batch in batches for item in batch if isinstance(item, Input)), None)
-        if first is None:
-            return
-        images = stacked([first])
-
-        def needed_by(member: Detector) -> float:
-            learning = member._learner(len(photos), None)
-            learning.add(member._parts.patches(images))
-            return learning.needed
-
         for shared, numbers in self._groups:
-            free = memory.available(self.device)
-            with _once(shared, numbers):
-                needed = sum(needed_by(self.members[number]) for number in numbers)
+            needed, free = 0.0, memory.available(self.device)
+            extract = partial(self._extract, shared, numbers)
+            first = first_patches(photos, self.recipe.preprocessing, self.seed, on_error, extract)
+            for number, patches in zip(numbers, first, strict=False):
+                learning = self.members[number]._learner(len(photos), None)
+                learning.add(patches)
+                needed += learning.needed
+                del learning
             if free is not None and needed > free:
                 raise PatchcoreError(
                     f"{self._label(numbers)} share a backbone and are fitted together: about {needed / 1e9:.1f} GB are "
@@ -278,25 +352,27 @@ class Ensemble:
                     "preprocessing.size"
                 )
 
-    def _fit_together(
+    def _extract(self, shared: SharedBackbone, numbers: Sequence[int], images: Tensor) -> list[Patches]:
+        with _once(shared, numbers):
+            return [self.members[number]._parts.patches(images) for number in numbers]
+
+    def _read_together(
         self,
         shared: SharedBackbone,
-        numbers: Sequence[int],
+        learners: Mapping[int, Learner],
         photos: Sequence[Photo],
+        thumbnails: bool,
         on_error: OnError,
         progress: Progress | None,
-        announce: Callable[[str], object] | None,
-    ) -> tuple[Read, list[list[Judged]]]:
-        """Fit members in one pass over the photos; return the photos, and what the held-out ones got from each."""
-        learners = {
-            number: self.members[number]._learner(len(photos), _named(self._label([number]), progress))
-            for number in numbers
-        }
+        announce: Callable[[str], object] | None = None,
+        store: FeatureStore | None = None,
+    ) -> Read:
+        """Let members, by their numbers, see the photos in one pass."""
+        numbers = list(learners)
 
-        def add(images: Tensor) -> None:
-            with _once(shared, numbers):
-                for number, learning in learners.items():
-                    learning.add(self.members[number]._parts.patches(images))
+        def learn(patches: Sequence[Patches]) -> None:
+            for learning, each in zip(learners.values(), patches, strict=True):
+                learning.add(each)
 
         def hold_out() -> None:
             for learning in learners.values():
@@ -307,27 +383,26 @@ class Ensemble:
                 if announce is not None:
                     announce(f"{self._label([number])}: {learning.describe(seconds)}")
 
-        read = read_good(
+        return read_good(
             photos,
             self.recipe.preprocessing,
             self.seed,
-            add=add,
+            extract=partial(self._extract, shared, numbers),
+            learn=learn,
             hold_out=hold_out,
             on_error=on_error,
+            thumbnails=thumbnails,
+            store=store,
             progress=_named(self._label(numbers), progress),
             announce=tell,
         )
-        # The patches of each are let go before the next is learned from.
-        return read, [self.members[number]._finish(learners.pop(number), read, None) for number in numbers]
 
-    def _calibration(self, judged: Sequence[Sequence[Judged]], read: Read, rate: float | None) -> Calibration:
-        """Return that of the photos, the last ones, which every member has judged without knowing them."""
+    def _good(self, judged: Sequence[Sequence[Judged]], read: Read) -> list[GoodPhoto]:
+        """Return what the photos got, the last ones, which every member has judged without knowing them."""
         count = min(map(len, judged))
+        good: list[GoodPhoto] = []
         if not count:
-            return Calibration.none(
-                "too few photos to judge one by the others; the members' scores are averaged as they are"
-            )
-        good = []
+            return good
         photos = (read.early + read.late)[-count:]
         for photo, *found in zip(photos, *(each[-count:] for each in judged), strict=True):
             score = _mean([each.score / unit.score for each, unit in zip(found, self._units, strict=True)])
@@ -338,7 +413,7 @@ class Ensemble:
             ]
             full = averaged_map(divided, geometry(self.recipe.preprocessing, photo.shape), self.recipe.map)
             good.append(GoodPhoto.of(score, full))
-        return Calibration.of_good(good, read.source(count, "each judged by members that do not know it"), rate)
+        return good
 
     def _judge(
         self, inputs: Sequence[Input], units: Sequence[Unit], origins: Sequence[NDArray[np.int64]]
@@ -370,11 +445,16 @@ class Ensemble:
                     member._photos,
                     self.recipe.preprocessing,
                 )
-            yield Prediction.against(self.calibration, item.path, score, full, nearest)
+            yield Prediction.against(self.calibration, item.path, item.shape.photo, score, full, nearest)
 
 
 def _once(shared: SharedBackbone, numbers: Sequence[int]) -> AbstractContextManager[None]:
     return shared.remembering() if len(numbers) > 1 else nullcontext()
+
+
+def _require_same(before: Read | None, now: Read) -> None:
+    if before is not None and (before.early, before.late) != (now.early, now.late):
+        raise ImageError("the photos changed while they were read; fit again")
 
 
 def _named(label: str, progress: Progress | None) -> Progress | None:

@@ -37,5 +37,9 @@ class CalibrationError(PatchcoreError):
     """A threshold that the photos at hand cannot give."""
 
 
+class ResultsError(PatchcoreError):
+    """A folder of results cannot be added to: another process does, or a file in it is damaged."""
+
+
 class ModelFileError(PatchcoreError):
     """A model file is damaged, too new, or does not fit the installed components."""

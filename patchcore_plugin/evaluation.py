@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +18,11 @@ from . import images
 from .errors import ImageError
 from .metrics import PixelScores, image_metrics
 from .result_writer import PredictionLike, ResultsWriter
-from .results import (
-    CategoryResult,
-    Evaluation,
-    Failure,
-    PhotoResult,
-    finite,
-    write_json,
-)
+from .results import CategoryResult, Evaluation, Failure, PhotoResult, Verdicts, finite, write_json
+from .why import WhyPictures
 
 if TYPE_CHECKING:
+    from .calibration import Calibration
     from .datasets import Category, TestPhoto
 
 Progress = Callable[[str, int, int], None]
@@ -46,6 +42,14 @@ class DetectorLike(Protocol):
     def threshold(self) -> float | None: ...  # noqa: D102
     @property
     def map_scale(self) -> tuple[float, float]: ...  # noqa: D102
+    @property
+    def calibration(self) -> Calibration: ...  # noqa: D102
+    @property
+    def thumbnails(self) -> Mapping[int, bytes]: ...  # noqa: D102
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return, as JSON-like data, what it was made of and with."""
+        ...
 
     def fit(self, paths: Sequence[Path], /, *, on_error: OnError, progress: Progress | None) -> object:
         """Learn what is normal from photos."""
@@ -150,13 +154,14 @@ def evaluate_category(
     fitted = len(category.train) - len(failed)
     has_maps = False
     timed = _Timed(detector.predict_each([photo.path for photo in category.test], on_error=on_error))
-    with ResultsWriter(folder, detector.map_scale) as writer, _Spool(folder) as spool:
+    why = WhyPictures(detector)
+    with ResultsWriter(folder, detector.map_scale, why=why) as writer, _Spool(folder) as spool:
         report("predict", 0, len(category.test))
         for done, (photo, prediction) in enumerate(zip(category.test, timed, strict=True), start=1):
             try:
                 if isinstance(prediction, ImageError):
                     raise prediction
-                photos.append(_record(photo, prediction, writer))
+                photos.append(_record(photo, prediction, writer, detector.calibration.map_threshold))
                 if prediction.anomaly_map is not None:
                     has_maps = True
                     mask = _truth(photo, prediction.anomaly_map)
@@ -170,6 +175,8 @@ def evaluate_category(
         probed = probe()
         pixel = spool.scores().metrics()
 
+    threshold = detector.threshold
+    verdicts = None if threshold is None else Verdicts.of(photos, threshold)
     image = image_metrics([photo.is_anomalous for photo in photos], [photo.score for photo in photos])
     return CategoryResult(
         name=category.name,
@@ -179,6 +186,8 @@ def evaluate_category(
             "image_f1_max": image.f1_max,
             "pixel_auroc": pixel.auroc,
             "aupro": pixel.aupro,
+            "false_alarm_rate": verdicts.false_alarm_rate if verdicts else None,
+            "detection_rate": verdicts.detection_rate if verdicts else None,
             "fit_seconds": fit_seconds,
             "fit_seconds_per_image": fit_seconds / fitted if fitted else None,
             "predict_seconds_per_image": timed.seconds / len(photos) if photos else None,
@@ -190,22 +199,37 @@ def evaluate_category(
         pixel=pixel.thinned(),
         photos=tuple(photos),
         failed=tuple(failed),
-        threshold=detector.threshold,
+        threshold=threshold,
         scale=detector.map_scale if has_maps else None,
+        calibration=detector.calibration,
+        model={"photos": fitted, "folders": _folders(category.train), **detector.describe()},
     )
 
 
-def _record(photo: TestPhoto, prediction: PredictionLike, writer: ResultsWriter) -> PhotoResult:
+def _record(
+    photo: TestPhoto, prediction: PredictionLike, writer: ResultsWriter, map_threshold: float | None
+) -> PhotoResult:
     pixels = None if prediction.anomaly_map is None else images.read_photo(photo.path)
     record = writer.write(prediction, pixels, kind=photo.kind, label=photo.is_anomalous)
+    overlay, why = (writer.folder / record[picture] if record[picture] else None for picture in ("overlay", "why"))
+    judged = pixels is not None and map_threshold is not None
     return PhotoResult(
         path=photo.path,
         kind=photo.kind,
         is_anomalous=photo.is_anomalous,
         score=record["score"],
-        overlay=writer.folder / record["overlay"] if record["overlay"] else None,
+        p_value=record["p_value"],
+        overlay=overlay,
+        why=why,
         nearest=prediction.nearest.photo if prediction.nearest else None,
+        regions=len(prediction.regions) if judged else None,
+        area=sum(region.area for region in prediction.regions) / math.prod(prediction.size) if judged else None,
     )
+
+
+def _folders(photos: Sequence[Path]) -> list[str]:
+    """Return the folders of photos, by the last names of their paths, which say enough."""
+    return list(dict.fromkeys("/".join(photo.parent.parts[-3:]) for photo in photos))
 
 
 def _truth(photo: TestPhoto, anomaly_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:

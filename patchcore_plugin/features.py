@@ -21,6 +21,7 @@ from .images import as_photo, read_photo
 from .preprocessing import Geometry, geometry, prepare
 from .recipe import Preprocessing
 from .roles import MemoryBank, Patches
+from .thumbnails import thumbnail
 
 Photo = str | Path | NDArray[Any]
 OnError = Literal["stop", "skip"]
@@ -37,6 +38,7 @@ class Input:
     path: str | None
     shape: Geometry
     tensor: Tensor
+    thumbnail: bytes | None = None
 
 
 class PatchBuffer:
@@ -135,17 +137,17 @@ def stacked(inputs: Sequence[Input]) -> Tensor:
 
 
 def read_batches(
-    photos: Iterable[Photo], options: Preprocessing, on_error: OnError
+    photos: Iterable[Photo], options: Preprocessing, on_error: OnError, *, thumbnails: bool = False
 ) -> Iterator[list[Input | ImageError]]:
     """Yield photos in order, a few at a time; if skipping, the error of an unreadable one in its place.
 
     Threads read the next photos while the caller works on a batch; at most two batches wait. Only the decoded
-    input is kept, so that large photos do not pile up.
+    input is kept, and a thumbnail if wanted, so that large photos do not pile up.
     """
 
     def read(photo: Photo) -> Input | ImageError:
         try:
-            return _read(photo, options)
+            return _read(photo, options, thumbnails)
         except ImageError as error:
             error.path = None if isinstance(photo, np.ndarray) else str(photo)
             return error
@@ -168,7 +170,7 @@ def read_batches(
                 future.cancel()
 
 
-def _read(photo: Photo, options: Preprocessing) -> Input:
+def _read(photo: Photo, options: Preprocessing, thumbnails: bool) -> Input:
     path, pixels = (None, as_photo(photo)) if isinstance(photo, np.ndarray) else (str(photo), read_photo(photo))
     shape = geometry(options, (pixels.shape[0], pixels.shape[1]))
-    return Input(path, shape, prepare(pixels, options))
+    return Input(path, shape, prepare(pixels, options), thumbnail(pixels) if thumbnails else None)

@@ -16,6 +16,8 @@ HEADINGS = {
     "image_f1_max": "Image F1-max",
     "pixel_auroc": "Pixel AUROC",
     "aupro": f"AUPRO to {AUPRO_LIMIT:g}",
+    "false_alarm_rate": "False alarms",
+    "detection_rate": "Defects found",
     "fit_seconds": "Fit",
     "fit_seconds_per_image": "Fit, per photo",
     "predict_seconds_per_image": "Per photo",
@@ -36,6 +38,11 @@ def cells(figures: Mapping[str, float | None], keys: Iterable[str], *, has_no_ma
 def ratio(value: float | None) -> str:
     """Return a figure between 0 and 1."""
     return MISSING if value is None else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share."""
+    return MISSING if value is None else f"{100 * value:.3g}%"
 
 
 def seconds(value: float | None) -> str:
@@ -65,6 +72,7 @@ def _size(value: float | None) -> str:
 
 _FORMS: Mapping[str, Callable[[float | None], str]] = {
     **dict.fromkeys(("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro"), ratio),
+    **dict.fromkeys(("false_alarm_rate", "detection_rate"), percent),
     **dict.fromkeys(("fit_seconds", "fit_seconds_per_image", "predict_seconds_per_image"), seconds),
     **dict.fromkeys(("peak_memory_bytes", "peak_gpu_memory_bytes"), _size),
     "bank_rows": _count,

@@ -17,7 +17,7 @@ from .composition import Composition
 from .errors import ImageError
 from .features import PatchBuffer
 from .kernels.nearest import NearestRows
-from .roles import MemoryBank, Patches, Sampler, Scorer, Scores, StreamingScorer
+from .roles import MemoryBank, Patches, Sampler, Scorer, StreamingScorer
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,6 +39,8 @@ class Learned(NamedTuple):
     bank: MemoryBank
     radius_curve: list[tuple[int, float]]
     """Rows of a bank and its covering radius, the one that was made last."""
+    exact: bool = True
+    """Whether that radius is the true one of all patches, not a bound of it."""
 
 
 class Learner(Protocol):
@@ -136,7 +138,7 @@ class Kept:
                 scorer, _, _ = self._learn(f"selecting patches for the threshold, {number} of {len(parts)}", known)
                 # They are judged while they are there: a bank of all rows is no copy of the buffer.
                 for place, photo in enumerate(photos.tolist(), start=known):
-                    (found[photo],) = _judged(_score(scorer, features.patches(place)))
+                    (found[photo],) = judged_by(scorer, features.patches(place))
         return [found[photo] for photo in range(len(found))]
 
     def learned(self) -> Learned:
@@ -166,24 +168,28 @@ class Streamed:
         One that has learned nothing yet.
     capacity
         How many photos there will be at most.
+    known
+        The bank, without rows, of a scorer that has learned from photos already: all others are judged by it.
     """
 
     judging = "held out and judged by what was learned from the others"
     needed = 0.0
 
-    def __init__(self, scorer: StreamingScorer, capacity: int) -> None:
+    def __init__(self, scorer: StreamingScorer, capacity: int, known: MemoryBank | None = None) -> None:
         self._scorer = scorer
         self._capacity = capacity
-        self._photos = self._patches = 0
+        self._known = known
+        self._photos = 0
+        self._patches = 0 if known is None else known.seen or 0
         self._like: Tensor | None = None
         self._levels: tuple[int, ...] | None = None
-        self._judging = False
+        self._judging = known is not None
         self._judged: list[Judged] = []
 
     def add(self, patches: Patches) -> None:
         """Judge the patches of a batch if they are held out, and learn from them."""
         if self._judging:
-            self._judged += _judged(_score(self._scorer, patches))
+            self._judged += judged_by(self._scorer, patches)
         self._scorer.update(patches)
         self._photos += len(patches.grid)
         self._patches += patches.grid[..., 0].numel()
@@ -191,13 +197,13 @@ class Streamed:
 
     def hold_out(self) -> None:
         """Judge the photos to come by what was learned so far."""
-        if self._photos:
+        if self._photos and self._known is None:
             self._scorer.finish()
             self._judging = True
 
     def judges(self, photos: int) -> int:
-        """Return how many are held out."""
-        return len(held_out(photos, 0))
+        """Return how many are held out; all of those that come to others."""
+        return len(held_out(photos, 0)) if self._known is None else photos
 
     def judged(self) -> list[Judged]:
         """Return what the held-out photos got."""
@@ -235,11 +241,9 @@ def at_the_end(fold: NDArray[np.int64], features: PatchBuffer) -> Iterator[NDArr
 
 
 @torch.inference_mode()
-def _score(scorer: Scorer, patches: Patches) -> Scores:
-    return scorer(patches)
-
-
-def _judged(scores: Scores) -> list[Judged]:
+def judged_by(scorer: Scorer, patches: Patches) -> list[Judged]:
+    """Return what the photos of a batch get from a scorer that does not know them."""
+    scores = scorer(patches)
     maps = [None] * len(scores.image) if scores.map is None else list(scores.map.cpu().numpy())
     return [Judged(score, grid) for score, grid in zip(scores.image.tolist(), maps, strict=True)]
 

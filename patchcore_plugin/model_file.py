@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import ModelFileError
+from .errors import ModelFileError, PluginError
+from .host import Host
+from .recipe import Recipe
 from .roles import hash_weights
+from .specs import ROLES
 
 FORMAT_VERSION = 2
 """The newest format that this program reads. A file is written in the oldest one that can hold it."""
@@ -118,6 +123,25 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise _damaged(path, f"tensor {name} holds values that are not finite")
     return tensors, manifest
+
+
+def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], host: Host) -> None:
+    """Refuse a model whose components are not here, and say what installs them."""
+    for role in ROLES:
+        try:
+            host.component(role, recipe.choice(role).name)
+        except PluginError as error:
+            needed = manifest["plugins"][role]["distribution"]
+            raise ModelFileError(
+                f"{path}: needs {role} {recipe.choice(role).name!r}, which is not available here; "
+                f"pip install --upgrade {needed} (details: patchcore plugins list)"
+            ) from error
+
+
+def software() -> dict[str, str]:
+    """Return, for a manifest, the versions of what computes."""
+    packages = ("patchcore-plugin", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def _damaged(path: Path, reason: str) -> ModelFileError:

@@ -1,4 +1,4 @@
-"""A detector or an ensemble, whichever a recipe or a file asks for."""
+"""A detector, an ensemble or an exported model, whichever a recipe or a file asks for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from .composition import Precision
 from .detector import Detector
 from .ensemble import Ensemble
 from .ensemble_recipe import AnyRecipe, EnsembleRecipe
+from .errors import ModelFileError, OptionError
+from .exported import ExportedModel
 from .host import Host
 
-Model = Detector | Ensemble
+Model = Detector | Ensemble | ExportedModel
+ZIP = b"PK\x03\x04"
 
 
 def model_of(
@@ -21,7 +24,7 @@ def model_of(
     device: str = "auto",
     precision: Precision = "fp32",
     host: Host | None = None,
-) -> Model:
+) -> Detector | Ensemble:
     """Return a detector, or an ensemble, of a recipe; the parameters are those of both."""
     if isinstance(recipe, EnsembleRecipe):
         return Ensemble(recipe, seed=seed, device=device, precision=precision, host=host)
@@ -31,6 +34,35 @@ def model_of(
 def load_model(
     path: str | Path, *, device: str = "auto", precision: Precision | None = None, host: Host | None = None
 ) -> Model:
-    """Return what was saved, a detector or an ensemble; the parameters and errors are those of `Detector.load`."""
-    kind = Ensemble if "members" in model_file.read_manifest(Path(path)) else Detector
+    """Return what was saved: a detector, an ensemble, or what `patchcore export` has made of one for ONNX.
+
+    The parameters and errors are those of `Detector.load`, or of `ExportedModel.load` for a file ``*.onnx``.
+
+    Raises
+    ------
+    ModelFileError
+        Also for a program of torch.export: reading one can run code that is in the file.
+    OptionError
+        If an exported model is to compute in another precision than fp32.
+    """
+    path = Path(path)
+    head = _head(path)
+    if head.startswith(ZIP):
+        raise ModelFileError(
+            f"{path}: a program of torch.export, which patchcore writes and does not read, because reading one can run "
+            "code that is in the file; give the model file, or export that with --format onnx"
+        )
+    if path.suffix == ".onnx" and head[8:9] != b"{":
+        if precision not in (None, ExportedModel.precision):
+            raise OptionError(f"{path}: an exported model computes in fp32; leave --precision {precision} out")
+        return ExportedModel.load(path, device=device)
+    kind = Ensemble if "members" in model_file.read_manifest(path) else Detector
     return kind.load(path, device=device, precision=precision, host=host)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file, by which its kind is known: safetensors have a { after a length of 8 bytes."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(9)

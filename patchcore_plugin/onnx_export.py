@@ -98,7 +98,7 @@ def export_backbone(
     ModelFileError
         If `path` is a folder.
     """
-    _require_export()
+    require_export()
     path = Path(path)
     if path.is_dir():
         raise ModelFileError(f"{path}: is a folder; give a file in it, such as {path / 'features.onnx'}")
@@ -121,10 +121,15 @@ def export_backbone(
         with _same_padding_as_attribute(network):
             write_onnx(network, draft, owner=owner, maps=maps, size=size, metadata=metadata)
         difference = compare(backbone, draft, sizes, owner=owner) if find_spec("onnxruntime") else None
-        # Weights beside the model come first: no reader finds a model without them.
-        for written in sorted(Path(folder).iterdir(), reverse=True):
-            os.replace(written, path.parent / written.name)  # noqa: PTH105 - says that an older file is replaced
+        put_in_place(Path(folder), path.parent)
     return Export(path=path, maps=maps, size=size, weight_hash=metadata["weight_hash"], difference=difference)
+
+
+def put_in_place(drafts: Path, folder: Path) -> None:
+    """Move finished files into a folder, where they take the place of older ones."""
+    # Weights beside the model come first: no reader finds a model without them.
+    for written in sorted(drafts.iterdir(), reverse=True):
+        os.replace(written, folder / written.name)  # noqa: PTH105 - says that an older file is replaced
 
 
 def write_onnx(
@@ -143,9 +148,6 @@ def write_onnx(
     PluginError
         If `network` does something that ONNX cannot express.
     """
-    import onnx
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
     # Torch takes dimensions of 1, and those that are equal, for constants; and no dimension is one that is compared.
     height, width = size or (96, 160)
     dimensions = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
@@ -164,11 +166,19 @@ def write_onnx(
     except Exception as error:  # whatever the network raises when it runs on tensors without values
         hint = "" if size else "; if it takes photos of one size only, give that with --size HEIGHT,WIDTH"
         raise PluginError(
-            f"{owner} cannot be exported to ONNX, which takes networks of torch operations only: {_reason(error)}{hint}"
+            f"{owner} cannot be exported to ONNX, which takes networks of torch operations only: {reason(error)}{hint}"
         ) from error
+    save_onnx(program, path, json.dumps(metadata))
+
+
+def save_onnx(program: torch.onnx.ONNXProgram | None, path: Path, metadata: str) -> None:
+    """Write what torch.onnx made of a network, with one entry of metadata, and have onnx check it."""
+    import onnx
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # torch notes source lines and paths of this computer
-    program.model.metadata_props[ENTRY] = json.dumps(metadata)
+    program.model.metadata_props[ENTRY] = metadata
     program.save(path)
     onnx.checker.check_model(str(path))
 
@@ -196,7 +206,7 @@ def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *,
                 found = session.run(None, {INPUT: photos.numpy()})
             except Exception as error:  # onnxruntime's exceptions have no base of their own
                 raise TensorError(
-                    f"{owner}: its ONNX file does not compute {what} ({_reason(error)}); nothing was written; "
+                    f"{owner}: its ONNX file does not compute {what} ({reason(error)}); nothing was written; "
                     "give one size with --size HEIGHT,WIDTH"
                 ) from error
             for index, (expected, got) in enumerate(zip(maps, found, strict=True)):
@@ -264,7 +274,8 @@ def _same_convolution(convolution: nn.Conv2d, images: Tensor) -> Tensor:
     return result
 
 
-def _require_export() -> None:
+def require_export() -> None:
+    """Raise a PluginError if the extra "export" is not installed, or torch is too old."""
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise PluginError(f"export to ONNX needs {' and '.join(missing)}; pip install 'patchcore-plugin[export]'")
@@ -299,7 +310,7 @@ def _relative_difference(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().amax() / largest)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return the first line of what lies behind an error, without torch's advice to those who work on torch."""
     while error.__cause__ is not None:
         error = error.__cause__

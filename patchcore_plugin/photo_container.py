@@ -1,4 +1,4 @@
-"""What a photo's file says about itself: format, rotation, and whether all of it is there.
+"""What a photo's file says about itself: format, size, rotation, and whether all of it is there.
 
 Only headers are read here; pixels are OpenCV's. It is needed because OpenCV returns a half-grey picture for a
 cut JPEG, does not rotate photos that it reads together with their alpha, and misreads a few kinds of TIFF.
@@ -18,7 +18,9 @@ __all__ = ["Alpha", "Container", "ContainerError", "inspect"]
 _CUT = "the file is cut short"
 
 # Numbers of the TIFF fields that decide how samples are to be understood, and their values.
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = (
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = (
+    256,
+    257,
     258,
     262,
     274,
@@ -33,6 +35,9 @@ _EXTRA_IS_NO_ALPHA, _EXTRA_IS_PREMULTIPLIED, _EXTRA_IS_STRAIGHT = (0,), (1,), (2
 # Bytes of one value of the TIFF field types that hold the numbers asked for here.
 _FIELD_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _LONGEST_FIELD = 64
+
+# JPEG markers that start a frame: all from C0 to CF but for tables and the reserved one.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class ContainerError(ValueError):
@@ -66,6 +71,8 @@ class Container:
         Zero is white.
     misread : str or None
         Why OpenCV would return wrong pixels; None where it returns right ones.
+    size : tuple of int
+        Height and width as they are stored, before any rotation; (0, 0) where the file does not say.
     """
 
     format: str
@@ -74,6 +81,7 @@ class Container:
     alpha: Alpha = Alpha.STRAIGHT
     inverted: bool = False
     misread: str | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 def inspect(data: bytes) -> Container:
@@ -126,7 +134,7 @@ def _foreign(data: bytes) -> str:
 
 
 def _png(data: bytes) -> Container:
-    orientation, transparent, depth, kind = 1, None, 8, -1
+    orientation, transparent, depth, kind, size = 1, None, 8, -1, (0, 0)
     position = 8
     while True:
         if position + 12 > len(data):
@@ -141,18 +149,20 @@ def _png(data: bytes) -> Container:
             raise ContainerError("the file is damaged: a checksum does not match")
         if name == b"IHDR" and length == 13:
             depth, kind = body[8], body[9]
+            width, height = struct.unpack_from(">II", body)
+            size = height, width
         elif name == b"tRNS" and kind == 0 and length == 2:
             level = int.from_bytes(body, "big")
             transparent = level if depth == 16 else level * 255 // (2**depth - 1)
         elif name == b"eXIf":
             orientation = _exif_orientation(bytes(body))
         elif name == b"IEND":
-            return Container("PNG", orientation, transparent)
+            return Container("PNG", orientation, transparent, size=size)
         position = end + 4
 
 
 def _jpeg(data: bytes) -> Container:
-    orientation = 1
+    orientation, size = 1, (0, 0)
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:
@@ -166,11 +176,13 @@ def _jpeg(data: bytes) -> Container:
             # append other data behind it, and thumbnails before the scan have their own.
             if data.rfind(b"\xff\xd9", position) < 0:
                 raise ContainerError(_CUT)
-            return Container("JPEG", orientation)
+            return Container("JPEG", orientation, size=size)
         (length,) = struct.unpack_from(">H", data, position + 2)
         body = data[position + 4 : position + 2 + length]
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             orientation = _exif_orientation(body[6:])
+        elif marker in _FRAMES and len(body) >= 5:
+            size = struct.unpack_from(">HH", body, 1)
         position += 2 + max(length, 2)
     raise ContainerError(_CUT)
 
@@ -179,15 +191,30 @@ def _webp(data: bytes) -> Container:
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 > len(data):
         raise ContainerError(_CUT)
-    orientation = 1
+    orientation, canvas = 1, (0, 0)
     position = 12
     while position + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, position)
         if name == b"EXIF":
             body = data[position + 8 : position + 8 + length]
             orientation = _exif_orientation(body.removeprefix(b"Exif\0\0"))
+        elif canvas == (0, 0):
+            canvas = _webp_size(name, data[position + 8 : position + 18])
         position += 8 + length + length % 2
-    return Container("WebP", orientation)
+    return Container("WebP", orientation, size=canvas)
+
+
+def _webp_size(name: bytes, body: bytes) -> tuple[int, int]:
+    """Return the size that a chunk states: that of the canvas, or of a lossless or lossy picture; (0, 0) if none."""
+    if name == b"VP8X" and len(body) >= 10:
+        return int.from_bytes(body[7:10], "little") + 1, int.from_bytes(body[4:7], "little") + 1
+    if name == b"VP8L" and len(body) >= 5:
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if name == b"VP8 " and len(body) >= 10:
+        width, height = struct.unpack_from("<HH", body, 6)
+        return height & 0x3FFF, width & 0x3FFF
+    return 0, 0
 
 
 def _bmp(data: bytes) -> Container:
@@ -197,7 +224,10 @@ def _bmp(data: bytes) -> Container:
     # OpenCV counts plain pixels itself; a run-length stream may end anywhere, so its stated size counts.
     if compression in (1, 2) and size > len(data):
         raise ContainerError(_CUT)
-    return Container("BMP")
+    # The oldest headers hold 16-bit numbers; a negative height says that the top row comes first.
+    old = struct.unpack_from("<I", data, 14)[0] == 12
+    width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
+    return Container("BMP", size=(abs(height), abs(width)))
 
 
 def _tiff(data: bytes) -> Container:
@@ -228,6 +258,7 @@ def _tiff(data: bytes) -> Container:
         alpha=Alpha.NONE if cmyk else alpha,
         inverted=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
         misread=misread,
+        size=(tags.get(_HEIGHT, (0,))[0], tags.get(_WIDTH, (0,))[0]),
     )
 
 
@@ -240,7 +271,8 @@ def _exif_orientation(exif: bytes) -> int:
 def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]] | None:
     """Return the numeric fields of the first directory; None where the directory lies outside of `data`."""
     try:
-        return dict(_tiff_fields(data))
+        # Of a field that is there twice the first counts, as it does for the TIFF library.
+        return dict(reversed(list(_tiff_fields(data))))
     except struct.error:
         return None
 

@@ -14,6 +14,8 @@ from .figures import number
 from .metrics import Curve
 
 BINS = 24
+BAND = 200
+"""Steps at most in the outline of a band."""
 STYLES = 8
 """Colours of curves; those that come after take them again, with another pattern of dashes."""
 
@@ -46,14 +48,14 @@ def cut(curve: Curve, limit: float) -> Curve:
 def histogram(
     scores: npt.NDArray[np.float64], bad: npt.NDArray[np.bool_], threshold: float | None
 ) -> dict[str, Any] | None:
-    """Return the bars of a mirrored histogram, good above and defective below; None without scores.
+    """Return the bars of a mirrored histogram, one group above and the other below; None without scores.
 
     Parameters
     ----------
     scores
         Image scores, [N].
     bad
-        Whether each photo is defective, [N].
+        Which are shown below, those of defective photos for example, [N].
     threshold
         A score to be marked.
     """
@@ -81,6 +83,47 @@ def histogram(
         "high": number(high),
         "most": most,
     }
+
+
+def calibration_chart(p_values: Sequence[float], judged: int) -> dict[str, Any] | None:
+    """Return the share of good test photos whose p-value is at most x, for x in 0..1; None without any.
+
+    Parameters
+    ----------
+    p_values
+        Those of the good test photos.
+    judged
+        How many good photos these were compared with.
+
+    Returns
+    -------
+    dict or None
+        ``steps``, points of a line; ``band``, those of a polygon in which, at each x, nine in ten such lines are where
+        the photos are alike.
+    """
+    if not len(p_values) or not judged:
+        return None
+    # Loaded only where a report is made.
+    from scipy.stats import betabinom
+
+    count = len(p_values)
+    values, shares = np.unique(p_values, return_counts=True)
+    steps = _steps(values, np.cumsum(shares) / count)
+    ranks = np.unique(np.linspace(1, judged, min(judged, BAND)).round().astype(int))
+    # So many of the test photos rank among the k highest of all, as a Polya urn has it.
+    low, high = (betabinom(count, ranks, judged + 1 - ranks).ppf(level) / count for level in (0.05, 0.95))
+    x = ranks / (judged + 1)
+    upper, lower = _steps(x, high), _steps(x, low)
+    return {
+        "steps": Box().points(steps),
+        "band": " ".join([Box().points(upper), Box().points(Curve(lower.x[::-1], lower.y[::-1]))]),
+    }
+
+
+def _steps(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Curve:
+    """Return the vertices of a line from (0, 0) that jumps to each y at its x, and goes on to (1, 1)."""
+    corners = np.repeat(np.concatenate([[0.0], y]), 2)
+    return Curve(np.concatenate([[0.0], np.repeat(x, 2), [1.0, 1.0]]), np.append(corners, 1.0))
 
 
 def speed_chart(points: Mapping[int, tuple[float, float]]) -> dict[str, Any] | None:

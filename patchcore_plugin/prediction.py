@@ -29,6 +29,10 @@ class Nearest:
         The most anomalous patch's centre in the photo judged, in its pixels.
     distance
         The patch's score.
+    number, size
+        Which of the model's training photos it is, and that photo's height and width.
+    box, peak_box
+        What the two patches, cells of the grid, cover in their photos: left, top, width, height.
     """
 
     photo: str | None
@@ -37,6 +41,10 @@ class Nearest:
     peak_x: int
     peak_y: int
     distance: float
+    number: int
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    peak_box: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,8 @@ class Prediction:
     ----------
     path
         The photo's path; None if it was given as an array.
+    size
+        Its height and width.
     score
         Image score; larger is more anomalous.
     anomaly_map
@@ -62,6 +72,7 @@ class Prediction:
     """
 
     path: str | None
+    size: tuple[int, int]
     score: float
     anomaly_map: NDArray[np.float32] | None
     threshold: float | None
@@ -75,6 +86,7 @@ class Prediction:
         cls,
         calibration: Calibration,
         path: str | None,
+        size: tuple[int, int],
         score: float,
         anomaly_map: NDArray[np.float32] | None,
         nearest: Nearest | None,
@@ -84,6 +96,7 @@ class Prediction:
         found = () if anomaly_map is None or map_threshold is None else find_regions(anomaly_map, map_threshold)
         return cls(
             path=path,
+            size=size,
             score=score,
             anomaly_map=anomaly_map,
             threshold=threshold,
@@ -120,15 +133,31 @@ def nearest_patch(
     row, column = np.unravel_index(int(scores.argmax()), scores.shape)
     number, normal_row, normal_column = origin[rows[row, column]].tolist()
     photo = photos[number]
-    normal = geometry(options, (photo["height"], photo["width"]))
-    x, y = _centre(normal, scores.shape, normal_row, normal_column)
-    peak_x, peak_y = _centre(shape, scores.shape, int(row), int(column))
-    distance = float(scores[row, column])
-    return Nearest(photo=photo["path"], x=x, y=y, peak_x=peak_x, peak_y=peak_y, distance=distance)
+    size = photo["height"], photo["width"]
+    (x, y), box = _cell(geometry(options, size), scores.shape, normal_row, normal_column)
+    (peak_x, peak_y), peak_box = _cell(shape, scores.shape, int(row), int(column))
+    return Nearest(
+        photo=photo["path"],
+        x=x,
+        y=y,
+        peak_x=peak_x,
+        peak_y=peak_y,
+        distance=float(scores[row, column]),
+        number=number,
+        size=size,
+        box=box,
+        peak_box=peak_box,
+    )
 
 
-def _centre(shape: Geometry, grid: tuple[int, ...], row: int, column: int) -> tuple[int, int]:
-    """Return the photo position, in whole pixels, of the centre of a grid cell."""
+def _cell(
+    shape: Geometry, grid: tuple[int, ...], row: int, column: int
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return, in whole pixels of the photo, the centre (x, y) of a grid cell, and what it covers."""
     _, _, height, width = shape.crop
-    x, y = shape.to_photo((row + 0.5) * height / grid[0], (column + 0.5) * width / grid[1])
-    return int(x), int(y)
+    tall, wide = height / grid[0], width / grid[1]
+    x, y = shape.to_photo((row + 0.5) * tall, (column + 0.5) * wide)
+    left, top = shape.to_photo(row * tall, column * wide)
+    right, bottom = shape.to_photo((row + 1) * tall, (column + 1) * wide)
+    box = round(left), round(top), max(round(right) - round(left), 1), max(round(bottom) - round(top), 1)
+    return (int(x), int(y)), box

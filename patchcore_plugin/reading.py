@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
 
-from .calibration import fit_order
+from .calibration import GoodPhoto, fit_order
 from .errors import ImageError
-from .features import Input, OnError, Photo, read_batches, stacked
-from .learning import Progress
+from .feature_store import Extracted, FeatureStore, Seen
+from .features import BATCH, Input, OnError, Photo, read_batches, stacked
+from .learning import Judged, Progress
 from .prediction import Prediction
-from .recipe import Preprocessing
-
-
-class Seen(NamedTuple):
-    """A training photo: where it is, if it is a file, and its height and width."""
-
-    path: str | None
-    shape: tuple[int, int]
+from .preprocessing import anomaly_map, geometry
+from .recipe import Preprocessing, Recipe
+from .roles import Patches
 
 
 class Read(NamedTuple):
@@ -35,15 +32,31 @@ class Read(NamedTuple):
         photos = len(self.early) + len(self.late)
         return f"scores of {judged if judged == photos else f'{judged} of {photos}'} good photos, {judging}"
 
+    def good(self, judged: Sequence[Judged], recipe: Recipe) -> list[GoodPhoto]:
+        """Return what is known of the photos, the last ones, that were judged by a model that does not know them."""
+        photos = (self.early + self.late)[len(self.early) + len(self.late) - len(judged) :]
+        return [
+            GoodPhoto.of(
+                found.score,
+                None
+                if found.map is None
+                else anomaly_map(found.map, geometry(recipe.preprocessing, photo.shape), recipe.map),
+            )
+            for found, photo in zip(judged, photos, strict=True)
+        ]
+
 
 def read_good(
     photos: Sequence[Photo],
     options: Preprocessing,
     seed: int,
     *,
-    add: Callable[[Tensor], object],
+    extract: Callable[[Tensor], Sequence[Patches]],
+    learn: Callable[[Sequence[Patches]], object],
     hold_out: Callable[[], object],
     on_error: OnError,
+    thumbnails: bool = False,
+    store: FeatureStore | None = None,
     progress: Progress | None = None,
     announce: Callable[[float], object] | None = None,
 ) -> Read:
@@ -57,16 +70,22 @@ def read_good(
         How they are prepared.
     seed
         Chooses which are held out.
-    add
-        Called with each batch of network inputs, [B, 3, h, w].
+    extract
+        Called with each batch of network inputs, [B, 3, h, w]; returns their patches, for each who learns from them.
+    learn
+        Called with these.
     hold_out
         Called when the batches to come are held out.
     on_error
         Whether an unreadable photo stops it, or is left out.
+    thumbnails
+        Whether each photo's thumbnail is kept.
+    store
+        Where patches are kept, and taken from if they are there.
     progress
         Called with "reading photos", and how many of how many are done.
     announce
-        Called once, after the first batch, with the seconds that it took.
+        Called once, after the first batch that was extracted, with the seconds that all so far would have taken.
 
     Raises
     ------
@@ -75,22 +94,25 @@ def read_good(
     """
     early, late = fit_order(len(photos), seed)
     skipped: list[ImageError] = []
-    done = 0
+    done = good = 0
 
     def show(numbers: Sequence[int]) -> list[Seen]:
-        nonlocal announce, done
+        nonlocal announce, done, good
         seen: list[Seen] = []
         start = time.perf_counter()
-        for batch in read_batches([photos[number] for number in numbers], options, on_error):
-            good = [item for item in batch if isinstance(item, Input)]
-            skipped.extend(item for item in batch if isinstance(item, ImageError))
-            if good:
-                add(stacked(good))
-                seen += [Seen(item.path, item.shape.photo) for item in good]
-                if announce is not None:
-                    announce(time.perf_counter() - start)
+        for batch, is_new in _batches(
+            [photos[number] for number in numbers], options, on_error, extract, thumbnails=thumbnails, store=store
+        ):
+            skipped.extend(batch.skipped)
+            seen += batch.seen
+            done += len(batch.seen) + len(batch.skipped)
+            good += len(batch.seen)
+            if batch.patches:
+                learn(batch.patches)
+                if announce is not None and is_new:
+                    announce((time.perf_counter() - start) * good / len(batch.seen))
                     announce = None
-            done += len(batch)
+            start = time.perf_counter()
             if progress is not None:
                 progress("reading photos", done, len(photos))
         return seen
@@ -98,6 +120,53 @@ def read_good(
     known = show(early.tolist())
     hold_out()
     return Read(known, show(late.tolist()), skipped)
+
+
+def first_patches(
+    photos: Sequence[Photo],
+    options: Preprocessing,
+    seed: int,
+    on_error: OnError,
+    extract: Callable[[Tensor], Sequence[Patches]],
+) -> Sequence[Patches]:
+    """Return the patches of the first readable photo of a fit, to know what all will take; none if there is none."""
+    early, _ = fit_order(len(photos), seed)
+    batches = read_batches([photos[number] for number in early], options, on_error)
+    first = next((item for batch in batches for item in batch if isinstance(item, Input)), None)
+    return [] if first is None else extract(stacked([first]))
+
+
+def _batches(
+    photos: Sequence[Photo],
+    options: Preprocessing,
+    on_error: OnError,
+    extract: Callable[[Tensor], Sequence[Patches]],
+    *,
+    thumbnails: bool,
+    store: FeatureStore | None,
+) -> Iterator[tuple[Extracted, bool]]:
+    """Yield what comes of photos, a batch at a time, and whether it is new, not from the store."""
+    parts = [photos[low : low + BATCH] for low in range(0, len(photos), BATCH)]
+    missing = (photo for part in parts if store is None or not store.has(part) for photo in part)
+    fresh = read_batches(missing, options, on_error, thumbnails=thumbnails)
+    for part in parts:
+        if store is not None and store.has(part):
+            yield store.load(part), False
+            continue
+        read = 0
+        while read < len(part):  # where an unreadable photo stops it, those before it come first
+            batch = next(fresh)
+            read += len(batch)
+            good = [item for item in batch if isinstance(item, Input)]
+            extracted = Extracted(
+                [Seen(item.path, item.shape.photo, item.thumbnail) for item in good],
+                [item for item in batch if isinstance(item, ImageError)],
+                # As they come from the store, so that all is added in one order, and equal to the last bit.
+                [replace(each, grid=each.grid.contiguous()) for each in extract(stacked(good))] if good else [],
+            )
+            if store is not None and len(batch) == len(part):
+                store.save(part, extracted)
+            yield extracted, True
 
 
 def judge_each(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .calibration import Calibration
 from .metrics import Curve, ImageMetrics, PixelMetrics
 from .results import CategoryResult, Failure, PhotoResult, write_text
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from .datasets import Category
 
 NAME = "record.json"
-FORMAT = 1
+PICTURES = ("overlay", "why")
+FORMAT = 2
 """Grows when the figures are computed or written in another way, so that older records do not count."""
 
 
@@ -36,8 +38,9 @@ def write_record(folder: Path, setup: Mapping[str, Any], result: CategoryResult)
     """
     found = dataclasses.asdict(result)
     for photo in found["photos"]:
-        # Overlays may move with their folder.
-        photo["overlay"] = photo["overlay"] and photo["overlay"].relative_to(folder)
+        # Pictures may move with their folder.
+        for kind in PICTURES:
+            photo[kind] = photo[kind] and photo[kind].relative_to(folder)
 
     def plain(value: object) -> object:
         return value.tolist() if isinstance(value, np.ndarray) else str(value)
@@ -92,7 +95,13 @@ def photos_digest(category: Category) -> str:
 
 def _result(data: dict[str, Any], folder: Path) -> CategoryResult:
     photos = [
-        PhotoResult(**{**photo, "path": Path(photo["path"]), "overlay": photo["overlay"] and folder / photo["overlay"]})
+        PhotoResult(
+            **{
+                **photo,
+                "path": Path(photo["path"]),
+                **{kind: photo[kind] and folder / photo[kind] for kind in PICTURES},
+            }
+        )
         for photo in data["photos"]
     ]
     return CategoryResult(
@@ -103,6 +112,7 @@ def _result(data: dict[str, Any], folder: Path) -> CategoryResult:
             "photos": tuple(photos),
             "failed": tuple(Failure(**failure) for failure in data["failed"]),
             "scale": data["scale"] and tuple(data["scale"]),
+            "calibration": data["calibration"] and Calibration.from_dict(data["calibration"]),
         }
     )
 

@@ -5,7 +5,8 @@ A scale per photo would stretch the noise of a good part over all colours and ma
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,6 +20,23 @@ Scale = tuple[float, float]
 
 STRONGEST = 0.65
 """Opacity of the heat at the top of the scale: the defect must stay visible beneath its own heat."""
+_DARK, _BRIGHT = (0, 0, 0), (80, 255, 255)
+"""Lines: cyan, as the colours of heat have no such hue."""
+
+
+class Bounded(Protocol):
+    """What has an outline and a box around it, in pixels of the picture; such as a `Region`."""
+
+    @property
+    def x(self) -> int: ...  # noqa: D102
+    @property
+    def y(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
+    def contour(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
 
 
 def heat_map(anomaly_map: npt.NDArray[np.floating[Any]], scale: Scale) -> Rgb:
@@ -90,6 +108,40 @@ def to_8_bit(photo: npt.NDArray[Any]) -> Rgb:
     if np.issubdtype(photo.dtype, np.floating):
         return np.asarray(np.rint(np.nan_to_num(np.clip(photo, 0, 1)) * 255), dtype=np.uint8)
     raise TensorError(f"photo: expected uint8, uint16 or floating point, got {photo.dtype}")
+
+
+def outlined(picture: Rgb, outlines: Iterable[npt.NDArray[Any]]) -> Rgb:
+    """Return a picture with outlines: bright lines between dark ones, to be seen on light and on dark photos.
+
+    Parameters
+    ----------
+    picture
+        RGB uint8 [H, W, 3].
+    outlines
+        Closed polygons, each [N, 2] of positions (x, y) from the picture's top left corner, which is (0, 0), to its
+        bottom right one, (W, H).
+    """
+    drawn = np.ascontiguousarray(picture).copy()
+    height, width = drawn.shape[:2]
+    # On whole pixels: between them a thin line would be spread over two, and dim.
+    points = [np.clip(each, 0, (width - 1, height - 1)).astype(np.int32) for each in outlines]
+    # As thin on a large photo that is looked at as a whole.
+    thin = 1 + min(height, width) // 500
+    for colour, thickness in ((_DARK, 2 * thin + 1), (_BRIGHT, thin)):
+        cv2.polylines(drawn, points, True, colour, thickness)
+    return drawn
+
+
+def with_regions(picture: Rgb, regions: Iterable[Bounded]) -> Rgb:
+    """Return a picture of a photo, RGB uint8 [H, W, 3], with the outlines of its regions and boxes around them."""
+    outlines = []
+    for region in regions:
+        right, bottom = region.x + region.width, region.y + region.height
+        outlines += [
+            np.array(region.contour),
+            np.array([[region.x, region.y], [region.x, bottom], [right, bottom], [right, region.y]]),
+        ]
+    return outlined(picture, outlines)
 
 
 def colour_bar(width: int = 256, height: int = 16) -> Rgb:

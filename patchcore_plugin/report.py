@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from . import images
 from .errors import ImageError
-from .figures import HEADINGS, cells, number, ratio
+from .figures import HEADINGS, MISSING, cells, number, percent, ratio
 from .metrics import AUPRO_LIMIT
-from .plots import Box, cut, histogram
+from .model_card import limits, model_card
+from .plots import Box, calibration_chart, cut, histogram
 from .rendering import colour_bar, to_8_bit
-from .results import METRICS, CategoryResult, Evaluation, PhotoResult, write_text
+from .results import METRICS, CategoryResult, Evaluation, PhotoResult, Verdicts, mean_of, write_text
 
 GALLERY = 6
 """Photos per gallery; with `THUMBNAIL` it bounds the size of the page."""
@@ -81,31 +82,33 @@ def _cells(category: CategoryResult) -> dict[str, str]:
 
 
 def _category(category: CategoryResult, pictures: _Pictures) -> dict[str, Any]:
-    threshold = category.image.threshold
-    by_f1 = threshold is not None
-    if threshold is None:
-        threshold = category.threshold
+    verdicts = category.verdicts
+    best_f1 = category.image.threshold
+    by_f1 = None if best_f1 is None else Verdicts.of(category.photos, best_f1)
+    chosen = verdicts or by_f1
+    threshold = chosen.threshold if chosen else None
     galleries = []
-    mistakes = None
     if threshold is not None:
-        chosen = threshold
-        best, worst, doubtful = _choose(category.photos, chosen)
+        best, worst, doubtful = _choose(category.photos, threshold)
         galleries = [
             ("Worst", "on the wrong side of the threshold, furthest first", worst),
             ("Most doubtful", "closest to the threshold, on either side", doubtful),
             ("Best", "most clearly on the right side", best),
         ]
-        wrong = [photo for photo in category.photos if not _is_right(photo, chosen)]
-        mistakes = {
-            "missed": sum(photo.is_anomalous for photo in wrong),
-            "false_alarms": sum(not photo.is_anomalous for photo in wrong),
-        }
     return {
         "name": category.name,
         "figures": _cells(category),
         "threshold": None if threshold is None else number(threshold),
-        "by_f1": by_f1,
-        "mistakes": mistakes,
+        "own": verdicts is not None,
+        "tables": [
+            (title, number(each.threshold), note, each)
+            for title, each, note in [
+                ("At the threshold of the model", verdicts, category.calibration and category.calibration.describe()),
+                ("At the threshold with the best F1", by_f1, "chosen knowing the answers, which no line in use does"),
+            ]
+            if each
+        ],
+        "kinds": _kinds(category, verdicts, by_f1),
         "good": sum(not photo.is_anomalous for photo in category.photos),
         "bad": sum(photo.is_anomalous for photo in category.photos),
         "scale": category.scale and [number(value) for value in category.scale],
@@ -123,11 +126,44 @@ def _category(category: CategoryResult, pictures: _Pictures) -> dict[str, Any]:
             np.array([photo.is_anomalous for photo in category.photos], dtype=bool),
             threshold,
         ),
+        **_calibrated(category),
         "galleries": [
             (name, meaning, [_card(photo, threshold, pictures) for photo in photos])
             for name, meaning, photos in galleries
         ],
+        "card": model_card(category),
+        "limits": limits(category),
         "failed": category.failed,
+    }
+
+
+def _kinds(category: CategoryResult, *verdicts: Verdicts | None) -> list[tuple[str, list[str]]]:
+    """Return the rows of the table by kind: photos, how many each threshold calls defective, and their regions."""
+    rows = []
+    # Good ones first; the kinds are the same at every threshold.
+    for kind in dict.fromkeys(photo.kind for photo in sorted(category.photos, key=lambda photo: photo.is_anomalous)):
+        photos = [photo for photo in category.photos if photo.kind == kind]
+        cells = [f"{len(photos):,}"]
+        for each in verdicts:
+            if each is not None:
+                found = sum(photo.score > each.threshold for photo in photos)
+                cells.append(f"{found:,} ({percent(found / len(photos))})")
+        regions = [photo.regions for photo in photos if photo.regions is not None]
+        areas = [photo.area for photo in photos if photo.area is not None]
+        cells += [f"{mean_of(regions):.2g}", percent(mean_of(areas))] if regions else [MISSING, MISSING]
+        rows.append((kind, cells))
+    return rows
+
+
+def _calibrated(category: CategoryResult) -> dict[str, Any]:
+    """Return the charts that say whether the good test photos are like those of the calibration."""
+    scores = () if category.calibration is None else category.calibration.scores
+    good = [photo for photo in category.photos if not photo.is_anomalous]
+    both = np.array([*scores, *(photo.score for photo in good)])
+    return {
+        "judged": len(scores),
+        "promise": calibration_chart([each.p_value for each in good if each.p_value is not None], len(scores)),
+        "calibration": histogram(both, np.arange(len(both)) >= len(scores), category.threshold) if scores else None,
     }
 
 
@@ -157,12 +193,19 @@ def _card(photo: PhotoResult, threshold: float | None, pictures: _Pictures) -> d
         "kind": photo.kind,
         "bad": photo.is_anomalous,
         "score": number(photo.score),
+        "p_value": None if photo.p_value is None else number(photo.p_value),
+        "regions": None if photo.regions is None else _regions(photo.regions, photo.area or 0.0),
         "verdict": "" if called is None else _verdict(called, photo.is_anomalous),
         "right": called is None or called == photo.is_anomalous,
         "nearest": photo.nearest and Path(photo.nearest).name,
         "photo": pictures.of(photo.path),
         "overlay": pictures.of(photo.overlay) if photo.overlay else None,
+        "why": pictures.of(photo.why) if photo.why else None,
     }
+
+
+def _regions(count: int, area: float) -> str:
+    return f"{count:,}, {percent(area)} of the photo" if count else "none"
 
 
 def _verdict(called: bool, is_anomalous: bool) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -59,6 +60,8 @@ class PredictionLike(Protocol):
     @property
     def path(self) -> str | None: ...  # noqa: D102
     @property
+    def size(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
     def score(self) -> float: ...  # noqa: D102
     @property
     def anomaly_map(self) -> npt.NDArray[Any] | None: ...  # noqa: D102
@@ -74,12 +77,15 @@ class PredictionLike(Protocol):
     def regions(self) -> Sequence[RegionLike]: ...  # noqa: D102
 
 
+_FOLDERS = {"map": "heat_maps", "overlay": "overlays", "why": "why"}
+
+
 class ResultsWriter:
     """Writes ``results.jsonl`` and the pictures of one run into a folder, photo after photo.
 
     A context manager. Every line is on disk before the next photo starts, so that a run that breaks off
     leaves all that it had done; a line's pictures are written before the line. An earlier run's
-    ``results.jsonl`` in the folder is replaced.
+    ``results.jsonl`` in the folder is replaced, unless the new lines are to come after its own.
 
     Parameters
     ----------
@@ -87,17 +93,31 @@ class ResultsWriter:
         Where to write; made if it is missing.
     scale
         Values of the anomaly maps drawn as the first and last colour, for the whole run.
+    append
+        Whether to go on with the ``results.jsonl`` that is there, and to force each line onto the disk.
+    why
+        Called with the photo and the prediction of each defective photo: returns a picture that says why, RGB uint8, or
+        None; such as `patchcore_plugin.why.WhyPictures`.
     """
 
-    def __init__(self, folder: Path, scale: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scale: tuple[float, float],
+        *,
+        append: bool = False,
+        why: Callable[[npt.NDArray[Any], Any], npt.NDArray[Any] | None] | None = None,
+    ) -> None:
         self.folder = folder
         self.scale = (float(scale[0]), float(scale[1]))
-        self._taken: set[str] = set()
+        self.append = append
+        self._why = why
+        self._taken: dict[str, int] = {}
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> ResultsWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (self.folder / "results.jsonl").open("w", encoding="utf-8", newline="\n")
+        self._lines = (self.folder / "results.jsonl").open("a" if self.append else "w", encoding="utf-8", newline="\n")
         return self
 
     def __exit__(
@@ -108,7 +128,12 @@ class ResultsWriter:
             self._lines = None
 
     def write(
-        self, prediction: PredictionLike, photo_pixels: npt.NDArray[Any] | None, **extra: object
+        self,
+        prediction: PredictionLike,
+        photo_pixels: npt.NDArray[Any] | None,
+        *,
+        name: str | None = None,
+        **extra: object,
     ) -> dict[str, Any]:
         """Write one photo's pictures and line, and return the line's record.
 
@@ -118,14 +143,17 @@ class ResultsWriter:
             What was found. Without an anomaly map there are no pictures.
         photo_pixels
             The photo, RGB [H, W, 3] of uint8, uint16 or floating point; without it there is no overlay.
+        name
+            What the pictures are called; by default as the photo's folder and file. It is counted up where it is taken.
         **extra
-            Further entries of the record; they must fit into JSON.
+            Further entries of the record, or others in their place; they must fit into JSON.
 
         Returns
         -------
         dict
-            ``path, score, p_value, threshold, is_anomalous, map, nearest, regions, overlay, scale`` and `extra`.
-            ``map`` and ``overlay`` are paths relative to the folder; ``scale`` is [low, high]; all three may be None.
+            ``path, width, height, score, p_value, threshold, is_anomalous, map, nearest, regions, overlay, why, scale``
+            and `extra`. ``map``, ``overlay`` and ``why`` are paths relative to the folder, ``scale`` is [low, high];
+            all four may be None.
 
         Raises
         ------
@@ -136,17 +164,18 @@ class ResultsWriter:
         ValueError
             If the score is not finite, or the writer is not open.
         """
-        if self._lines is None:
-            raise ValueError("ResultsWriter: use it in a `with` statement")
+        self._open_lines()
         nearest = prediction.nearest
-        heat, overlay = self._draw(prediction, photo_pixels)
+        pictures = self._draw(prediction, photo_pixels, name)
         record: dict[str, Any] = {
             "path": prediction.path,
+            "width": prediction.size[1],
+            "height": prediction.size[0],
             "score": float(prediction.score),
             "p_value": None if prediction.p_value is None else float(prediction.p_value),
             "threshold": None if prediction.threshold is None else float(prediction.threshold),
             "is_anomalous": None if prediction.is_anomalous is None else bool(prediction.is_anomalous),
-            "map": heat,
+            "map": pictures.get("map"),
             "nearest": None
             if nearest is None
             else {
@@ -168,39 +197,63 @@ class ResultsWriter:
                 }
                 for region in prediction.regions
             ],
-            "overlay": overlay,
-            "scale": None if heat is None else list(self.scale),
+            "overlay": pictures.get("overlay"),
+            "why": pictures.get("why"),
+            "scale": list(self.scale) if pictures else None,
             **extra,
         }
-        self._lines.write(json.dumps(record, allow_nan=False) + "\n")
-        self._lines.flush()
+        self.record(record)
         return record
 
-    def _draw(self, prediction: PredictionLike, photo: npt.NDArray[Any] | None) -> tuple[str | None, str | None]:
+    def record(self, record: Mapping[str, object]) -> None:
+        """Write one line, whatever it says."""
+        lines = self._open_lines()
+        lines.write(json.dumps(record, allow_nan=False) + "\n")
+        lines.flush()
+        if self.append:
+            os.fsync(lines.fileno())
+
+    def _open_lines(self) -> IO[str]:
+        if self._lines is None:
+            raise ValueError("ResultsWriter: use it in a `with` statement")
+        return self._lines
+
+    def _draw(self, prediction: PredictionLike, photo: npt.NDArray[Any] | None, name: str | None) -> dict[str, str]:
+        """Write the pictures; return their paths by what they are."""
         if prediction.anomaly_map is None:
-            return None, None
+            return {}
         # OpenCV is loaded only where something is drawn.
         from . import images, rendering
 
-        name = self._unique_name(prediction.path)
-        heat, overlay = f"heat_maps/{name}.png", f"overlays/{name}.png"
-        (self.folder / heat).parent.mkdir(exist_ok=True)
-        images.write_png(self.folder / heat, rendering.heat_map(prediction.anomaly_map, self.scale))
-        if photo is None:
-            return heat, None
-        (self.folder / overlay).parent.mkdir(exist_ok=True)
-        drawn = rendering.overlay(photo, prediction.anomaly_map, self.scale)
-        images.write_png(self.folder / overlay, drawn)
-        return heat, overlay
+        drawn: dict[str, npt.NDArray[Any] | None] = {"map": rendering.heat_map(prediction.anomaly_map, self.scale)}
+        if photo is not None:
+            heat = rendering.overlay(photo, prediction.anomaly_map, self.scale)
+            drawn["overlay"] = rendering.with_regions(heat, prediction.regions)
+            if prediction.is_anomalous and self._why is not None:
+                drawn["why"] = self._why(photo, prediction)
+        name = self._unique_name(named_after(prediction.path) if name is None else name)
+        written = {}
+        for kind, picture in drawn.items():
+            if picture is not None:
+                written[kind] = f"{_FOLDERS[kind]}/{name}.png"
+                (self.folder / _FOLDERS[kind]).mkdir(exist_ok=True)
+                images.write_png(self.folder / written[kind], picture)
+        return written
 
-    def _unique_name(self, path: str | None) -> str:
-        """Return ``folder_stem`` of a photo, counted up when another photo has it already."""
-        parts = [] if path is None else [Path(path).parent.name, Path(path).stem]
-        base = re.sub(r"[^\w.-]+", "_", "_".join(part for part in parts if part))[-100:] or "photo"
-        name, count = base, 1
+    def _unique_name(self, wanted: str) -> str:
+        """Return a name for a file, counted up when another photo has it already."""
+        base = re.sub(r"[^\w.-]+", "_", wanted)[-100:] or "photo"
         # Some file systems take A and a for the same name.
+        name, count = base, self._taken.get(base.casefold(), 1)
         while name.casefold() in self._taken:
             count += 1
             name = f"{base}-{count}"
-        self._taken.add(name.casefold())
+        self._taken[base.casefold()] = count
+        self._taken.setdefault(name.casefold(), 1)
         return name
+
+
+def named_after(path: str | None) -> str:
+    """Return ``folder_stem`` of a photo."""
+    parts = [] if path is None else [Path(path).parent.name, Path(path).stem]
+    return "_".join(part for part in parts if part)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibration import Calibration
     from .metrics import ImageMetrics, PixelMetrics
 
 METRICS = (
@@ -18,6 +19,8 @@ METRICS = (
     "image_f1_max",
     "pixel_auroc",
     "aupro",
+    "false_alarm_rate",
+    "detection_rate",
     "fit_seconds",
     "predict_seconds_per_image",
     "bank_rows",
@@ -42,7 +45,22 @@ class Failure:
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """One test photo: what it is, what was found, and where the overlay lies."""
+    """One test photo: what it is, what was found, and where the pictures lie.
+
+    Parameters
+    ----------
+    path, kind, is_anomalous
+        The photo, and the truth about it.
+    score, p_value
+        What it got; the latter None where it is not known.
+    overlay, why
+        Pictures, where they were drawn.
+    nearest
+        Path of the training photo with the nearest normal patch.
+    regions, area
+        How many parts of the map are above its threshold, and the share of the photo's pixels that they cover; None
+        without such a threshold.
+    """
 
     path: Path
     kind: str
@@ -50,6 +68,75 @@ class PhotoResult:
     score: float
     overlay: Path | None = None
     nearest: str | None = None
+    p_value: float | None = None
+    regions: int | None = None
+    area: float | None = None
+    why: Path | None = None
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a threshold makes of test photos.
+
+    Parameters
+    ----------
+    threshold
+        A score above it is a defect.
+    good
+        How many good photos are above it, and how many there are.
+    kinds
+        The same of each kind of defect, by name.
+    """
+
+    threshold: float
+    good: tuple[int, int]
+    kinds: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, photos: Sequence[PhotoResult], threshold: float) -> Verdicts:
+        """Return those of photos."""
+
+        def above(some: Sequence[PhotoResult]) -> tuple[int, int]:
+            return sum(photo.score > threshold for photo in some), len(some)
+
+        kinds = sorted({photo.kind for photo in photos if photo.is_anomalous})
+        return cls(
+            threshold,
+            above([photo for photo in photos if not photo.is_anomalous]),
+            {kind: above([photo for photo in photos if photo.is_anomalous and photo.kind == kind]) for kind in kinds},
+        )
+
+    @property
+    def defective(self) -> tuple[int, int]:
+        """How many defective photos are above the threshold, and how many there are."""
+        return sum(found for found, _ in self.kinds.values()), sum(photos for _, photos in self.kinds.values())
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The share of good photos above the threshold; None without any."""
+        return _share(*self.good)
+
+    @property
+    def detection_rate(self) -> float | None:
+        """The share of defective photos above the threshold; None without any."""
+        return _share(*self.defective)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for ``metrics.json``."""
+        (alarms, good), (found, defective) = self.good, self.defective
+        return {
+            "threshold": self.threshold,
+            "good": good,
+            "false_alarms": alarms,
+            "false_alarm_rate": self.false_alarm_rate,
+            "defective": defective,
+            "detected": found,
+            "detection_rate": self.detection_rate,
+            "kinds": {
+                kind: {"photos": photos, "detected": found, "detection_rate": _share(found, photos)}
+                for kind, (found, photos) in self.kinds.items()
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -72,6 +159,10 @@ class CategoryResult:
         The detector's own threshold, from good photos alone.
     scale
         Values of the anomaly maps drawn as the first and last colour; None without maps.
+    calibration
+        Where that threshold comes from.
+    model
+        What the model was made of and with, as JSON-like data; see `Detector.describe`.
     """
 
     name: str
@@ -82,6 +173,13 @@ class CategoryResult:
     failed: Sequence[Failure] = ()
     threshold: float | None = None
     scale: tuple[float, float] | None = None
+    calibration: Calibration | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> Verdicts | None:
+        """What the model's own threshold makes of the photos."""
+        return None if self.threshold is None else Verdicts.of(self.photos, self.threshold)
 
     @property
     def has_no_maps(self) -> bool:
@@ -108,6 +206,7 @@ class Evaluation:
                 category.name: {key: category.metrics[key] for key in METRICS} for category in self.categories
             },
             "mean": self.mean,
+            "at_threshold": {category.name: _at_threshold(category) for category in self.categories},
             "f1_max_threshold": {category.name: category.image.threshold for category in self.categories},
             "failed": [
                 {"category": category.name, "path": failure.path, "reason": failure.reason}
@@ -116,6 +215,20 @@ class Evaluation:
             ],
             "recipe": dict(self.recipe),
         }
+
+
+def _at_threshold(category: CategoryResult) -> dict[str, Any] | None:
+    """Return what the model's own threshold promises, and what it does."""
+    verdicts, calibration = category.verdicts, category.calibration
+    if verdicts is None:
+        return None
+    promised = None if calibration is None else calibration.false_alarm_rate
+    judged = 0 if calibration is None else len(calibration.scores)
+    return {"promised_false_alarm_rate": promised, "calibration_photos": judged, **verdicts.to_json()}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

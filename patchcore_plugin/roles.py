@@ -90,6 +90,25 @@ class MemoryBank:
 
 
 @dataclass(frozen=True)
+class Reduction:
+    """What a sampler is told of vectors that are not simply the patches of some photos.
+
+    Parameters
+    ----------
+    rows
+        How many of the vectors, the first ones, are the rows of a bank; new patches follow. 0 if all are new.
+    seen
+        How many patches all of them stand for, the rows of the bank for more than they are: a fraction is of this.
+    limit
+        How many vectors may stay at most; None for as many as the options say.
+    """
+
+    rows: int
+    seen: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
 class Scores:
     """How far each photo, and each of its patches, is from normal.
 
@@ -160,13 +179,22 @@ class Sampler(Protocol):
         A sampler that knows how well they cover the rest may leave a float64 tensor [M] in an
         attribute ``radii_``: after each pick, the largest distance from any row to its nearest pick.
         One that always keeps every row says so by an attribute ``keeps_all`` that is true.
+
+        One that can choose from a bank and new patches, so that a model gets more photos or a fit stays within its
+        memory, has an attribute ``reduction``, None or a `Reduction`, which is set before a call and holds for it. It
+        keeps a fraction of ``seen`` then, and no more rows than ``limit``.
         """
         ...
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Measures how far patches are from the bank."""
+    """Measures how far patches are from the bank.
+
+    A fitted scorer whose models ``patchcore export`` is to export has a method ``export_module()`` as well. It returns
+    the same computation as a ``torch.nn.Module``, called with `Patches` and returning `Scores`: operations
+    that torch.export can follow for any number of photos, with all tensors that it needs registered as buffers.
+    """
 
     def fit(self, bank: MemoryBank) -> None:
         """Learn what is normal."""

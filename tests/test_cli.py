@@ -37,6 +37,7 @@ SMALL = (
     *("--backbone", "efficientnet-lite0", "--device", "cpu"),
     *("--set", "preprocessing.size=64,64", "--set", "sampler.ratio=0.05"),
 )
+JUDGED = "scores of 10 good photos, each judged by a bank of the others"
 BROKEN = "raise RuntimeError('no licence')"
 MISSPELT = """
     import patchcore_plugin as pp
@@ -381,7 +382,7 @@ def test_fit_says_what_it_did(fitted: tuple[Path, Ended], dataset: Path) -> None
 photos     10, in \d+\.\d s
 bank       32 of 640 patches, covering radius \d+\.\d{{4}}
 smaller    covering radius by bank rows, for --set sampler.radius=\.\.\.(  \d+: \d+\.\d{{3}})+
-threshold  \d+\.\d{{4}} \(highest score of 1 of 10 good photos, held out\)
+threshold  \d+\.\d{{4}} \(at most 9\.09% false alarms; {JUDGED} \(5 folds\)\)
 next       patchcore predict {re.escape(str(model))} PHOTOS --out results
 """,
         ended.out,
@@ -406,9 +407,12 @@ def test_fit_as_json_with_an_unreadable_photo_skipped(good: Path, tmp_path: Path
         "bank_rows",
         "patches_seen",
         "covering_radius",
+        "radius_is_exact",
         "radius_curve",
         "threshold",
         "threshold_source",
+        "map_threshold",
+        "false_alarm_rate",
         "seconds",
     ]
     (reason,) = summary["skipped"]
@@ -485,8 +489,12 @@ def test_predict_writes_a_line_for_each_photo(judged: tuple[Path, list[Path], En
     records = lines(out / "results.jsonl")
     assert [record["path"] for record in records] == [str(photo) for photo in photos]
     threshold = pp.Detector.load(model, device="cpu").threshold
+    assert [record["p_value"] for record in records][1:2] == [1 / 11]
     for record in records:
-        assert list(record) == ["path", "score", "threshold", "is_anomalous", "map", "nearest", "overlay", "scale"]
+        assert list(record) == [
+            *("path", "width", "height", "score", "p_value", "threshold", "is_anomalous"),
+            *("map", "nearest", "regions", "overlay", "why", "scale"),
+        ]
         assert record["threshold"] == threshold
         assert record["is_anomalous"] == (record["score"] > record["threshold"])
         assert list(record["nearest"]) == ["photo", "x", "y", "peak_x", "peak_y", "distance"]
@@ -525,9 +533,10 @@ def test_predict_finds_the_place_of_a_defect(judged: tuple[Path, list[Path], End
 
 def test_predict_prints_a_table(judged: tuple[Path, list[Path], Ended]) -> None:
     out, photos, ended = judged
-    assert re.search(rf"^defect +\d+\.\d{{3}} +{re.escape(str(photos[1]))} *$", ended.out, re.MULTILINE)
-    assert re.search(rf"^\w+ +\d+\.\d{{3}} +{re.escape(str(photos[2]))} *$", ended.out, re.MULTILINE)
-    assert f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}\n" in ended.out
+    assert re.search(rf"^defect +\d+\.\d{{3}} +0\.091 +{re.escape(str(photos[1]))} *$", ended.out, re.MULTILINE)
+    assert re.search(rf"^\w+ +\d+\.\d{{3}} +[01]\.\d{{3}} +{re.escape(str(photos[2]))} *$", ended.out, re.MULTILINE)
+    assert " (at most 9.09% false alarms; scores of 10 good photos, " in ended.out
+    assert f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}, {out / 'why'}\n" in ended.out
     assert ended.err == "judging photos: 3/3\n"
 
 
@@ -571,7 +580,7 @@ def test_evaluate(dataset: Path, tmp_path: Path) -> None:
     assert list(content["categories"]) == ["washer"]
     figures = content["categories"]["washer"]
     keys = [
-        *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro"),
+        *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "false_alarm_rate", "detection_rate"),
         *("fit_seconds", "predict_seconds_per_image", "bank_rows", "covering_radius"),
     ]
     assert list(figures) == list(content["mean"]) == keys == list(METRICS)
@@ -579,13 +588,25 @@ def test_evaluate(dataset: Path, tmp_path: Path) -> None:
     assert figures["image_auroc"] == 1.0
     assert figures["pixel_auroc"] > 0.9
     assert 0 < figures["aupro"] <= 1
+    at_threshold = content["at_threshold"]["washer"]
+    assert (at_threshold["calibration_photos"], at_threshold["promised_false_alarm_rate"]) == (10, 1 / 11)
+    records = lines(out / "washer" / "results.jsonl")
+    called = [record["is_anomalous"] for record in records if record["kind"] == "blot"]
+    assert at_threshold["kinds"] == {
+        "blot": {"photos": 3, "detected": sum(called), "detection_rate": figures["detection_rate"]}
+    }
+    assert (figures["detection_rate"], figures["false_alarm_rate"]) == (
+        sum(called) / 3,
+        at_threshold["false_alarms"] / 3,
+    )
     assert figures["bank_rows"] == 32
     assert content["failed"] == []
     assert content["recipe"]["backbone"]["name"] == "efficientnet-lite0"
     assert content["recipe"]["sampler"]["ratio"] == 0.05
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "washer" in page
-    assert len(lines(out / "washer" / "results.jsonl")) == 6
+    assert page.count("The most suspicious patch of blot/") >= sum(called) > 0
+    assert content["recipe"]["backbone"]["name"] in page.partition("Model card")[2]
+    assert len(records) == 6
 
 
 def test_evaluate_with_a_chosen_category_and_an_unreadable_photo(dataset: Path, tmp_path: Path) -> None:
@@ -605,6 +626,7 @@ def test_evaluate_with_a_chosen_category_and_an_unreadable_photo(dataset: Path, 
     assert last[1].startswith(f"patchcore: {bad}: not a readable image (")
     assert last[2] == "patchcore: some photos or masks could not be used; all others are done"
     assert re.search(r"^nut +\d\.\d{4} ", ended.out, re.MULTILINE)
+    assert re.search(r"^category .* false alarms +found +fit s ", ended.out, re.MULTILINE)
     content = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert list(content["categories"]) == ["nut"]
     assert [failed["path"] for failed in content["failed"]] == [str(left_out), str(bad)]

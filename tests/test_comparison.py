@@ -20,6 +20,7 @@ import pytest
 
 from benchmarks.family import BACKBONE, arguments
 from patchcore_plugin import cli
+from patchcore_plugin.calibration import Calibration, GoodPhoto
 from patchcore_plugin.cli import pair, setup
 from patchcore_plugin.comparison import Comparison, Contender, compare
 from patchcore_plugin.datasets import Category, TestPhoto, load_category
@@ -41,6 +42,9 @@ def make_category(root: Path, name: str) -> Category:
     return Category(name, (paths[0],), tuple(test))
 
 
+CALIBRATION = Calibration.of_good([GoodPhoto(score, 0.0, score) for score in (0.1, 0.2, 0.1 + 0.2)], "three photos")
+
+
 class Bench:
     """Measures by arithmetic, and remembers what it was asked to measure."""
 
@@ -59,7 +63,18 @@ class Bench:
         rng = np.random.default_rng([contender.recipe["gain"], len(category.name)])
         scores = rng.random(len(category.test))
         photos = [
-            PhotoResult(photo.path, photo.kind, photo.is_anomalous, float(score), place / "overlays" / "x.png", "n.png")
+            PhotoResult(
+                photo.path,
+                photo.kind,
+                photo.is_anomalous,
+                float(score),
+                place / "overlays" / "x.png",
+                "n.png",
+                p_value=0.1,
+                regions=2,
+                area=0.3,
+                why=place / "why" / "x.png" if photo.is_anomalous else None,
+            )
             for photo, score in zip(category.test, scores, strict=True)
         ]
         image = image_metrics([photo.is_anomalous for photo in photos], scores)
@@ -69,7 +84,16 @@ class Bench:
         figures = {"image_auroc": image.auroc, "aupro": pixel.aupro, "predict_seconds_per_image": float(rng.random())}
         failed = [Failure("a.png", "a.png: broken")] if contender.recipe.get("unreadable") else []
         return CategoryResult(
-            category.name, figures, image, pixel, tuple(photos), tuple(failed), threshold=0.1 + 0.2, scale=(1 / 3, 2.0)
+            category.name,
+            figures,
+            image,
+            pixel,
+            tuple(photos),
+            tuple(failed),
+            threshold=0.1 + 0.2,
+            scale=(1 / 3, 2.0),
+            calibration=CALIBRATION,
+            model={"seed": 0, "software": {"python": "3"}},
         )
 
 
@@ -143,6 +167,12 @@ def test_a_record_gives_back_what_was_found(categories: list[Category], tmp_path
     assert [photo.score for photo in read.photos] == [photo.score for photo in found.photos]
     assert [photo.path for photo in read.photos] == [photo.path for photo in found.photos]
     assert {photo.overlay for photo in read.photos} == {moved / "overlays" / "x.png"}
+    assert [photo.why for photo in read.photos] == [
+        moved / "why" / "x.png" if photo.is_anomalous else None for photo in found.photos
+    ]
+    assert {(photo.p_value, photo.regions, photo.area) for photo in read.photos} == {(0.1, 2, 0.3)}
+    assert (read.calibration, read.model) == (CALIBRATION, found.model)
+    assert read.verdicts == found.verdicts
     for mine, theirs in ((read.image.pr, found.image.pr), (read.pixel.pro, found.pixel.pro)):
         assert mine is not None
         assert theirs is not None

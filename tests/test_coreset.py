@@ -71,6 +71,29 @@ def test_selects_what_the_reference_selects(kernels: str, name: str, last: bool)
     assert torch.equal(radii, wanted_radii)
 
 
+@pytest.mark.parametrize("name", ["normal", "more rows than are played at once", "copies by the thousand", "grid"])
+def test_goes_on_from_what_was_selected_elsewhere(kernels: str, name: str) -> None:
+    points = CASES[name][0]()
+    before, points = points[: len(points) // 10], points[len(points) // 10 :]
+    within = torch.cdist(points.double(), before.double()).amin(dim=1)
+    start = int(within.argmax())
+    wanted, wanted_radii = greedy(points, 300, start, within)
+    index, radii = greedy_coreset(points, 300, start, within=within)
+    assert torch.equal(index, wanted)
+    assert torch.equal(radii, wanted_radii)
+    assert not torch.equal(index, greedy(points, 300, start)[0])
+    everywhere = torch.cat([before, points[index]]).double()
+    assert float(radii[-1]) == pytest.approx(
+        float(torch.cdist(points.double(), everywhere).amin(dim=1).max()), abs=1e-4
+    )
+
+
+def test_refuses_distances_of_other_rows() -> None:
+    with pytest.raises(TensorError) as caught:
+        greedy_coreset(normal(5, 2), 1, within=torch.ones(4, dtype=torch.float64))
+    assert str(caught.value) == "greedy_coreset: expected within float64 [5], got torch.float64 [4]"
+
+
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_reduced_precision_of_products_changes_nothing(torch_kernels: None, precision: str) -> None:
     before = torch.get_float32_matmul_precision()

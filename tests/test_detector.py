@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import patchcore_plugin as pp
 from patchcore_plugin import memory
-from patchcore_plugin.calibration import held_out
+from patchcore_plugin.calibration import fit_order, folds
 from patchcore_plugin.features import PatchBuffer
 from patchcore_plugin.images import write_png
 from patchcore_plugin.roles import Patches
@@ -87,15 +87,41 @@ def test_paths_and_arrays_give_the_same(fitted: pp.Detector, tmp_path: Path) -> 
     assert from_array.path is None
 
 
-def test_threshold_is_the_highest_held_out_score() -> None:
+def test_each_photo_is_judged_for_the_threshold_by_a_bank_of_the_others() -> None:
     photos = [draw(seed) for seed in range(12)]
-    detector = make().fit(photos)
-    numbers = held_out(12, 0).tolist()
-    assert len(numbers) == 2
-    others = make().fit([photo for number, photo in enumerate(photos) if number not in numbers])
-    scores = [found.score for found in others.predict([photos[number] for number in numbers])]
-    assert detector.threshold == pytest.approx(max(scores), rel=1e-4)
-    assert detector.calibration.source == "highest score of 2 of 12 good photos, held out"
+    detector = make(sampler="all").fit(photos)
+    read = np.concatenate(fit_order(12, 0))
+    scores, peaks = [], []
+    for fold in folds(12, 0):
+        numbers = read[fold].tolist()
+        assert len(numbers) in (2, 3)
+        others = make(sampler="all").fit([photo for number, photo in enumerate(photos) if number not in numbers])
+        for found in others.predict([photos[number] for number in numbers]):
+            assert found.anomaly_map is not None
+            scores.append(found.score)
+            peaks.append(found.anomaly_map.max())
+    calibration = detector.calibration
+    assert calibration.scores == pytest.approx(sorted(scores), rel=1e-4)
+    assert calibration.peaks == pytest.approx(sorted(peaks), rel=1e-4)
+    assert (calibration.threshold, calibration.map_threshold) == (calibration.scores[-1], calibration.peaks[-1])
+    assert calibration.source == "scores of 12 good photos, each judged by a bank of the others (5 folds)"
+    found = detector.predict([draw(101, defect=True)])[0]
+    assert (found.p_value, found.is_anomalous) == (1 / 13, True)
+    assert [region.x <= 96 < region.x + region.width for region in found.regions][:1] == [True]
+
+
+def test_the_threshold_is_for_the_rate_that_is_asked_for() -> None:
+    photos = [draw(seed) for seed in range(12)]
+    detector = make().fit(photos, false_alarm_rate=0.25)
+    assert detector.threshold == detector.calibration.scores[-3]
+    assert detector.calibration.false_alarm_rate == 3 / 13
+    with pytest.raises(pp.PatchcoreError) as caught:
+        # No photo is read for it.
+        make().fit(["nowhere.png"] * 12, false_alarm_rate=0.05)
+    assert str(caught.value) == (
+        "a false-alarm rate of 0.05 needs at least 19 good photos that the bank does not know, and there are 12, "
+        "which can promise 0.077 at best; give more good photos, or ask for a higher rate"
+    )
 
 
 def test_one_photo_has_no_threshold() -> None:
@@ -103,7 +129,7 @@ def test_one_photo_has_no_threshold() -> None:
     (found,) = detector.predict([draw(1)])
     assert detector.threshold is None
     assert found.is_anomalous is None
-    assert detector.calibration.source == "none: too few photos to hold one out"
+    assert detector.calibration.source == "none: too few photos to judge one by the others"
 
 
 def test_origin_says_where_each_bank_row_comes_from(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from torch import Tensor
 import patchcore_plugin as pp
 from patchcore_plugin import learning, memory, model_file
 from patchcore_plugin.averaging import Unit
-from patchcore_plugin.calibration import held_out
+from patchcore_plugin.calibration import fit_order
 from patchcore_plugin.cli import main
 from patchcore_plugin.images import write_png
 from patchcore_plugin.learning import Judged
+from patchcore_plugin.preprocessing import anomaly_map, geometry, prepare
 
 Photo = NDArray[np.uint8]
 
@@ -68,8 +69,6 @@ def alone(ensemble: pp.Ensemble, number: int, host: pp.Host | None = None) -> pp
 
 def grids(detector: pp.Detector, photo: Photo) -> NDArray[np.float32]:
     """Return the patch scores of a photo, by the plain way through the components."""
-    from patchcore_plugin.preprocessing import prepare
-
     parts = detector._parts
     found = parts.score(parts.patches(prepare(photo, detector.recipe.preprocessing)[None])).map
     assert found is not None
@@ -90,20 +89,25 @@ def fitted() -> pp.Ensemble:
 # Averages
 
 
-def test_scores_and_maps_are_divided_by_those_of_held_out_photos_and_averaged(fitted: pp.Ensemble) -> None:
-    late = held_out(len(GOOD), 0).tolist()
-    early = [photo for number, photo in enumerate(GOOD) if number not in late]
+def test_scores_and_maps_are_divided_by_those_of_judged_photos_and_averaged(fitted: pp.Ensemble) -> None:
     scores, maps, held_scores, held_maps = [], [], [], []
     for number in range(3):
-        known, everything = alone(fitted, number).fit(early), alone(fitted, number).fit(GOOD)
-        judged = known.predict([GOOD[each] for each in late])
+        everything = alone(fitted, number).fit(GOOD)
+        learning = everything._learner(len(GOOD), None)
+        for photo in np.concatenate(fit_order(len(GOOD), 0)):
+            prepared = prepare(GOOD[photo], everything.recipe.preprocessing)
+            learning.add(everything._parts.patches(prepared[None]))
+        judged = learning.judged()
         held = [found.score for found in judged]
-        peaks = [grids(known, GOOD[each]).max() for each in late]
+        assert everything.calibration.scores == pytest.approx(sorted(held), rel=1e-4)
+        peaks = [found.map.max() for found in judged if found.map is not None]
         found = everything.predict(TEST)
         scores.append(np.array([each.score for each in found]) / np.median(held))
         maps.append(np.stack([map_of(each) for each in found]) / np.median(peaks))
         held_scores.append(np.array(held) / np.median(held))
-        held_maps.append(np.stack([map_of(each) for each in judged]) / np.median(peaks))
+        shape, options = geometry(everything.recipe.preprocessing, GOOD[0].shape[:2]), everything.recipe.map
+        full = [anomaly_map(each.map, shape, options) for each in judged if each.map is not None]
+        held_maps.append(np.stack(full) / np.median(peaks))
         assert fitted.units[number].score == pytest.approx(np.median(held), rel=1e-4)
         assert fitted.units[number].map == pytest.approx(np.median(peaks), rel=1e-4)
     found = fitted.predict(TEST)
@@ -111,12 +115,14 @@ def test_scores_and_maps_are_divided_by_those_of_held_out_photos_and_averaged(fi
     for each, expected in zip(found, np.mean(maps, axis=0), strict=True):
         assert map_of(each).shape == (80, 96)
         np.testing.assert_allclose(map_of(each), expected, rtol=1e-3)
-    assert fitted.threshold == pytest.approx(np.mean(held_scores, axis=0).max(), rel=1e-4)
+    assert fitted.calibration.scores == pytest.approx(np.sort(np.mean(held_scores, axis=0)), rel=1e-4)
+    assert fitted.threshold == fitted.calibration.scores[-1]
     averaged = np.mean(held_maps, axis=0)
-    assert fitted.map_scale == pytest.approx(
-        (np.mean([np.median(averaged), averaged.max()]), 1.5 * averaged.max()), 1e-3
-    )
-    assert fitted.calibration.source == "highest score of 2 of 12 good photos, held out"
+    peaks = averaged.max(axis=(1, 2))
+    assert fitted.calibration.peaks == pytest.approx(np.sort(peaks), rel=1e-3)
+    usual = np.median(np.median(averaged, axis=(1, 2)))
+    assert fitted.map_scale == pytest.approx((np.mean([usual, peaks.max()]), 1.5 * peaks.max()), 1e-3)
+    assert fitted.calibration.source == ("scores of 12 good photos, each judged by members that do not know it")
     assert [each.is_anomalous for each in found] == [False, True]
     assert {grids(each, TEST[0]).shape for each in fitted.members} == {(8, 8), (4, 4)}
 
@@ -170,7 +176,7 @@ def test_a_single_photo_has_no_unit_and_no_threshold() -> None:
     assert (ensemble.threshold, found.is_anomalous) == (None, None)
     assert found.score == np.mean([each.predict(TEST[:1])[0].score for each in ensemble.members])
     assert ensemble.calibration.source == (
-        "none: too few photos to hold one out; the members' scores are averaged as they are"
+        "none: too few photos to judge one by the others; the members' scores are averaged as they are"
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pytest
 
 from patchcore_plugin import datasets
+from patchcore_plugin.calibration import Calibration, GoodPhoto
 from patchcore_plugin.datasets import Category
 from patchcore_plugin.errors import ImageError, PatchcoreError
 from patchcore_plugin.evaluation import OnError, Progress, evaluate, evaluate_category
 from patchcore_plugin.metrics import PixelScores, pixel_metrics
-from patchcore_plugin.regions import Region
+from patchcore_plugin.regions import Region, find_regions
 from patchcore_plugin.result_writer import ResultsWriter
 from patchcore_plugin.results import METRICS, write_json
 
@@ -32,6 +33,10 @@ class FakeNearest:
     peak_x: int = 5
     peak_y: int = 6
     distance: float = 0.5
+    number: int = 0
+    size: tuple[int, int] = (24, 32)
+    box: tuple[int, int, int, int] = (0, 0, 8, 8)
+    peak_box: tuple[int, int, int, int] = (0, 0, 8, 8)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,12 @@ class FakePrediction:
     nearest: FakeNearest | None = field(default_factory=FakeNearest)
     p_value: float | None = 0.25
     regions: Sequence[Region] = ()
+    size: tuple[int, int] = (24, 32)
+
+
+CALIBRATION = Calibration.of_good([GoodPhoto(score, 0.0, score) for score in (0.2, 0.3, 0.4)], "three").at_threshold(
+    0.5
+)
 
 
 @dataclass
@@ -55,6 +66,11 @@ class FakeDetector:
     map_scale: tuple[float, float] = (0.5, 1.0)
     bank_rows: int = 7
     skipped: list[ImageError] = field(default_factory=list)
+    calibration: Calibration = CALIBRATION
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        return {"seed": 3}
 
     def fit(self, paths: Sequence[Path], *, on_error: OnError, progress: Progress | None) -> None:
         if not paths:
@@ -150,6 +166,55 @@ def test_figures_files_and_keys(tmp_path: Path) -> None:
     assert (over[20, 30] == 200).all()
     assert (over[6, 8] != 60).any()
     assert len({line["map"] for line in lines} | {line["overlay"] for line in lines}) == 12
+
+
+def test_what_the_models_own_threshold_makes_of_the_photos(tmp_path: Path) -> None:
+    category = make_category(tmp_path)
+    dark = datasets.TestPhoto(draw(tmp_path / "nut/test/good/dark.png", 90), "good", False, None)
+    weak = datasets.TestPhoto(draw(tmp_path / "nut/test/scratch/0.png", 200, spot=150), "scratch", True, None)
+    category = replace(category, test=(*category.test, dark, weak))
+
+    class Region(FakeDetector):
+        def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
+            for found in super().predict_each(paths, on_error=on_error):
+                assert isinstance(found, FakePrediction)
+                assert found.anomaly_map is not None
+                yield replace(found, regions=find_regions(found.anomaly_map, 0.45), p_value=found.score / 2)
+
+    evaluation = evaluate([category], Region, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["at_threshold"] == {
+        "nut": {
+            "promised_false_alarm_rate": 0.25,
+            "calibration_photos": 3,
+            "threshold": 0.5,
+            "good": 4,
+            "false_alarms": 1,
+            "false_alarm_rate": 0.25,
+            "defective": 4,
+            "detected": 3,
+            "detection_rate": 0.75,
+            "kinds": {
+                "hole": {"photos": 3, "detected": 3, "detection_rate": 1.0},
+                "scratch": {"photos": 1, "detected": 0, "detection_rate": 0.0},
+            },
+        }
+    }
+    assert metrics["categories"]["nut"]["false_alarm_rate"] == metrics["mean"]["false_alarm_rate"] == 0.25
+    assert metrics["categories"]["nut"]["detection_rate"] == metrics["mean"]["detection_rate"] == 0.75
+    (found,) = evaluation.categories
+    assert [photo.regions for photo in found.photos] == [0, 0, 0, 1, 1, 1, 1, 0]
+    assert [photo.area for photo in found.photos] == pytest.approx([0, 0, 0, *[48 / 768] * 3, 1, 0])
+    assert [photo.p_value for photo in found.photos] == [photo.score / 2 for photo in found.photos]
+    assert found.model == {"photos": 1, "folders": ["nut/train/good"], "seed": 3}
+    assert found.calibration == CALIBRATION
+
+
+def test_without_a_threshold_there_are_no_verdicts(tmp_path: Path) -> None:
+    evaluate([make_category(tmp_path)], lambda: FakeDetector(threshold=None), tmp_path / "out")
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["at_threshold"] == {"nut": None}
+    assert metrics["mean"]["false_alarm_rate"] is None
 
 
 def test_pixels_count_where_the_truth_is_known(tmp_path: Path) -> None:

@@ -213,6 +213,18 @@ def test_the_coreset_is_that_of_the_reference(name: str) -> None:
 
 @here
 @pytest.mark.usefixtures("gpu")
+def test_the_coreset_goes_on_from_what_was_selected_elsewhere() -> None:
+    points, before = normal(120, 8), normal(15, 8, seed=1)
+    known = squared_distances(points[:, None], before[None]).amin(dim=1)
+    start = int(known.argmax())
+    index, radii = select(points, 40, start, known=known.to(DEVICE), players=24)
+    wanted, wanted_radii = greedy(points, 40, start, known.sqrt())
+    assert torch.equal(index, wanted)
+    torch.testing.assert_close(radii, wanted_radii)
+
+
+@here
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("radius", [0.0, 0.9, 100.0])
 def test_radius_stops_early(radius: float) -> None:
     points = torch.cat([normal(60, 3), normal(10, 3)])

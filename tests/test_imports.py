@@ -130,7 +130,7 @@ def test_importing_changes_nothing() -> None:
                 "excepthook": str(sys.excepthook),
             }
 
-        import jinja2, pydantic, pluggy, rich, typer, rich.progress
+        import jinja2, nicegui, pydantic, pluggy, rich, typer, rich.progress
         random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
         report.append(state())
         import patchcore_plugin as pp

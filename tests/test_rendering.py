@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.rendering import STRONGEST, colour_bar, heat_map, overlay, to_8_bit
+from patchcore_plugin.regions import find_regions
+from patchcore_plugin.rendering import STRONGEST, colour_bar, heat_map, overlay, to_8_bit, with_regions
 
 
 def ramp(low: float, high: float, size: int = 256) -> npt.NDArray[np.float32]:
@@ -111,3 +112,43 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         overlay(photo.astype(np.int32), values, (0.0, 1.0))
     with pytest.raises(TensorError, match=r"anomaly map: expected shape \[H, W\]"):
         heat_map(photo.astype(np.float32), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_regions_are_outlined_and_boxed_for_any_photo_to_show(grey: int) -> None:
+    values = np.zeros((80, 100), dtype=np.float32)
+    # A triangle: its outline is not its box.
+    values[20:60, 30:70] = np.tri(40)
+    photo = np.full((80, 100, 3), grey, dtype=np.uint8)
+    drawn = with_regions(photo, find_regions(values, 0.5))
+    assert (photo == grey).all()
+    light = luminance(drawn)
+    for top, left in ((40, 29), (20, 60), (40, 50)):
+        around = light[top - 2 : top + 3, left - 2 : left + 3]
+        assert around.max() - around.min() > 0.5, (top, left)
+    far = np.ones((80, 100), dtype=bool)
+    far[17:63, 27:73] = False
+    assert (drawn[far] == grey).all()
+    assert (drawn[52:56, 34:38] == grey).all()
+    assert (with_regions(photo, ()) == photo).all()
+
+
+def test_a_region_at_the_border_is_outlined_within_the_photo() -> None:
+    photo = np.full((20, 30, 3), 128, dtype=np.uint8)
+    drawn = with_regions(photo, find_regions(np.ones((20, 30), dtype=np.float32), 0.5))
+    bright = luminance(drawn) > 0.6
+    assert bright[0].all()
+    assert bright[-1].all()
+    assert bright[:, 0].all()
+    assert bright[:, -1].all()
+
+
+def test_lines_grow_with_the_photo() -> None:
+    def share(side: int) -> float:
+        values = np.zeros((side, side), dtype=np.float32)
+        values[side // 4 : side // 2, side // 4 : side // 2] = 1
+        photo = np.full((side, side, 3), 128, dtype=np.uint8)
+        return float((with_regions(photo, find_regions(values, 0.5)) != 128).any(axis=2).mean())
+
+    # Lines of one width would take an eighth of the share.
+    assert 0.3 < share(2000) / share(250) < 1.5

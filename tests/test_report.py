@@ -10,18 +10,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from patchcore_plugin import plots
+from patchcore_plugin.calibration import Calibration, GoodPhoto
 from patchcore_plugin.comparison import Comparison, Contender, Entry
 from patchcore_plugin.comparison_report import write_comparison
 from patchcore_plugin.metrics import image_metrics, pixel_metrics
 from patchcore_plugin.published import published_figures
 from patchcore_plugin.report import GALLERY, THUMBNAIL, write_report
 from patchcore_plugin.results import METRICS, CategoryResult, Evaluation, Failure, PhotoResult
+from patchcore_plugin.specs import ROLES
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -68,13 +71,42 @@ def make_photo(path: Path, size: tuple[int, int] = (40, 60)) -> Path:
     return path
 
 
+CALIBRATION = Calibration.of_good([GoodPhoto(1 + k / 10, 0.0, 2 + k / 10) for k in range(11)], "eleven photos")
+MODEL: dict[str, Any] = {
+    "photos": 11,
+    "folders": ["nut/train/good"],
+    "recipe": {role: {"name": f"my-{role}"} for role in ROLES},
+    "plugins": {role: {"distribution": "mine", "version": "1.2"} for role in ROLES},
+    "backbone_sha256": "abc123",
+    "bank_rows": 1234,
+    "patches_seen": 12340,
+    "covering_radius": 3.14159,
+    "seed": 7,
+    "precision": "fp32",
+    "software": {"python": "3.11"},
+}
+
+
 def make_category(folder: Path, name: str, scores: dict[str, list[float]], overlays: bool = True) -> CategoryResult:
     photos = []
     for kind, values in scores.items():
         for number, score in enumerate(values):
             path = make_photo(folder / name / kind / f"{number:03}.png")
             overlay = make_photo(folder / "out" / f"{name}_{kind}_{number:03}.png") if overlays else None
-            photos.append(PhotoResult(path, kind, kind != "good", score, overlay, "/far/away/train/007.png"))
+            photos.append(
+                PhotoResult(
+                    path,
+                    kind,
+                    kind != "good",
+                    score,
+                    overlay,
+                    "/far/away/train/007.png",
+                    p_value=CALIBRATION.p_value(score),
+                    regions=number if overlays else None,
+                    area=0.01 * number if overlays else None,
+                    why=make_photo(folder / "why" / f"{name}_{kind}_{number}.png", (30, 70)) if score > 2 else None,
+                )
+            )
     image = image_metrics([photo.is_anomalous for photo in photos], [photo.score for photo in photos])
     rng = np.random.default_rng(0)
     mask = np.zeros((30, 30), dtype=bool)
@@ -98,6 +130,8 @@ def make_category(folder: Path, name: str, scores: dict[str, list[float]], overl
         photos,
         threshold=2.0,
         scale=(1.5, 4.0) if overlays else None,
+        calibration=CALIBRATION,
+        model=MODEL,
     )
 
 
@@ -137,7 +171,7 @@ def test_pictures_are_small_and_have_words(tmp_path: Path) -> None:
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
         assert picture is not None
         sides.add(picture.shape[:2])
-    assert sides == {(THUMBNAIL, 192), (40, 60), (12, 256)}
+    assert sides == {(THUMBNAIL, 192), (40, 60), (30, 70), (12, 256)}
     assert [a["alt"] for a in pictures if "hole/002.png" in a["alt"]][:2] == [
         "Photo hole/002.png",
         "Heat over hole/002.png",
@@ -148,22 +182,73 @@ def test_pictures_are_small_and_have_words(tmp_path: Path) -> None:
 
 def test_galleries(tmp_path: Path) -> None:
     category = make_category(tmp_path, "nut", SCORES)
-    # F1 is best between 1.2 and 2.9: one miss (0.5), one false alarm (3.5).
-    assert category.image.threshold == pytest.approx(2.05)
     _, page = report(tmp_path, category)
     cards = page.cards()
     assert cards["Worst"] == ["hole/002.png", "good/003.png"]
-    # The threshold is halfway between the first two.
-    assert set(cards["Most doubtful"][:2]) == {"hole/001.png", "good/001.png"}
-    assert cards["Most doubtful"][2] == "good/002.png"
+    # 1.2, and then 1.1 and 2.9, beside the model's own threshold of 2.
+    assert cards["Most doubtful"][0] == "good/001.png"
+    assert set(cards["Most doubtful"][1:3]) == {"hole/001.png", "good/002.png"}
     assert cards["Best"] == [
         "hole/000.png", "hole/003.png", "hole/001.png", "good/000.png", "good/002.png", "good/001.png"
     ]  # fmt: skip
     text = " ".join(" ".join(page.text).split())
-    assert "threshold with the best F1, 2.050 : 1 defective missed, 1 false alarm." in text.replace("2.050:", "2.050 :")
     assert "missed" in text
     assert "007.png" in text
     assert "/far/away" not in text
+
+
+def test_a_card_has_score_p_value_and_verdict_together(tmp_path: Path) -> None:
+    _, page = report(tmp_path, make_category(tmp_path, "nut", SCORES))
+    text = " ".join(" ".join(page.text).split())
+    assert (
+        "good/003.png Truth good Score 3.500 , threshold 2.000 p-value 0.08333 Verdict false alarm "
+        "Regions 3, 3% of the photo Nearest 007.png"
+    ) in text
+    assert (
+        "hole/000.png Truth hole Score 5.000 , threshold 2.000 p-value 0.08333 Verdict found defective Regions none"
+    ) in text
+    cards = text.count(" Truth ")
+    assert cards == text.count(", threshold 2.000 p-value ") == text.count(" Verdict ") == 14
+    why = [a["alt"] for tag, a in page.tags if tag == "img" and "patch" in a["alt"]]
+    assert "The most suspicious patch of good/003.png beside the nearest normal one" in why
+    assert not [alt for alt in why if "good/001.png" in alt]
+
+
+def test_verdicts_at_both_thresholds_and_by_kind(tmp_path: Path) -> None:
+    # F1 is best between 1.2 and 2.02.
+    category = make_category(tmp_path, "nut", {**SCORES, "cut": [2.2, 2.02]})
+    text, page = report(tmp_path, replace(category, threshold=2.5))
+    words = " ".join(" ".join(page.text).split())
+    assert (
+        "At the threshold of the model, 2.500 at most 8.33% false alarms; eleven photos passed called defective "
+        "good 3 1 defective 3 3 At the threshold with the best F1, 1.610 chosen knowing the answers, which no line in "
+        "use does passed called defective good 3 1 defective 1 5 "
+        "Kind Photos Above 2.500 Above 1.610 Regions a photo Their area good 4 1 (25%) 1 (25%) 1.5 1.5% "
+        "hole 4 3 (75%) 3 (75%) 1.5 1.5% cut 2 0 (0%) 2 (100%) 0.5 0.5% "
+    ) in words
+    assert text.count('<td class="wrong">') == 4
+
+
+def test_the_model_card_says_what_it_was_made_of_and_its_limits(tmp_path: Path) -> None:
+    category = make_category(tmp_path, "nut", {**SCORES, "cut": [0.1, 0.2]})
+    _, page = report(tmp_path, category)
+    words = " ".join(" ".join(page.text).split()).partition("Model card ")[2]
+    assert words.startswith(
+        "Category nut Fitted on 11 good photos of nut/train/good Tested on 4 good, 4 hole, 2 cut "
+        "Backbone my-backbone (mine 1.2) Aggregator my-aggregator (mine 1.2) Sampler my-sampler (mine 1.2) "
+        "Scorer my-scorer (mine 1.2) SHA-256 of the backbone abc123 "
+        "Memory bank 1,234 of 12,340 patches, covering radius 3.142 Seed 7 Precision fp32 Versions python 3.11 "
+        "Threshold 2.000 Calibrated by at most 8.33% false alarms; eleven photos "
+        "Regions where the map is above 3.000 "
+        "Limits Its 11 judged good photos can promise no false-alarm rate below 8.33%, and promise it for photos taken "
+        "as these were. So few test photos tell rates roughly; 95% intervals: false alarms 1 of 4, 0.631% to 80.6%; "
+        "defects found 3 of 6, 11.8% to 88.2%. It found none of: cut."
+    )
+    ensemble = {"photos": 11, "folders": ["x"], "seed": 1, "members": [MODEL, {**MODEL, "bank_rows": 0}]}
+    _, page = report(tmp_path, replace(category, model=ensemble))
+    words = " ".join(" ".join(page.text).split())
+    assert "0. Backbone my-backbone (mine 1.2)" in words
+    assert "1. Memory bank 12,340 patches, none kept" in words
 
 
 def test_galleries_are_bounded(tmp_path: Path) -> None:
@@ -205,8 +290,8 @@ def test_figures_mean_recipe_and_failures(tmp_path: Path) -> None:
 def test_charts_show_the_curves(tmp_path: Path) -> None:
     text, _ = report(tmp_path, make_category(tmp_path, "nut", SCORES))
     charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if "<text" in svg]
-    assert len(charts) == 3
-    roc, pro, histogram = charts
+    assert len(charts) == 5
+    roc, pro, histogram, calibration, promise = charts
     for chart, expected in ((roc, 2), (pro, 1)):
         lines = chart.findall("polyline")
         assert len(lines) == expected
@@ -222,6 +307,18 @@ def test_charts_show_the_curves(tmp_path: Path) -> None:
     below = sum(float(bar["height"]) for bar in bars if bar["class"] == "bar b")
     assert above == pytest.approx(below, abs=0.5)
     assert all(float(bar["y"]) >= middle for bar in bars if bar["class"] == "bar b")
+    # Eleven photos of the calibration above, four of the test below.
+    unit = (98 - 12) / max(np.histogram([1 + k / 10 for k in range(11)], bins=24, range=(1, 3.5))[0])
+    heights = {"bar a": 0.0, "bar b": 0.0}
+    for bar in calibration.findall("rect"):
+        heights[bar.attrib["class"]] += float(bar.attrib["height"])
+    assert heights == pytest.approx({"bar a": 11 * unit, "bar b": 4 * unit}, abs=0.5)
+    (line,) = promise.findall("polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    # p-values of 3.5, 1.2, 1.1 and 1: the shares of 1/12, 10/12, 11/12 and 1.
+    jumps = [x for (x, a), (_, b) in itertools.pairwise(points) if a != b]
+    assert jumps == pytest.approx([42 + 270 * p / 12 for p in (1, 10, 11, 12)], abs=0.06)
+    assert (points[0], points[-1]) == ((42.0, 204.0), (312.0, 8.0))
 
 
 def test_without_maps_without_classes_without_photos(tmp_path: Path) -> None:
@@ -232,6 +329,7 @@ def test_without_maps_without_classes_without_photos(tmp_path: Path) -> None:
     _, page = report(tmp_path, make_category(tmp_path, "bolt", {"good": [1.0, 3.0]}))
     assert page.cards()["Worst"] == ["good/001.png"]
     assert "own threshold" in " ".join(page.text)
+    assert "Regions a photo" in " ".join(page.text)
     empty = CategoryResult("none", dict.fromkeys(METRICS), image_metrics([], []), pixel_metrics([], []))
     text, page = report(tmp_path, empty)
     assert "Without a threshold" in " ".join(page.text)
@@ -255,7 +353,7 @@ def test_equal_scores_and_odd_names(tmp_path: Path) -> None:
 def test_a_method_without_maps_is_said_to_have_none(tmp_path: Path) -> None:
     _, page = report(tmp_path, make_category(tmp_path, "nut", SCORES, overlays=False))
     words = " ".join(" ".join(page.text).split())
-    assert "nut 0.688 n/a n/a no map no map 12.3 s" in words
+    assert "nut 0.688 n/a n/a no map no map n/a n/a 12.3 s" in words
     assert "This method judges whole photos and gives no anomaly maps" in words
     with_maps, _ = report(tmp_path, make_category(tmp_path, "nut", SCORES))
     assert "no map" not in with_maps
@@ -349,6 +447,37 @@ def test_solid_curves_lie_below_dashed_ones(tmp_path: Path) -> None:
     drawn = [line.attrib["class"].split() for line in roc.findall("polyline")]
     assert [dashes for *_, dashes in drawn] == ["d0", "d0", "d1", "d1", "d2", "d3", "d4"]
     assert {hue for _, _, hue, _ in drawn} == {f"s{k}" for k in range(7)}
+
+
+def test_nine_in_ten_lines_are_in_the_band() -> None:
+    """At each promised rate, of test photos that are like those of the calibration."""
+    rng = np.random.default_rng(0)
+    judged, count = 19, 6
+    chart = plots.calibration_chart([0.5] * count, judged)
+    assert chart is not None
+    box = plots.Box()
+    corners = [tuple(map(float, point.split(","))) for point in chart["band"].split()]
+    band: list[list[int]] = [[] for _ in range(judged + 2)]
+    for x, y in corners:
+        share = 1 - (y - box.top) / box.height
+        band[round((x - box.left) / box.width * (judged + 1))].append(round(share * count))
+    scores = rng.random((20_000, judged + count))
+    ranks = np.sort(scores[:, :judged], axis=1)[:, ::-1]
+    for place in range(1, judged + 1):
+        above = (scores[:, judged:] > ranks[:, place - 1, None]).sum(axis=1)
+        # After the jump at each place the outline is where it is until the next.
+        low, high = (np.quantile(above, level, method="inverted_cdf") for level in (0.05, 0.95))
+        assert {low, high} <= {*band[place]}, place
+    assert plots.calibration_chart([], judged) is None
+    assert plots.calibration_chart([0.5], 0) is None
+
+
+def test_on_the_threshold_is_not_above_it(tmp_path: Path) -> None:
+    category = make_category(tmp_path, "nut", {"good": [1.0, 2.0, 2.1], "hole": [2.0, 3.0]})
+    verdicts = category.verdicts
+    assert verdicts is not None
+    assert (verdicts.good, verdicts.kinds) == ((1, 3), {"hole": (1, 2)})
+    assert (verdicts.false_alarm_rate, verdicts.detection_rate) == (1 / 3, 0.5)
 
 
 def test_speed_chart() -> None:

@@ -50,6 +50,7 @@ class AveragePool:
 
     def __init__(self, config: AveragePoolConfig) -> None:
         self._config = config
+        self._choices: dict[tuple[int, ...], list[Tensor]] = {}
 
     def __call__(self, maps: Sequence[Tensor]) -> Patches:
         """Return patches on the grid of ``maps[0]`` divided by the stride.
@@ -95,10 +96,16 @@ class AveragePool:
         return Patches(grid.half() if options.precision == "fp16" else grid, descriptor, levels)
 
     def _chosen(self, maps: Sequence[Tensor], count: int) -> list[Tensor]:
-        """Return which channels of each map stay, ascending, int64 [K_i]."""
+        """Return which channels of each map stay, ascending, int64 [K_i]; drawn once."""
+        counts = tuple(features.shape[1] for features in maps)
+        if counts not in self._choices:
+            self._choices[counts] = self._drawn(counts, count)
+        return [each.to(features.device) for each, features in zip(self._choices[counts], maps, strict=True)]
+
+    def _drawn(self, counts: tuple[int, ...], count: int) -> list[Tensor]:
         import torch
 
-        total = sum(features.shape[1] for features in maps)
+        total = sum(counts)
         if count > total:
             raise TensorError(
                 f"aggregator 'average-pool': {count} channels are asked for, and the maps have {total}; "
@@ -107,8 +114,7 @@ class AveragePool:
         generator = torch.Generator().manual_seed(self._config.seed)
         kept = torch.zeros(total, dtype=torch.bool)
         kept[torch.randperm(total, generator=generator)[:count]] = True
-        parts = kept.split([features.shape[1] for features in maps])
-        return [part.nonzero().flatten().to(features.device) for part, features in zip(parts, maps, strict=True)]
+        return [part.nonzero().flatten() for part in kept.split(counts)]
 
 
 def create(config: AveragePoolConfig) -> Aggregator:

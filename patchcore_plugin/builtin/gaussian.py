@@ -14,7 +14,7 @@ from patchcore_plugin.roles import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.specs import ScorerSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from patchcore_plugin.kernels.gaussian import Moments
 
@@ -162,6 +162,13 @@ class Gaussian:
         self._check_grid(grid)
         found = distances(grid.flatten(1, 2), state["mean"].flatten(0, 1), state["factors"].flatten(0, 1))
         return Scores(image=found.amax(dim=1), map=found.view(grid.shape[:3]))
+
+    def export_module(self) -> nn.Module:
+        """Return the same scores as a module, with inverted factors: twice their memory; see `Scorer`."""
+        from ._exported import GaussianModule
+
+        state = self._fitted()
+        return GaussianModule(state["mean"], state["factors"])
 
     def _fitted(self) -> dict[str, Tensor]:
         if self._state is None:

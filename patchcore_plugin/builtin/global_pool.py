@@ -41,7 +41,8 @@ def global_pool(maps: Sequence[Tensor]) -> Patches:
     """
     import torch
 
-    if not maps or any(features.ndim != 4 or len(features) != len(maps[0]) for features in maps):
+    # Of the shape: torch.export takes a tensor's len for a constant.
+    if not maps or any(features.ndim != 4 or features.shape[0] != maps[0].shape[0] for features in maps):
         raise TensorError(
             "aggregator 'global-pool': expected at least one map, all [B, C, H, W] of one batch, "
             f"got {[list(each.shape) for each in maps]}"

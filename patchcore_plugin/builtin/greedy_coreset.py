@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
 from patchcore_plugin.kernels.native import description
-from patchcore_plugin.roles import Sampler
+from patchcore_plugin.roles import Reduction, Sampler
 from patchcore_plugin.specs import SamplerSpec
 
 if TYPE_CHECKING:
@@ -40,9 +40,14 @@ class GreedyCoreset:
 
     After a call, ``radii_`` is the covering radius after each pick, float64 [M]; None after a call with a
     projection, which changes distances.
+
+    Of a bank and new patches (``reduction``), all rows of the bank stay, as long as the options allow for more, and the
+    selection goes on from them: so patches that are gone stay as near to the bank as they were. The radii of the rows
+    that stay, but for the last, are infinite then. Otherwise it selects among all.
     """
 
     radii_: Tensor | None = None
+    reduction: Reduction | None = None
     progress: Callable[[int, int], None] | None = None
     """Called now and then with the number of patches selected, and how many are wanted at most."""
 
@@ -60,7 +65,8 @@ class GreedyCoreset:
             raise TensorError(
                 f"sampler 'greedy-coreset': expected vectors [N, D], N and D at least 1, got {list(vectors.shape)}"
             )
-        count = min(options.count or math.ceil(options.ratio * len(vectors)), len(vectors))
+        told = self.reduction or Reduction(rows=0, seen=len(vectors))
+        count = min(options.count or math.ceil(options.ratio * told.seen), told.limit or len(vectors), len(vectors))
         generator = torch.Generator().manual_seed(options.seed)
         start = int(torch.randint(len(vectors), (1,), generator=generator))
         points = vectors
@@ -68,9 +74,33 @@ class GreedyCoreset:
             shape = vectors.shape[1], options.projection_dim
             projection = torch.randn(shape, generator=generator) / math.sqrt(options.projection_dim)
             points = vectors.float() @ projection.to(vectors.device)
-        index, radii = greedy_coreset(points, count, start, radius=options.radius, progress=self.progress)
+        if 0 < told.rows < count:
+            index, radii = self._go_on(points, told.rows, count)
+        else:
+            index, radii = greedy_coreset(points, count, start, radius=options.radius, progress=self.progress)
         self.radii_ = radii if options.projection_dim is None else None
         return index
+
+    def _go_on(self, points: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return indices and radii of the first `rows` points and of those that are selected after them."""
+        import torch
+
+        from patchcore_plugin.kernels.coreset import greedy_coreset
+        from patchcore_plugin.kernels.nearest import NearestRows
+
+        kept = torch.arange(rows, device=points.device)
+        radii = torch.full((rows,), torch.inf, dtype=torch.float64)
+        new, radii[-1] = points[rows:], 0.0
+        if not len(new):
+            return kept, radii
+        within = NearestRows(points[:rows])(new)[0][:, 0]
+        radii[-1] = float(within.max())
+        stop = self._config.radius
+        if stop is not None and float(radii[-1]) <= stop:
+            return kept, radii
+        first = int(within.argmax())
+        index, after = greedy_coreset(new, count - rows, first, radius=stop, within=within, progress=self.progress)
+        return torch.cat([kept, index + rows]), torch.cat([radii, after])
 
 
 def create(config: GreedyCoresetConfig) -> Sampler:

@@ -20,7 +20,7 @@ from patchcore_plugin.roles import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.specs import ScorerSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from patchcore_plugin.kernels.nearest import NearestRows
 
@@ -71,6 +71,14 @@ class ImageKnn:
         distance, _ = self._search(_photo_vectors("image-knn", patches, dims), min(self._config.neighbours, rows))
         return Scores(image=distance.mean(dim=1).float())
 
+    def export_module(self) -> nn.Module:
+        """Return the same scores as a module; see `Scorer`."""
+        if self._search is None:
+            raise TensorError("scorer 'image-knn': call fit or restore before exporting")
+        from ._exported import ImageKnnModule
+
+        return ImageKnnModule(self._search.bank, self._config.neighbours)
+
 
 class ImageGaussian:
     """Sum over the levels of the Mahalanobis distance to the training photos' Gaussian.
@@ -120,6 +128,14 @@ class ImageGaussian:
             for part, (mean, factor) in zip(parts, self._levels, strict=True)
         ]
         return Scores(image=torch.stack(distances).sum(dim=0).float())
+
+    def export_module(self) -> nn.Module:
+        """Return the same scores as a module, with inverted factors; see `Scorer`."""
+        if not self._levels:
+            raise TensorError("scorer 'image-gaussian': call fit or restore before exporting")
+        from ._exported import ImageGaussianModule
+
+        return ImageGaussianModule(self._levels)
 
 
 def _gaussian(number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from patchcore_plugin.roles import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.specs import ScorerSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     Search = Callable[..., tuple[Tensor, Tensor]]
     """Called with queries [Q, D] and k (1 if left out); returns distance, float64 [Q, k], and row, int64 [Q, k]."""
@@ -97,6 +97,17 @@ class Knn:
             image, distance = image.square(), distance.square()
         shape = batch, height, width
         return Scores(image=image.float(), map=distance.view(shape).float(), nearest=row.view(shape))
+
+    def export_module(self) -> nn.Module:
+        """Return the same scores as a module, by float32 products and differences; see `Scorer`."""
+        if self._bank is None:
+            raise TensorError(f"scorer {self.name!r}: call fit or restore before exporting")
+        from ._exported import KnnModule
+
+        options = self._config
+        return KnnModule(
+            self._bank.vectors, neighbours=options.neighbours, reweight=options.reweight, squared=options.squared
+        )
 
     def _reweighted(self, patch: Tensor, distance: Tensor, row: Tensor) -> Tensor:
         """Return equation 7 for patches [B, D] at `distance` [B] from bank rows [B]; float64 [B]."""

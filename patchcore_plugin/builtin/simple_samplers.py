@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.hookspecs import hookimpl
-from patchcore_plugin.roles import Sampler
+from patchcore_plugin.roles import Reduction, Sampler
 from patchcore_plugin.specs import SamplerSpec
 
 if TYPE_CHECKING:
@@ -34,17 +34,42 @@ class AllConfig:
     """`all` has no options."""
 
 
+class RandomRows:
+    """Keeps patches chosen uniformly at random, without repetition.
+
+    Of a bank and new patches (``reduction``), the bank's rows get the share of all patches that they stand for, rounded
+    up or down at random. So each patch ever seen is as likely to stay as any other, if this sampler made the bank.
+    """
+
+    reduction: Reduction | None = None
+
+    def __init__(self, config: RandomConfig) -> None:
+        self._config = config
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return the rows of `vectors` [N, D] that stay, int64 [M]."""
+        import torch
+
+        _check("random", vectors)
+        options = self._config
+        told = self.reduction or Reduction(rows=0, seen=len(vectors))
+        count = min(options.count or math.ceil(options.ratio * told.seen), told.limit or len(vectors), len(vectors))
+        if not told.rows:
+            generator = torch.Generator().manual_seed(options.seed)
+            return torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)
+        new = len(vectors) - told.rows
+        # Other numbers for each reduction: with the same, the same places would win every time.
+        generator = torch.Generator().manual_seed((options.seed + told.seen) % 2**63)
+        share = count * (told.seen - new) / told.seen
+        old = min(max(int(share + float(torch.rand((), generator=generator))), count - new), told.rows)
+        kept = torch.randperm(told.rows, generator=generator)[:old]
+        added = torch.randperm(new, generator=generator)[: count - old] + told.rows
+        return torch.cat([kept, added]).to(vectors.device)
+
+
 def create_random(config: RandomConfig) -> Sampler:
     """Return a sampler that keeps patches chosen uniformly at random, without repetition."""
-    import torch
-
-    def random_rows(vectors: Tensor) -> Tensor:
-        _check("random", vectors)
-        count = min(config.count or math.ceil(config.ratio * len(vectors)), len(vectors))
-        generator = torch.Generator().manual_seed(config.seed)
-        return torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)
-
-    return random_rows
+    return RandomRows(config)
 
 
 class AllRows:

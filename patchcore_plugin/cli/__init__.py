@@ -10,7 +10,21 @@ import typer
 
 from patchcore_plugin.errors import PatchcoreError
 
-from . import calibrate, completion, demo, evaluate, export_backbone, fit, plugins, predict, recipes
+from . import (
+    calibrate,
+    completion,
+    demo,
+    evaluate,
+    export,
+    export_backbone,
+    fit,
+    plugins,
+    predict,
+    recipes,
+    update,
+    watch,
+    web,
+)
 from .setup import Blocked
 
 app = typer.Typer(
@@ -23,11 +37,15 @@ app = typer.Typer(
 )
 app.command("fit")(fit.command)
 app.command("calibrate")(calibrate.command)
+app.command("update")(update.command)
 app.command("predict")(predict.command)
+app.command("watch")(watch.command)
 app.command("evaluate")(evaluate.command)
+app.command("export")(export.command)
 app.command("export-backbone")(export_backbone.command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
+app.command("app")(web.command)
 app.command("demo")(demo.command)
 
 

@@ -30,8 +30,9 @@ def command(
         typer.Option("--criterion", help="What the threshold is chosen by; f1 and cost need defective photos."),
     ] = "false-alarms",
     cost: Annotated[
-        float, typer.Option("--cost", help="With --criterion cost: what a missed defect costs, in false alarms.")
-    ] = 1.0,
+        float | None,
+        typer.Option("--cost", help="With --criterion cost: what a missed defect costs, in false alarms; default: 1."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write another file, and leave the model as it is.")] = None,
     device: setup.DeviceOption = "auto",
     on_error: setup.OnErrorOption = "stop",
@@ -40,13 +41,15 @@ def command(
     """Choose another threshold for a model, by photos that it does not know or those judged in its fit."""
     from patchcore_plugin.datasets import find_photos
 
+    if cost is not None and criterion != "cost":
+        raise typer.BadParameter("--cost belongs to --criterion cost; give both or neither")
     good = find_photos(images) if images else []
     bad = find_photos(defective) if defective else []
-    setup.require_writable(out or model)
     from patchcore_plugin.models import load_model
     from patchcore_plugin.recalibration import recalibrated
 
     detector = load_model(model, device=device, host=setup.host_of(context))
+    setup.require_writable(out or model)
     before = detector.threshold
     with Reporter() as progress:
         calibration, skipped = recalibrated(
@@ -55,7 +58,7 @@ def command(
             bad,
             criterion=criterion,
             false_alarm_rate=false_alarm_rate,
-            cost=cost,
+            cost=1.0 if cost is None else cost,
             on_error=on_error,
             progress=progress,
         )

@@ -46,8 +46,8 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` units of a stage are done."""
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` units of a stage are done; None is a total that is not known."""
         if self._bar is None:
             self._say(stage, done, total)
             return
@@ -62,14 +62,15 @@ class Reporter:
         else:
             self._bar.console.print(line, highlight=False, markup=False)
 
-    def _say(self, stage: str, done: int, total: int) -> None:
+    def _say(self, stage: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         first = stage not in self._said
-        if (done >= total and self._said.get(stage) != float("inf")) or (
+        complete = total is not None and done >= total
+        if (complete and self._said.get(stage) != float("inf")) or (
             not first and now - self._said[stage] >= PLAIN_SECONDS
         ):
-            print(f"{stage}: {done}/{total}", file=sys.stderr, flush=True)
-            now = float("inf") if done >= total else now
+            print(f"{stage}: {done}{'' if total is None else f'/{total}'}", file=sys.stderr, flush=True)
+            now = float("inf") if complete else now
         elif not first:
             return
         self._said[stage] = now

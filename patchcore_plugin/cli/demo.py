@@ -37,6 +37,7 @@ def command(
     from patchcore_plugin.images import read_photo
     from patchcore_plugin.result_writer import ResultsWriter
     from patchcore_plugin.synthetic import draw_dataset
+    from patchcore_plugin.why import WhyPictures
 
     start = time.perf_counter()
     category = load_category(draw_dataset(out / "photos", seed=seed))
@@ -46,15 +47,15 @@ def command(
     )
     model = out / "model.safetensors"
     with Reporter() as progress:
-        wanted.detector(host).fit(category.train, progress=progress).save(model)
+        wanted.detector(host).fit(category.train, keep_thumbnails=True, progress=progress).save(model)
         print(f"fitted     {model}")
         detector = Detector.load(model, device=device, host=host)
         paths = [photo.path for photo in category.test]
-        with ResultsWriter(out / "results", detector.map_scale) as writer:
+        with ResultsWriter(out / "results", detector.map_scale, why=WhyPictures(detector)) as writer:
             for done, prediction in enumerate(detector.predict(paths), start=1):
                 writer.write(prediction, read_photo(paths[done - 1]))
                 progress("judging photos", done, len(paths))
-        print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps and overlays beside it")
+        print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps, overlays and why-pictures beside it")
         evaluation = run([category], wanted, host, out / "evaluation", "stop", progress)
     show(evaluation, out / "evaluation")
     print(f"done       in {time.perf_counter() - start:.0f} s; open {out / 'evaluation' / 'report.html'}")

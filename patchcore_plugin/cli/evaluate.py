@@ -188,6 +188,8 @@ def show(evaluation: Evaluation, out: Path) -> None:
         "F1-max",
         "pixel AUROC",
         "AUPRO",
+        "false alarms",
+        "found",
         "fit s",
         "s/photo",
         "bank",
@@ -200,6 +202,7 @@ def show(evaluation: Evaluation, out: Path) -> None:
         [
             name,
             *(number(figures[key]) for key in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro")),
+            *(number(figures[key], 3) for key in ("false_alarm_rate", "detection_rate")),
             number(figures["fit_seconds"], 1),
             number(figures["predict_seconds_per_image"], 3),
             number(figures["bank_rows"], 0),
@@ -208,6 +211,7 @@ def show(evaluation: Evaluation, out: Path) -> None:
         for name, figures in named
     ]
     print_table(columns, rows)
+    print("false alarms and defects found are shares of the test photos at the model's own threshold")
     print(f"written  {out / 'metrics.json'}, {out / 'report.html'}")
 
 

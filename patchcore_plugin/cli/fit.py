@@ -35,6 +35,29 @@ def command(
     precision: setup.PrecisionOption = None,
     seed: setup.SeedOption = 0,
     false_alarm_rate: setup.FalseAlarmRateOption = None,
+    keep_thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--keep-thumbnails",
+            help="Keep small copies of the photos in the model, to show what defects were compared with.",
+        ),
+    ] = False,
+    memory_budget: Annotated[
+        int | None,
+        typer.Option(
+            "--memory-budget",
+            parser=setup.parse_size,
+            metavar="SIZE",
+            help="What all that grows with the number of photos may take, such as 2GB; the bank is smaller if need be.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep features beside the model meanwhile, and go on from those of a fit that was broken off.",
+        ),
+    ] = False,
     on_error: setup.OnErrorOption = "stop",
     as_json: setup.JsonOption = False,
 ) -> None:
@@ -55,22 +78,30 @@ def command(
     photos = training_photos(images)
     detector = wanted.detector(setup.host_of(context))
     setup.require_writable(out)
+    features = out.with_name(f"{out.name}.features")
     start = time.perf_counter()
     with Reporter() as progress:
         detector.fit(
             photos,
             false_alarm_rate=false_alarm_rate,
+            keep_thumbnails=keep_thumbnails,
+            memory_budget=memory_budget,
+            features=features if resume else None,
             on_error=on_error,
             progress=progress,
             announce=progress.note,
         )
     detector.save(out)
+    if resume:
+        from patchcore_plugin.feature_store import discard
+
+        discard(features)
     seconds = time.perf_counter() - start
     summary: dict[str, Any] = {
         "model": str(out),
         "photos": len(photos) - len(detector.skipped),
         "skipped": [str(error) for error in detector.skipped],
-        **_learned(detector),
+        **learned(detector),
         "threshold": detector.threshold,
         "threshold_source": detector.calibration.describe(),
         "map_threshold": detector.calibration.map_threshold,
@@ -92,23 +123,29 @@ def command(
     setup.report_unreadable(detector.skipped, len(photos))
 
 
-def _learned(detector: Detector | Ensemble) -> dict[str, Any]:
+def learned(detector: Detector | Ensemble) -> dict[str, Any]:
     """Return what is in the bank, or in those of an ensemble's members."""
     from patchcore_plugin.ensemble import Ensemble
 
     if isinstance(detector, Ensemble):
-        return {"members": [{"name": member.recipe.name, **_learned(member)} for member in detector.members]}
+        return {"members": [{"name": member.recipe.name, **learned(member)} for member in detector.members]}
     return {
         "bank_rows": detector.bank_rows,
         "patches_seen": detector.bank.seen,
         "covering_radius": detector.covering_radius,
+        "radius_is_exact": detector.radius_is_exact,
         "radius_curve": detector.radius_curve,
     }
 
 
+def bank_line(learned: dict[str, Any]) -> str:
+    """Say what is in a bank."""
+    radius = ("" if learned["radius_is_exact"] else "at most ") + number(learned["covering_radius"])
+    return f"{learned['bank_rows']} of {learned['patches_seen']} patches, covering radius {radius}"
+
+
 def _show(learned: dict[str, Any], prefix: str) -> None:
-    radius = number(learned["covering_radius"])
-    print(f"bank       {learned['bank_rows']} of {learned['patches_seen']} patches, covering radius {radius}")
+    print(f"bank       {bank_line(learned)}")
     if len(learned["radius_curve"]) > 1:
         curve = "  ".join(f"{rows}: {number(radius, 3)}" for rows, radius in learned["radius_curve"])
         print(f"smaller    covering radius by bank rows, for --set {prefix}sampler.radius=...  {curve}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -12,14 +16,31 @@ from patchcore_plugin.errors import ImageError
 from . import setup
 from .console import Reporter, number, print_json, print_table
 
+STDIN = Path("-")
+TABLE = ("is_anomalous", "score", "p_value", "path", "map", "why")
+"""What is kept of each record for the table; a video has many frames."""
+
 
 def command(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Model file written by fit.", readable=False)],
     images: Annotated[
-        list[Path], typer.Argument(help="Photos to judge: folders, files or .txt lists.", readable=False)
+        list[Path],
+        typer.Argument(
+            help="Photos and videos to judge: folders of photos, files, .txt lists, or - for a list on standard input.",
+            readable=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, heat maps and overlays.")],
+    coco: Annotated[
+        bool, typer.Option("--coco", help="Write the regions as coco.json, too, for annotation tools.")
+    ] = False,
+    frame_step: Annotated[
+        int, typer.Option("--frame-step", min=1, help="Judge every so many-th frame of a video.")
+    ] = 1,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Paths on standard input end with NUL, as find -print0 writes them.")
+    ] = False,
     device: setup.DeviceOption = "auto",
     precision: setup.PrecisionOption = None,
     on_error: setup.OnErrorOption = "skip",
@@ -27,25 +48,41 @@ def command(
 ) -> None:
     """Score photos, and draw where they differ from good ones."""
     from patchcore_plugin.datasets import find_photos
+    from patchcore_plugin.datasets.files import read_paths
 
-    photos = find_photos(images)
-    from patchcore_plugin.ensemble import Ensemble
-    from patchcore_plugin.images import read_photo
+    named = [each for each in images if each != STDIN]
+    photos = find_photos(named) if named else []
+    from patchcore_plugin.coco import write_coco
+    from patchcore_plugin.ensemble_recipe import EnsembleRecipe
+    from patchcore_plugin.judging import judge_files
+    from patchcore_plugin.model_file import software
     from patchcore_plugin.models import load_model
     from patchcore_plugin.result_writer import ResultsWriter
+    from patchcore_plugin.videos import is_video
+    from patchcore_plugin.why import WhyPictures
 
     detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
     records: list[dict[str, Any]] = []
     errors: list[ImageError] = []
-    with ResultsWriter(out, detector.map_scale) as writer, Reporter() as progress:
-        found = detector.predict_each(photos, on_error=on_error)
-        for done, (path, prediction) in enumerate(zip(photos, found, strict=True), start=1):
-            if isinstance(prediction, ImageError):
-                errors.append(prediction)
-            else:
-                pixels = None if prediction.anomaly_map is None else read_photo(path)
-                records.append(writer.write(prediction, pixels))
-            progress("judging photos", done, len(photos))
+    total = None if STDIN in images or any(map(is_video, photos)) else len(photos)
+    lists: Iterable[list[Path]] = [photos]
+    if STDIN in images:
+        lists = chain(lists, read_paths(cast(BufferedReader, sys.stdin.buffer), null=null))
+    done = 0
+    with ResultsWriter(out, detector.map_scale, why=WhyPictures(detector)) as writer, Reporter() as progress:
+        for paths in lists:
+            for judged in judge_files(detector, paths, frame_step=frame_step, on_error=on_error):
+                if isinstance(judged.found, ImageError):
+                    errors.append(judged.found)
+                else:
+                    record = writer.write(judged.found, judged.pixels, name=judged.name, **judged.extra)
+                    records.append(record if as_json else {key: record[key] for key in TABLE})
+                done += 1
+                progress("judging photos", done, total)
+        progress("judging photos", done, done)
+    if coco:
+        info = {"description": "Regions found by patchcore predict", "model": str(model), "software": software()}
+        write_coco(out / "results.jsonl", out / "coco.json", info)
     if as_json:
         print_json({"results": records, "failed": [str(error) for error in errors]})
     else:
@@ -59,11 +96,15 @@ def command(
         if any(each["map"] for each in records):
             low, high = detector.map_scale
             print(f"colours    from {low:.3f} to {high:.3f} in every picture")
-            print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}")
+            why = f", {out / 'why'}" if any(each["why"] for each in records) else ""
+            print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}{why}")
         else:
             if records:
-                members = detector.members if isinstance(detector, Ensemble) else (detector,)
-                scorers = ", ".join(dict.fromkeys(member.recipe.scorer.name for member in members))
+                recipe = detector.recipe
+                members = recipe.members if isinstance(recipe, EnsembleRecipe) else (recipe,)
+                scorers = ", ".join(dict.fromkeys(member.scorer.name for member in members))
                 print(f"no map     scorer {scorers} judges whole photos only")
             print(f"written    {out / 'results.jsonl'}")
-    setup.report_unreadable(errors, len(photos))
+        if coco:
+            print(f"coco       {out / 'coco.json'}")
+    setup.report_unreadable(errors, done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,18 @@ def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     return [_value(part.strip()) for part in text.split(",") if part.strip()] if "," in text else text
+
+
+SIZES = {"MB": 10**6, "MIB": 2**20, "GB": 10**9, "GIB": 2**30, "TB": 10**12, "TIB": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as 2GB or 1.5 GiB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
+    unit = SIZES.get(found[2].upper()) if found else None
+    if found is None or unit is None or not float(found[1]):
+        raise typer.BadParameter(f"{text!r} is no size; give a number and MB, MiB, GB or GiB, such as 2GB")
+    return int(float(found[1]) * unit)
 
 
 def require_writable(path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,17 +49,32 @@ def find_photos(inputs: Sequence[Path]) -> list[Path]:
 
 def search(folder: Path) -> list[Path]:
     """Return the photos in a folder and its subfolders, in natural order; links to folders are followed."""
-    photos: list[Path] = []
-    visited: set[Path] = set()
-    for parent, folders, files in os.walk(folder, onerror=_closed, followlinks=True):
+    return sorted(map(Path, walk(folder, _closed)), key=by_path)
+
+
+def walk(folder: Path, on_error: Callable[[OSError], object], *, leave_out: Path | None = None) -> Iterator[str]:
+    """Yield the photos in a folder and its subfolders, in any order, each folder once; links to folders are followed.
+
+    Parameters
+    ----------
+    folder
+        What all paths start with.
+    on_error
+        Called with the error of a folder that cannot be opened.
+    leave_out
+        A folder that is not looked into.
+    """
+    visited = set() if leave_out is None else {leave_out.resolve()}
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         real = Path(parent).resolve()
         if real in visited:  # a link to a folder above would never end
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
-        photos += [Path(parent, name) for name in files if _is_photo(name)]
-    return sorted(photos, key=by_path)
+        # Strings, because a watched folder is gone through again and again.
+        start = os.path.join(parent, "")  # noqa: PTH118
+        yield from (start + name for name in files if _is_photo(name))
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -115,8 +131,8 @@ def _listed(file: Path) -> list[Path]:
         raise DatasetError(f"{file}: not a readable list of paths ({error}); save it as UTF-8 text") from None
     photos: list[Path] = []
     for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
+        text = _path_in(line)
+        if not text:
             continue
         photo = file.parent / text
         if not photo.is_file():
@@ -125,6 +141,33 @@ def _listed(file: Path) -> list[Path]:
     if not photos:
         raise DatasetError(f"{file}: no paths in this list; write one photo a line")
     return photos
+
+
+def read_paths(stream: BufferedIOBase, *, null: bool = False) -> Iterator[list[Path]]:
+    """Yield the paths of a list while it is being written, each time those that are there; none is checked.
+
+    Parameters
+    ----------
+    stream
+        Such as standard input. It is waited for where it has no whole line.
+    null
+        Whether a path ends with a NUL byte and is taken as it is, as ``find -print0`` writes it. Otherwise it is a
+        line, as in a `.txt` list.
+    """
+    end, rest, chunk = b"\0" if null else b"\n", b"", b"more"
+    while chunk:
+        chunk = stream.read1(1 << 16)
+        *whole, rest = (rest + chunk).split(end)
+        texts = map(os.fsdecode, whole if chunk else [*whole, rest])
+        paths = [text if null else _path_in(text.removeprefix("\ufeff")) for text in texts]
+        if any(paths):
+            yield [Path(path) for path in paths if path]
+
+
+def _path_in(line: str) -> str:
+    """Return the path in a line of a list; nothing for a blank line or a comment."""
+    text = line.strip()
+    return "" if text.startswith("#") else text
 
 
 def _is_photo(name: str) -> bool:

@@ -141,7 +141,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if fraction is not None:
             threshold = float(np.percentile(scores, 100 * (1 - fraction)))
             source = f"{fraction:g} of {len(scores)} training photos, each judged by a bank without it, are above"
-            detector.calibration = dataclasses.replace(detector.calibration, threshold=threshold, source=source)
+            detector.calibration = dataclasses.replace(detector.calibration.at_threshold(threshold), source=source)
         assert detector.threshold is not None
         self.detector_: Detector = detector
         self.decision_scores_ = scores

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patchcore_plugin.roles import Reduction
+
 from . import common
 from .subject import Subject
-from .tensors import describe, seeded
+from .tensors import describe, identical, seeded
 
 
 def example(it: Subject) -> list[Tensor]:
@@ -94,6 +96,34 @@ def radii_are_true(it: Subject) -> None:
         )
 
 
+def reductions_keep_to_their_limit(it: Subject) -> None:
+    """Keep no more of a bank and new patches than `reduction`, if it is there, allows; no fewer of more seen."""
+    made = it.make()
+    if not hasattr(made, "reduction"):
+        return
+    (vectors,) = example(it)
+    plain = run(it, made, [vectors])
+    kept = {}
+    for seen in (len(vectors), 10 * len(vectors)):
+        made.reduction = Reduction(rows=30, seen=seen)
+        (index,) = run(it, made, [vectors])
+        kept[seen] = len(index.unique())
+        it.expect(kept[seen] == len(index), "every row at most once", "repeated indices", "choose among the others")
+    few, many = kept.values()
+    remedy = "let a fraction be one of reduction.seen"
+    it.expect(few <= many, f"at least {few} rows where ten times as many patches were seen", many, remedy)
+    made.reduction = Reduction(rows=30, seen=10 * len(vectors), limit=5)
+    (index,) = run(it, made, [vectors])
+    it.expect(len(index) <= 5, "at most 5 rows where limit is 5", len(index), "keep the first few")
+    made.reduction = None
+    it.expect(
+        identical(run(it, made, [vectors]), plain),
+        "the same answer as before once reduction is None again",
+        "another one",
+        "keep nothing between calls",
+    )
+
+
 def progress_is_told_in_order(it: Subject) -> None:
     """Call `progress`, if it is there and set, with what is done, never falling, and the total."""
     made = it.make()
@@ -115,5 +145,6 @@ CHECKS = (
     few_rows_work,
     wrong_vectors_are_refused,
     radii_are_true,
+    reductions_keep_to_their_limit,
     progress_is_told_in_order,
 )

@@ -105,6 +105,58 @@ class SquaredRadii(SingleRadii):
         return distances.square().cummin(dim=1).values.amax(dim=0)
 
 
+class Reduces(Sampler):
+    """Half of the patches that were seen."""
+
+    reduction: pp.Reduction | None = None
+
+    def __call__(self, vectors: Tensor) -> Any:
+        index = super().__call__(vectors)
+        return index if self.reduction is None else self.reduced(index, self.reduction)
+
+    def reduced(self, index: Tensor, told: pp.Reduction) -> Tensor:
+        return index[: told.limit]
+
+
+REDUCTIONS = "reductions-keep-to-their-limit"
+
+
+@breaks("sampler", REDUCTIONS, "expected at most 5 rows where limit is 5, found 45; keep the first few")
+class IgnoresTheLimit(Reduces):
+    def reduced(self, index: Tensor, told: pp.Reduction) -> Tensor:
+        return index
+
+
+@breaks(
+    "sampler",
+    REDUCTIONS,
+    "expected at least 45 rows where ten times as many patches were seen, found 4; "
+    "let a fraction be one of reduction.seen",
+)
+class KeepsFewerOfMore(Reduces):
+    def reduced(self, index: Tensor, told: pp.Reduction) -> Tensor:
+        return index[: 45 * 90 // told.seen]
+
+
+@breaks("sampler", REDUCTIONS, "expected every row at most once, found repeated indices; choose among the others")
+class RepeatsRowsOfTheBank(Reduces):
+    def reduced(self, index: Tensor, told: pp.Reduction) -> Tensor:
+        return torch.cat([torch.arange(told.rows), index])[: told.limit]
+
+
+@breaks(
+    "sampler",
+    REDUCTIONS,
+    "expected the same answer as before once reduction is None again, found another one; keep nothing between calls",
+)
+class RemembersTheReduction(Reduces):
+    told: pp.Reduction | None = None
+
+    def __call__(self, vectors: Tensor) -> Any:
+        self.told = self.reduction or self.told
+        return super().__call__(vectors)[: 45 if self.told is None else self.told.limit]
+
+
 @breaks(
     "sampler",
     "progress-is-told-in-order",

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
 
-from patchcore_plugin.builtin.knn import Knn
 from patchcore_plugin.errors import PatchcoreError, TensorError
 from patchcore_plugin.recipe import Recipe
 
 from .model import ComposedModel, as_batch
-
-if TYPE_CHECKING:
-    from patchcore_plugin.builtin.knn import Search
 
 
 class TracedModel(nn.Module):
@@ -51,32 +46,14 @@ class TracedModel(nn.Module):
                 self.add_module(f"backbone{name}", value)
         for name, values in (("mean", composition.backbone.mean), ("std", composition.backbone.std)):
             self.register_buffer(name, torch.tensor(values, device=composition.device).view(3, 1, 1))
-        self._scorer = composition.scorer
-        if isinstance(composition.scorer, Knn):
-            self._scorer = TracedKnn(composition.scorer._config)
-            self._scorer.fit(model.bank)
+        export_module = getattr(composition.scorer, "export_module", None)
+        self._scorer = composition.scorer if export_module is None else export_module()
 
     def forward(self, images: Tensor) -> InferenceBatch:
         """Judge prepared photos [B, 3, h, w] in 0..1, as `ComposedModel.forward` does."""
         maps = self._backbone((images - self.mean) / self.std)
         patches = self._aggregator([features.float() for features in maps])
         return as_batch(self._scorer(patches), images, self._map)
-
-
-class TracedKnn(Knn):
-    """The scorer `knn` with a search that is nothing but torch."""
-
-    def _make_search(self, vectors: Tensor) -> Search:
-        # Products lose the digits that all rows have in common; so these are taken out.
-        centre = vectors.mean(dim=0)
-        lengths = (vectors - centre).square().sum(dim=1)
-
-        def search(queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-            products = (queries - centre) @ (vectors - centre).T
-            near = (lengths - 2 * products).topk(k, dim=1, largest=False).indices
-            return (queries[:, None].double() - vectors[near].double()).square().sum(dim=2).sqrt(), near
-
-        return search
 
 
 @contextmanager

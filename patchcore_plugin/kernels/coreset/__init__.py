@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from patchcore_plugin.errors import TensorError
@@ -20,6 +21,7 @@ def greedy_coreset(
     start: int = 0,
     *,
     radius: float | None = None,
+    within: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Select rows greedily, each time the one farthest from those selected.
@@ -37,6 +39,9 @@ def greedy_coreset(
         The first row.
     radius
         Select fewer if the covering radius comes down to this before; in the units of `points`.
+    within
+        float64 [N], how far each row is from what was selected elsewhere before; distances to the nearest of those are
+        never larger. None if nothing was.
     progress
         Called now and then with the number of rows selected and `count`.
 
@@ -69,13 +74,17 @@ def greedy_coreset(
         raise TensorError(f"greedy_coreset: count must be between 1 and {len(points)}, got {count}")
     if not 0 <= start < len(points):
         raise TensorError(f"greedy_coreset: start must be between 0 and {len(points) - 1}, got {start}")
-    points = points.detach()
+    if within is not None and (within.dtype, within.shape) != (torch.float64, points.shape[:1]):
+        raise TensorError(
+            f"greedy_coreset: expected within float64 [{len(points)}], got {within.dtype} {list(within.shape)}"
+        )
+    points, known = points.detach(), None if within is None else within.square()
     if gpu_serves(points):
         from .gpu import greedy  # needs triton
 
-        return greedy(points, count, start, radius=radius, progress=progress)
+        return greedy(points, count, start, radius=radius, known=known, progress=progress)
     if serves(points):
-        found = compiled.greedy(points, count, start, radius=radius, progress=progress)
+        found = compiled.greedy(points, count, start, radius=radius, known=known, progress=progress)
         if found is not None:
             return found
-    return LazyGreedy(points, count, start, radius=radius, progress=progress).run()
+    return LazyGreedy(points, count, start, radius=radius, known=known, progress=progress).run()

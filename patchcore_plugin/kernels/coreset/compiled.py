@@ -39,11 +39,15 @@ def greedy(
     start: int,
     *,
     radius: float | None = None,
+    known: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return what `greedy_coreset` returns, for points that `compiled.serves`; None if codes are too coarse."""
+    """Return what `greedy_coreset` returns, for points that `compiled.serves`; None if codes are too coarse.
+
+    `known`, float64 [N], is the squared distance of each row to what was selected elsewhere before.
+    """
     with compiled.workers() as each:
-        return _Selection(points.float().contiguous(), count, start, radius, each).run(progress)
+        return _Selection(points.float().contiguous(), count, start, radius, known, each).run(progress)
 
 
 class _Selection:
@@ -55,6 +59,7 @@ class _Selection:
         count: int,
         start: int,
         radius: float | None,
+        known: Tensor | None,
         each: compiled.Each,
     ) -> None:
         n, dims = points.shape
@@ -115,7 +120,7 @@ class _Selection:
         self._late, self._missed = torch.empty(n, dtype=whole), ctypes.c_int64()
         if cells > 1:
             self._find_cells(cells)
-        self._start(points, start)
+        self._start(points, start, known)
 
     def _find_cells(self, cells: int) -> None:
         codes, n = self._codes, len(self._codes.norms)
@@ -135,7 +140,7 @@ class _Selection:
 
         self._each(part, n, 8192)
 
-    def _start(self, points: Tensor, start: int) -> None:
+    def _start(self, points: Tensor, start: int, known: Tensor | None) -> None:
         n, dims = points.shape
         best = self._arrays["best"]
 
@@ -149,6 +154,8 @@ class _Selection:
             )
 
         self._each(part, n, 4096)
+        if known is not None:
+            torch.minimum(best, known, out=best)
         # The first pick is seated and taken as all others are, ahead of everybody.
         best[start] = math.inf
         first = torch.tensor([start])

@@ -45,6 +45,7 @@ def greedy(
     start: int,
     *,
     radius: float | None = None,
+    known: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
     players: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ def greedy(
     The parameters are those of `GreedyOnGpu`.
     """
     with torch.cuda.device_of(points):
-        return GreedyOnGpu(points, count, start, radius=radius, progress=progress, players=players).run()
+        return GreedyOnGpu(points, count, start, radius=radius, known=known, progress=progress, players=players).run()
 
 
 class GreedyOnGpu:
@@ -69,6 +70,8 @@ class GreedyOnGpu:
         The first row.
     radius
         Stop as soon as no row is farther than this from its nearest pick; None to select `count`.
+    known
+        float64 [N]: squared distance of each row to what was selected elsewhere before; None if nothing was.
     progress
         Called after every round with the number of picks made and `count`.
     players
@@ -82,6 +85,7 @@ class GreedyOnGpu:
         start: int,
         *,
         radius: float | None = None,
+        known: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
         players: int | None = None,
     ) -> None:
@@ -99,7 +103,10 @@ class GreedyOnGpu:
         self._made = 0
         self._best = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
         self._nearest = torch.zeros(n, dtype=torch.int64, device=device)
-        self._take(torch.tensor([start], device=device), self._best[:1].clone())
+        first = self._best[:1].clone()
+        if known is not None:
+            self._best = known.clone()
+        self._take(torch.tensor([start], device=device), first)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the picks in order, int64 [m], and the covering radius after each, float64 [m], on the CPU."""

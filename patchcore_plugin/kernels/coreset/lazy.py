@@ -64,6 +64,8 @@ class LazyGreedy:
         The first row.
     radius
         Stop as soon as no row is farther than this from its nearest pick; None to select `count`.
+    known
+        float64 [N]: squared distance of each row to what was selected elsewhere before; None if nothing was.
     progress
         Called after every round with the number of picks made and `count`.
     """
@@ -75,6 +77,7 @@ class LazyGreedy:
         start: int,
         *,
         radius: float | None = None,
+        known: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         n, dims = points.shape
@@ -100,6 +103,9 @@ class LazyGreedy:
         step = chunk_rows(points)
         for part, bound in zip(points.split(step), self._bound.split(step), strict=True):
             bound[:] = squared_distances(part, points[start]) * self._frame.scale**2
+        if known is not None:
+            # Who is nearer to one of those is taken to be near the first pick: no other is nearer than the bound.
+            self._bound = torch.minimum(self._bound, known * self._frame.scale**2)
         self._bound[start] = -1.0  # a pick is never picked again, not even where only copies are left
         self._floor = self._bound.clone()
         self._nearest = torch.zeros(n, dtype=torch.int64, device=device)  # which pick, by order

@@ -10,7 +10,7 @@ from torch import Tensor
 from patchcore_plugin.kernels.screening import squared_distances
 
 
-def greedy(points: Tensor, count: int, start: int) -> tuple[Tensor, Tensor]:
+def greedy(points: Tensor, count: int, start: int, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Select `count` rows, each time the one farthest from those selected (Gonzalez 1985).
 
     Distances are float64 direct differences; ties go to the lowest index.
@@ -23,6 +23,8 @@ def greedy(points: Tensor, count: int, start: int) -> tuple[Tensor, Tensor]:
         How many rows to select, 1 to N.
     start
         The first row.
+    within
+        float64 [N], how far each row is from what was selected elsewhere before; None if nothing was.
 
     Returns
     -------
@@ -33,7 +35,7 @@ def greedy(points: Tensor, count: int, start: int) -> tuple[Tensor, Tensor]:
     """
     index = torch.empty(count, dtype=torch.int64)
     radii = torch.empty(count, dtype=torch.float64)
-    nearest = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    nearest = torch.full((len(points),), torch.inf, dtype=torch.float64) if within is None else within.square()
     pick = start
     for k in range(count):
         index[k] = pick

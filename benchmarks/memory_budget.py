@@ -1,0 +1,111 @@
+"""What a fit within a memory budget really takes, on 2,000 drawn photos; keeps the figures.
+
+`python -m benchmarks.memory_budget` draws the photos into a temporary folder, fits in processes of their own, and
+writes benchmarks/results/memory_budget.json. The budget is for what grows with the number of photos; what the process
+takes without, for Python, libraries, backbone and a batch of photos, is the peak of a fit on few photos, less their
+patches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks._measure import RESULTS, commit, environment
+from patchcore_plugin.cli.setup import parse_size
+from patchcore_plugin.memory import COPIES
+from patchcore_plugin.synthetic import draw_dataset
+
+BACKBONE = "efficientnet-lite0"
+FEW = 16
+"""Photos of the fit that shows what a process takes: enough for a whole batch."""
+FIT = """
+import json, sys
+from patchcore_plugin import cli
+from patchcore_plugin.peak_memory import peak_memory
+try:
+    cli.main()
+except SystemExit as done:
+    code = done.code
+print(json.dumps({"code": code, "peak": peak_memory()}))
+"""
+
+
+def fit(photos: list[Path], folder: Path, size: int, *more: str) -> dict[str, Any]:
+    """Fit in a process of its own; return what the command says, its peak memory, and what it announced."""
+    listed = folder / "photos.txt"
+    listed.write_text("".join(f"{path}\n" for path in photos), encoding="utf-8")
+    words = ["fit", str(listed), "--out", str(folder / "m.safetensors"), "--backbone", BACKBONE, "--device", "cpu"]
+    words += ["--set", f"preprocessing.size={size},{size}", "--json", *more]
+    ended = subprocess.run([sys.executable, "-c", FIT, *words], capture_output=True, text=True)
+    *said, last = ended.stdout.strip().splitlines()
+    measured = json.loads(last)
+    if measured["code"]:
+        sys.exit(ended.stderr)
+    found: dict[str, Any] = json.loads("\n".join(said))
+    return {**found, "peak": measured["peak"], "announced": ended.stderr.splitlines()[0]}
+
+
+def main() -> None:
+    """Measure, print a table, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=2000)
+    parser.add_argument("--size", type=int, default=128, help="pixels of a side, drawn and for the network")
+    parser.add_argument("--budget", nargs="+", default=["200MB", "300MB"], help="as for patchcore fit --memory-budget")
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root = draw_dataset(folder, train=given.photos, size=given.size, good=1, defective=1)
+        photos = sorted(root.glob("train/good/*.png"))
+        few = fit(photos[:FEW], folder, given.size)
+        dims = _dims(folder / "m.safetensors")
+        own = few["peak"] - few["patches_seen"] * dims * 4
+        for budget in given.budget:
+            found = fit(photos, folder, given.size, "--memory-budget", budget)
+            features = found["patches_seen"] * dims * 4
+            rows.append(
+                {
+                    "budget": parse_size(budget),
+                    "photos": found["photos"],
+                    "patches": found["patches_seen"],
+                    "values": dims,
+                    "all_at_once": COPIES * features,
+                    "peak": found["peak"],
+                    "own": own,
+                    "taken": found["peak"] - own,
+                    "within": found["peak"] - own <= parse_size(budget),
+                    "bank_rows": found["bank_rows"],
+                    "covering_radius": found["covering_radius"],
+                    "seconds": found["seconds"],
+                    "announced": found["announced"],
+                }
+            )
+    print(
+        "| budget | all at once | taken beside the backbone's | backbone's own | bank rows | of patches | radius | s |"
+    )
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for row in rows:
+        sizes = " | ".join(f"{row[key] / 1e6:.0f} MB" for key in ("budget", "all_at_once", "taken", "own"))
+        rest = f"{row['bank_rows']:,} | {row['patches']:,} | {row['covering_radius']:.2f} | {row['seconds']:.0f}"
+        print(f"| {sizes} | {rest} |")
+        print(f"  {row['announced']}", file=sys.stderr)
+    content = {"environment": environment(), "commit": commit(), "backbone": BACKBONE, "rows_measured": rows}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "memory_budget.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sys.exit(0 if all(row["within"] for row in rows) else 1)
+
+
+def _dims(model: Path) -> int:
+    from patchcore_plugin.model_file import read_manifest
+
+    return int(read_manifest(model)["tensors"]["bank.vectors"]["shape"][1])
+
+
+if __name__ == "__main__":
+    main()

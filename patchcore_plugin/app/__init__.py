@@ -1,0 +1,1 @@
+"""The web page: what a visit, a fit and the limits are, apart from `pages`, which needs NiceGUI."""

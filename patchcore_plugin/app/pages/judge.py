@@ -1,0 +1,273 @@
+"""Photos to verdicts: choose photos, look at them, and move the threshold."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nicegui import events, run, ui
+
+from patchcore_plugin.app.visit import Source, judge
+from patchcore_plugin.errors import ImageError, PatchcoreError
+
+from .colours import ColoursCard
+from .parts import Messages, Quiet, card, folder_input, primary
+from .photos import Card, View
+from .threshold import ThresholdCard
+
+if TYPE_CHECKING:
+    from patchcore_plugin.app.library import Loaded
+    from patchcore_plugin.app.site import Site
+    from patchcore_plugin.app.visit import Visit
+
+BATCH = 8
+"""Photos that are judged at once; after each the page shows them."""
+_DROP = """
+<div class="pc-drop">
+  <div>Drop photos here, or</div>
+  <q-btn outline no-caps color="primary" label="Choose photos"><q-uploader-add-trigger /></q-btn>
+</div>
+"""
+_NAMES = "(rejected) => emit(rejected.map((each) => [each.file.name, each.failedPropValidation]))"
+
+
+class JudgePanel:
+    """Everything of the page but the fit.
+
+    Parameters
+    ----------
+    site
+        What is behind the page.
+    visit
+        Whose page it is.
+    chooser
+        Where the choice of the model goes.
+    """
+
+    def __init__(self, site: Site, visit: Visit, chooser: ui.element) -> None:
+        self._site, self._visit = site, visit
+        self._waiting: deque[Source] = deque()
+        self._judging = False
+        self._quiet = Quiet()
+        self._messages = Messages()
+        self._cards: dict[int, Card] = {}
+        with chooser:
+            self._model = ui.select({}, label="Model", on_change=self._choose_model)
+            self._model.props("outlined dense options-dense").classes("pc-wide").on("click", self._list_models)
+        with ui.element("div").classes("pc-judge"):
+            with ui.element("div").classes("pc-column"):
+                self._build_photos()
+                self._threshold = ThresholdCard(visit, self._messages, self._show_verdicts, self._show_outlines)
+            with ui.element("div").classes("pc-column pc-list"):
+                self._build_list()
+            with ui.element("div").classes("pc-column"):
+                self._colours = ColoursCard(self._show_links, self._show_heat)
+                self._build_results()
+                self._show_links()
+        self._view = View(visit, self._colours, site.pictures)
+        self._list_models()
+        first = next(iter(site.library.paths()), None)
+        if first is None:
+            self._show_all()
+        else:
+            with self._quiet:
+                self._model.set_value(first)
+            ui.timer(0, lambda: self._open(first), once=True)
+
+    async def use(self, loaded: Loaded) -> None:
+        """Judge with another model from now on, the photos that are here included."""
+        again = self._visit.use(loaded)
+        for each in self._cards.values():
+            each.remove()
+        self._cards.clear()
+        self._list_models()
+        with self._quiet:
+            self._model.set_value(self._site.library.label_of(loaded))
+        self._colours.set_scale(*loaded.calibration.map_scale)
+        self._show_all()
+        await self._judge(again)
+
+    # What is built once
+
+    def _build_photos(self) -> None:
+        with card("Photos"):
+            self._upload = ui.upload(multiple=True, auto_upload=True, on_upload=self._uploaded).classes("pc-upload")
+            self._upload.props["accept"] = ".png,.jpg,.jpeg,.bmp,.tif,.tiff,.webp"
+            self._upload.props["max-file-size"] = self._site.limits.upload
+            self._upload.props("flat")
+            self._upload.add_slot("header", _DROP)
+            self._upload.on("rejected", self._rejected, js_handler=_NAMES)
+            self._upload.on("failed", lambda: self._messages.error("An upload failed; try it again."), args=[])
+            if self._site.folders.roots:
+                self._folder = folder_input(self._site.folders.suggestions())
+                primary("Judge the folder", self._judge_folder)
+            else:
+                ui.label("Start the app with --photos FOLDER to judge folders of this machine.").classes("pc-soft")
+
+    def _build_results(self) -> None:
+        with card("Results") as self._results, ui.element("div").classes("pc-downloads"):
+            self._links = {}
+            for kind, text in (("jsonl", "results.jsonl"), ("csv", "results.csv"), ("zip", "All with pictures (zip)")):
+                link = ui.label(text)
+                link.tag = "a"
+                link.props["download"] = f"results.{kind}"
+                self._links[kind] = link
+
+    def _build_list(self) -> None:
+        self._messages.place()
+        with ui.element("div").classes("pc-summary"):
+            self._count = ui.label().classes("pc-count").props('role="status"')
+            only = ui.switch("Defects only").props("dense")
+        self._progress = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Judging photos"')
+        self._progress.set_visibility(False)
+        self._empty = ui.label().classes("pc-empty")
+        self._grid = ui.element("div").classes("pc-grid")
+        only.on_value_change(
+            lambda event: self._grid.classes(
+                add="pc-only-defects" if event.value else "", remove="" if event.value else "pc-only-defects"
+            )
+        )
+
+    # What the visitor does
+
+    def _list_models(self) -> None:
+        with self._quiet:
+            self._model.set_options(list(self._site.library.paths()))
+
+    async def _choose_model(self, event: events.ValueChangeEventArguments[Any]) -> None:
+        if not self._quiet and event.value:
+            await self._open(event.value)
+
+    async def _open(self, label: str) -> None:
+        loaded = await self._messages.attempt(lambda: self._site.library.open(label))
+        if loaded is not None:
+            await self.use(loaded)
+        else:
+            self._show_all()
+
+    async def _uploaded(self, event: events.UploadEventArguments) -> None:
+        if self._visit.loaded is None:
+            self._messages.error(f"{event.file.name}: no model to judge it with; choose one, or fit one")
+            return
+        if len(self._waiting) >= self._site.limits.photos:
+            self._messages.error(f"{event.file.name}: too many photos wait already; give it again later")
+            return
+        try:
+            source = self._visit.upload(event.file.name, await event.file.read())
+        except ImageError as error:
+            self._messages.error(str(error))
+            return
+        await self._judge([source])
+
+    def _rejected(self, event: events.GenericEventArguments) -> None:
+        for name, why in event.args:
+            if why == "max-file-size":
+                reason = f"the file is larger than {self._site.limits.upload / 1e6:g} MB"
+            else:
+                reason = "not a photo by its name; PNG, JPEG, BMP, TIFF and WebP are taken"
+            self._messages.error(f"{name}: {reason}")
+
+    async def _judge_folder(self) -> None:
+        if self._visit.loaded is None:
+            self._messages.error("no model to judge the folder with; choose one, or fit one")
+            return
+        text = self._folder.value or ""
+        found = await self._messages.attempt(lambda: self._site.folders.photos(text))
+        if found is None:
+            return
+        kept = self._site.limits.photos
+        if len(found) > kept:
+            self._messages.note(
+                f"{len(found):,} photos are there; the first {kept} are judged, for 'patchcore predict' does all"
+            )
+        await self._judge([Source(name=str(path), file=path, owned=False) for path in found[:kept]])
+
+    async def _judge(self, sources: Sequence[Source]) -> None:
+        """Judge photos after those that wait already."""
+        self._waiting.extend(sources)
+        if self._judging:
+            return
+        self._judging = True
+        done = 0
+        try:
+            while self._waiting and self._visit.loaded is not None and self._is_open:
+                loaded = self._visit.loaded
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                self._show_progress(done, done + len(batch) + len(self._waiting))
+                found = await run.io_bound(judge, loaded, self._site.limits, batch)
+                if found is None or not self._is_open:
+                    return
+                if self._visit.loaded is not loaded:
+                    self._waiting.extendleft(reversed(batch))
+                    continue
+                done += len(batch)
+                for source, answer in found:
+                    if isinstance(answer, ImageError):
+                        self._visit.forget(source)
+                        self._messages.error(str(answer))
+                    else:
+                        photo = self._visit.add(source, answer)
+                        with self._grid:
+                            self._cards[photo.number] = Card(self._visit, photo, self._colours, self._view.open)
+                self._site.visits.make_room()
+                self._show_all()
+        except PatchcoreError as error:
+            self._messages.error(" ".join(str(error).split()))
+        finally:
+            self._judging = False
+            if self._is_open:
+                self._progress.set_visibility(False)
+
+    # What is shown
+
+    def _show_all(self) -> None:
+        for gone in [key for key in self._cards if key not in self._visit.photos]:
+            self._cards.pop(gone).remove()
+        self._empty.set_visibility(not self._cards)
+        self._empty.set_text(
+            "Drop photos, or choose a folder: each gets a verdict, a heat map and a reason."
+            if self._visit.loaded is not None
+            else "There is no model yet. Choose one above, or fit one on photos of good parts."
+        )
+        self._results.set_visibility(bool(self._cards))
+        self._threshold.show()
+        self._show_verdicts()
+
+    def _show_verdicts(self) -> None:
+        for each in self._cards.values():
+            each.show_verdict()
+        self._count.set_text(_count([self._visit.verdict(photo) for photo in self._visit.photos.values()]))
+
+    def _show_outlines(self) -> None:
+        for each in self._cards.values():
+            each.picture.show_outlines()
+
+    def _show_heat(self) -> None:
+        for each in self._cards.values():
+            each.picture.show_heat()
+
+    def _show_links(self) -> None:
+        base = f"visits/{self._visit.token}/results"
+        self._links["jsonl"].props["href"] = f"{base}.jsonl"
+        self._links["csv"].props["href"] = f"{base}.csv"
+        self._links["zip"].props["href"] = f"{base}.zip?low={self._colours.low!r}&high={self._colours.high!r}"
+
+    def _show_progress(self, done: int, total: int) -> None:
+        self._progress.set_visibility(True)
+        self._progress.set_value(done / total)
+        self._count.set_text(f"Judging photos: {done} of {total}")
+
+    @property
+    def _is_open(self) -> bool:
+        return self._site.visits.get(self._visit.token) is self._visit
+
+
+def _count(verdicts: Sequence[bool | None]) -> str:
+    if not verdicts:
+        return "No photos yet"
+    defects, good = verdicts.count(True), verdicts.count(False)
+    photos = f"{len(verdicts)} photo{'s' * (len(verdicts) > 1)}"
+    if not defects + good:
+        return photos
+    return f"{photos}: {defects} defect{'s' * (defects != 1)}, {good} good"

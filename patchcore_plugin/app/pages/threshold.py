@@ -1,0 +1,124 @@
+"""The threshold beside the scores of good photos: move it, choose it by a rate, store it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nicegui import ui
+
+from patchcore_plugin.app import drawing
+from patchcore_plugin.app.visit import promise
+from patchcore_plugin.errors import PatchcoreError
+
+from .parts import Messages, Quiet, card, primary, secondary, set_range, slider
+
+if TYPE_CHECKING:
+    from patchcore_plugin.app.visit import Visit
+
+
+class ThresholdCard:
+    """A histogram, a slider and fields for one visit's threshold.
+
+    Parameters
+    ----------
+    visit
+        Whose threshold it is.
+    messages
+        Where errors are told.
+    moved
+        Called whenever the threshold has changed.
+    settled
+        Called when it will stay for a while: nothing is dragged or typed any more.
+    """
+
+    def __init__(
+        self, visit: Visit, messages: Messages, moved: Callable[[], object], settled: Callable[[], object]
+    ) -> None:
+        self._visit, self._messages, self._moved, self._settled = visit, messages, moved, settled
+        self._quiet = Quiet()
+        with card("Threshold"):
+            self._histogram = ui.html("", sanitize=False).classes("pc-wide")
+            ui.label("Bars: good photos of the calibration. Triangles: photos judged here.").classes("pc-soft")
+            self._slider = slider("Threshold", low=0.0, high=1.0, value=0.0).classes("pc-aligned")
+            self._slider.on_value_change(lambda event: self._move(event.value, slid=True))
+            self._slider.on("change", lambda: settled(), args=[])
+            self._number = ui.number("Score above which a photo is a defect", format="%.6g").props("outlined dense")
+            self._number.on_value_change(lambda event: self._move(event.value, slid=False))
+            self._number.on("blur", lambda: settled(), args=[])
+            with ui.element("div").classes("pc-buttons pc-row"):
+                self._rate = ui.number("False-alarm rate, %", format="%.4g").props("outlined dense")
+                self._rate.on("keydown.enter", self._choose_rate)
+                secondary("Set", self._choose_rate, "Set the false-alarm rate")
+            self._promise = ui.label().classes("pc-soft").props('role="status"')
+            with ui.element("div").classes("pc-buttons"):
+                self._save = primary("Save into the model", self._store)
+                self._restore = ui.button("Back to the stored one", on_click=self._go_back).props("no-caps flat")
+
+    def show(self) -> None:
+        """Show the visit's threshold, and ends of the slider that hold all scores."""
+        calibration = self._visit.calibration
+        for each in (self._slider, self._number, self._rate):
+            each.set_enabled(calibration is not None)
+        if calibration is not None:
+            shown = [*calibration.scores, *(photo.found.score for photo in self._visit.photos.values())]
+            if calibration.threshold is not None:
+                shown.append(calibration.threshold)
+            with self._quiet:
+                set_range(self._slider, *drawing.span(shown))
+                if calibration.threshold is not None:
+                    self._slider.set_value(calibration.threshold)
+                    self._number.set_value(calibration.threshold)
+        self._draw()
+
+    def _draw(self) -> None:
+        visit, calibration = self._visit, self._visit.calibration
+        if calibration is None:
+            self._promise.set_text("")
+            self._histogram.set_content("")
+        else:
+            marks = [(photo.found.score, visit.verdict(photo)) for photo in visit.photos.values()]
+            limits = self._slider.props["min"], self._slider.props["max"]
+            self._histogram.set_content(drawing.histogram(calibration.scores, marks, calibration.threshold, limits))
+            self._promise.set_text(promise(calibration))
+        can_be_saved = visit.loaded is not None and visit.loaded.can_be_saved
+        self._save.set_enabled(visit.is_changed and can_be_saved)
+        self._restore.set_enabled(visit.is_changed)
+
+    def _move(self, value: float | None, *, slid: bool) -> None:
+        if self._quiet or value is None or self._visit.calibration is None:
+            return
+        # The field rounds what it is given when it is left, and tells that as a change.
+        if not slid and math.isclose(value, self._visit.calibration.threshold or math.inf, rel_tol=1e-5):
+            return
+        self._visit.choose_threshold(value)
+        with self._quiet:
+            (self._number if slid else self._slider).set_value(value)
+        self._draw()
+        self._moved()
+
+    def _choose_rate(self) -> None:
+        if self._rate.value is None:
+            return
+        try:
+            self._visit.choose_rate(self._rate.value / 100)
+        except PatchcoreError as error:
+            self._messages.error(str(error))
+            return
+        self._is_set()
+
+    def _go_back(self) -> None:
+        self._visit.restore()
+        self._is_set()
+
+    async def _store(self) -> None:
+        visit = self._visit
+        if await self._messages.attempt(visit.save) and visit.loaded is not None:
+            self._messages.note(f"The threshold is stored in {visit.loaded.path.name}.")
+        self._draw()
+
+    def _is_set(self) -> None:
+        self.show()
+        self._moved()
+        self._settled()

@@ -1,0 +1,283 @@
+"""A visit: the photos that one visitor has judged, and the threshold that they are held against."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchcore_plugin.errors import ImageError
+
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from patchcore_plugin.calibration import Calibration
+    from patchcore_plugin.prediction import Prediction
+
+    from .library import Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a photo is: `name` is for people, `file` for programs; an uploaded file is `owned`, and removed."""
+
+    name: str
+    file: Path
+    owned: bool
+
+    def check(self, limits: Limits) -> None:
+        """Refuse it before it is decoded; the errors are those of `Limits.check_photo`."""
+        try:
+            limits.check_file(self.name, self.file.stat().st_size)
+            data = self.file.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be opened ({error.strerror})") from None
+        limits.check_photo(self.name, data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A photo that was judged.
+
+    Parameters
+    ----------
+    number
+        Its number in the visit, from 1.
+    source
+        Where it is.
+    found
+        What was found in it, against the threshold of the model's file.
+    cost
+        Bytes that it keeps in memory or on the disk.
+    """
+
+    number: int
+    source: Source
+    found: Prediction
+    cost: int
+
+    def against(self, calibration: Calibration) -> Prediction:
+        """Return what was found against another threshold; regions too."""
+        # torch, which comes along, is loaded with the first model, and not before the page is shown.
+        from patchcore_plugin.prediction import Prediction
+
+        found = self.found
+        return Prediction.against(
+            calibration, self.source.name, found.size, found.score, found.anomaly_map, found.nearest
+        )
+
+
+class Visit:
+    """What one visitor sees; not shared with others, and gone when the page is closed.
+
+    Parameters
+    ----------
+    token
+        Names it in addresses; nobody else can guess it.
+    folder
+        Where its uploads lie, under names of our own.
+    limits
+        How many photos it keeps.
+    """
+
+    def __init__(self, token: str, folder: Path, limits: Limits) -> None:
+        self.token = token
+        self.folder = folder
+        self.limits = limits
+        self.loaded: Loaded | None = None
+        self.calibration: Calibration | None = None
+        self.photos: dict[int, Photo] = {}
+        self._count = 0
+        self._uploads = 0
+
+    @property
+    def cost(self) -> int:
+        """Bytes that its photos keep."""
+        return sum(photo.cost for photo in self.photos.values())
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the threshold is another one than that in the model's file."""
+        return self.loaded is not None and self.calibration != self.loaded.calibration
+
+    def use(self, loaded: Loaded) -> list[Source]:
+        """Take another model and its threshold; return the photos, which must be judged again."""
+        self.loaded, self.calibration = loaded, loaded.calibration
+        again = [photo.source for photo in self.photos.values()]
+        self.photos.clear()
+        return again
+
+    def upload(self, name: str, data: bytes) -> Source:
+        """Keep an uploaded photo.
+
+        Raises
+        ------
+        ImageError
+            If it is refused; nothing is kept then.
+        """
+        name = display_name(name)
+        self.limits.check_photo(name, data)
+        self.folder.mkdir(exist_ok=True)
+        self._uploads += 1
+        file = self.folder / str(self._uploads)
+        file.write_bytes(data)
+        return Source(name=name, file=file, owned=True)
+
+    def add(self, source: Source, found: Prediction) -> Photo:
+        """Keep what was found in a photo; of too many, the oldest goes."""
+        self._count += 1
+        cost = 0 if found.anomaly_map is None else found.anomaly_map.nbytes
+        if source.owned:
+            cost += source.file.stat().st_size
+        photo = Photo(number=self._count, source=source, found=found, cost=cost)
+        self.photos[photo.number] = photo
+        while len(self.photos) > self.limits.photos:
+            self.drop_oldest()
+        return photo
+
+    def drop_oldest(self) -> None:
+        """Let the oldest photo go."""
+        self.forget(self.photos.pop(next(iter(self.photos))).source)
+
+    def clear(self) -> None:
+        """Let all photos go."""
+        while self.photos:
+            self.drop_oldest()
+
+    def choose_threshold(self, threshold: float) -> None:
+        """Hold all photos against another threshold; CalibrationError if it is not finite."""
+        if self.calibration is not None:
+            self.calibration = self.calibration.at_threshold(threshold)
+
+    def choose_rate(self, rate: float) -> None:
+        """Hold all photos against the threshold for a false-alarm rate; CalibrationError if it cannot be promised."""
+        if self.calibration is not None:
+            self.calibration = self.calibration.at_rate(rate)
+
+    def restore(self) -> None:
+        """Go back to the threshold in the model's file."""
+        if self.loaded is not None:
+            self.calibration = self.loaded.calibration
+
+    def save(self) -> bool:
+        """Write the threshold into the model's file, for all visitors; the errors are those of `Loaded.save`."""
+        if self.loaded is None or self.calibration is None:
+            return False
+        self.loaded.save(self.calibration)
+        return True
+
+    def verdict(self, photo: Photo) -> bool | None:
+        """Return whether a photo is anomalous at the threshold; None without one."""
+        threshold = None if self.calibration is None else self.calibration.threshold
+        return None if threshold is None else photo.found.score > threshold
+
+    def results(self) -> list[tuple[Photo, Prediction]]:
+        """Return all photos, and what was found in them against the threshold."""
+        calibration, photos = self.calibration, list(self.photos.values())
+        return [] if calibration is None else [(photo, photo.against(calibration)) for photo in photos]
+
+    def close(self) -> None:
+        """Remove what was uploaded."""
+        self.photos.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def forget(self, source: Source) -> None:
+        """Remove the file of a photo that is not kept, if it was uploaded."""
+        if source.owned:
+            source.file.unlink(missing_ok=True)
+
+
+class Visits:
+    """All open visits, by their tokens; a context manager, since their uploads lie in a folder that it removes.
+
+    Parameters
+    ----------
+    limits
+        How much they keep.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._open: dict[str, Visit] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="patchcore-app-")
+
+    def __enter__(self) -> Visits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def start(self) -> Visit:
+        """Return a new visit."""
+        token = secrets.token_urlsafe(16)
+        visit = Visit(token, Path(self._folder.name) / token, self.limits)
+        self._open[token] = visit
+        return visit
+
+    def get(self, token: str) -> Visit | None:
+        """Return the open visit with that token."""
+        return self._open.get(token)
+
+    def end(self, visit: Visit) -> None:
+        """Forget a visit and all that it keeps."""
+        self._open.pop(visit.token, None)
+        visit.close()
+
+    def close(self) -> None:
+        """Remove all uploads."""
+        self._folder.cleanup()
+
+    def make_room(self) -> None:
+        """Let the oldest photos of whoever keeps most go, until all keep no more than the limit together."""
+        costs = {token: visit.cost for token, visit in self._open.items()}
+        while sum(costs.values()) > self.limits.memory:
+            largest = max(costs, key=lambda token: costs[token])
+            self._open[largest].drop_oldest()
+            costs[largest] = self._open[largest].cost
+
+
+def display_name(name: str) -> str:
+    """Return an uploaded file's name for people: one line, not too long; it is never used as a path."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    printable = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
+    return printable[-80:] or "photo"
+
+
+def promise(calibration: Calibration) -> str:
+    """Say of how many good photos the threshold says that they are defective."""
+    rate, threshold = calibration.false_alarm_rate, calibration.threshold
+    if threshold is None:
+        return "The model has no threshold: no good photos were judged in its fit."
+    if rate is None:
+        return "Nothing is known of false alarms at this threshold."
+    if calibration.criterion == "false-alarms":
+        return f"Promised: at most {rate:.2%} false alarms on good photos."
+    above = sum(score > threshold for score in calibration.scores)
+    return f"Estimated: {above} of {len(calibration.scores)} good photos lie above, at most {rate:.2%} false alarms."
+
+
+def judge(loaded: Loaded, limits: Limits, sources: Sequence[Source]) -> list[tuple[Source, Prediction | ImageError]]:
+    """Check and judge photos; the error of one that cannot be taken is in its place."""
+    refused: dict[int, ImageError] = {}
+    for place, source in enumerate(sources):
+        try:
+            source.check(limits)
+        except ImageError as error:
+            refused[place] = error
+    taken = [source for place, source in enumerate(sources) if place not in refused]
+    found = iter(loaded.judge([source.file for source in taken]))
+    result: list[tuple[Source, Prediction | ImageError]] = []
+    for place, source in enumerate(sources):
+        answer = refused[place] if place in refused else next(found)
+        if isinstance(answer, ImageError) and place not in refused:
+            # What the file holds was checked, and the file's own name means nothing to whoever uploaded it.
+            answer = ImageError(f"{source.name}: cannot be read: damaged, or of a rare kind; save it again as PNG")
+        result.append((source, answer))
+    return result

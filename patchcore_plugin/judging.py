@@ -1,0 +1,117 @@
+"""Photos and videos judged one after the other, each with the pixels that its pictures are drawn over."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy.typing as npt
+
+from .errors import ImageError
+from .images import read_photo
+from .result_writer import PredictionLike, named_after
+from .videos import is_video, read_frames
+
+OnError = Literal["stop", "skip"]
+
+
+class Judge(Protocol):
+    """The part of a model that judges photos."""
+
+    def predict_each(
+        self, photos: Iterable[Any], /, *, on_error: OnError = "stop"
+    ) -> Iterator[PredictionLike | ImageError]:
+        """Yield what is found in each path or array, in order; the error of one that cannot be read, if skipping."""
+        ...
+
+
+class Judged(NamedTuple):
+    """What was found in a photo, or in a frame of a video.
+
+    Parameters
+    ----------
+    found
+        The prediction, or what is wrong with the file.
+    pixels
+        RGB [H, W, 3]; None where there is no map to be drawn over it.
+    name
+        What a frame's pictures are called; None for a photo.
+    extra
+        What a frame's record has in other words than a photo's, or beyond them: ``path``, which is ``VIDEO#FRAME``,
+        ``frame``, counted from 0, and ``seconds``.
+    """
+
+    found: PredictionLike | ImageError
+    pixels: npt.NDArray[Any] | None
+    name: str | None
+    extra: dict[str, Any]
+
+
+class _Item(NamedTuple):
+    photo: Path | npt.NDArray[Any]
+    name: str | None
+    extra: dict[str, Any]
+
+
+def judge_files(
+    model: Judge, paths: Iterable[Path], *, frame_step: int = 1, on_error: OnError = "stop"
+) -> Iterator[Judged]:
+    """Yield what a model finds in photos and in the frames of videos, in order.
+
+    A few batches of frames are in memory at a time, whatever the video's length.
+
+    Parameters
+    ----------
+    model
+        A fitted one.
+    paths
+        Files; which are videos is told by their suffixes, `patchcore_plugin.videos.VIDEO_SUFFIXES`.
+    frame_step
+        The first frame of a video is judged, and every so many-th after it.
+    on_error
+        Whether a file that cannot be read stops it, or is yielded with its error.
+
+    Raises
+    ------
+    ImageError
+        For a file that cannot be read, if `on_error` is "stop".
+    """
+    for video, run in groupby(paths, key=is_video):
+        if not video:
+            yield from _judge(model, (_Item(path, None, {}) for path in run), on_error)
+            continue
+        for path in run:
+            try:
+                yield from _judge(model, _frames(path, frame_step), on_error)
+            except ImageError as error:
+                if on_error == "stop":
+                    raise
+                error.path = str(path)
+                yield Judged(error, None, None, {})
+
+
+def _frames(path: Path, step: int) -> Iterator[_Item]:
+    for number, seconds, pixels in read_frames(path, step):
+        extra = {"path": f"{path}#{number}", "frame": number, "seconds": round(seconds, 6)}
+        yield _Item(pixels, f"{named_after(str(path))}_{number}", extra)
+
+
+def _judge(model: Judge, items: Iterable[_Item], on_error: OnError) -> Iterator[Judged]:
+    # The model reads ahead. `tee` would keep each frame until it has judged 57.
+    waiting: deque[_Item] = deque()
+
+    def photos() -> Iterator[Path | npt.NDArray[Any]]:
+        for item in items:
+            waiting.append(item)
+            yield item.photo
+
+    for found in model.predict_each(photos(), on_error=on_error):
+        photo, name, extra = waiting.popleft()
+        if isinstance(found, ImageError) or found.anomaly_map is None:
+            pixels = None
+        else:
+            pixels = read_photo(photo) if isinstance(photo, Path) else photo
+        yield Judged(found, pixels, name, extra)

@@ -1,0 +1,394 @@
+"""One whole visit to the page in a real headless browser, and what is refused; the app runs by its command."""
+
+from __future__ import annotations
+
+import csv
+import http.client
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Error,
+    FilePayload,
+    Locator,
+    Page,
+    Request,
+    Route,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
+
+from patchcore_plugin.model_file import read_manifest
+from patchcore_plugin.synthetic import draw_dataset
+
+BACKBONE = "efficientnet-lite0"
+SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+WAIT = 30_000
+"""Milliseconds that something may take on a busy machine."""
+
+
+@dataclass
+class Place:
+    """The running app, and the photos that it may read."""
+
+    address: str
+    photos: Path
+    models: Path
+
+    @property
+    def port(self) -> int:
+        port = urlsplit(self.address).port
+        assert port is not None
+        return port
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+        """Return status and body of a request that no browser made."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+@dataclass
+class Watched:
+    """A browser window: nothing but the app can be reached from it, and what was tried is remembered."""
+
+    page: Page
+    address: str
+    elsewhere: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, context: BrowserContext, address: str) -> Watched:
+        watched = cls(context.new_page(), address)
+
+        def look(route: Route, request: Request) -> None:
+            if watched.is_own(request.url):
+                route.continue_()
+            else:
+                watched.elsewhere.append(request.url)
+                route.abort()
+
+        def connected(socket: WebSocket) -> None:
+            if not watched.is_own(socket.url.replace("ws://", "http://", 1)):
+                watched.elsewhere.append(socket.url)
+
+        context.route("**/*", look)
+        watched.page.on("websocket", connected)
+        watched.page.on("pageerror", lambda error: watched.errors.append(str(error)))
+        watched.page.on("console", lambda said: watched.errors.append(said.text) if said.type == "error" else None)
+        return watched
+
+    def is_own(self, url: str) -> bool:
+        return url.startswith((f"{self.address}/", "data:", "blob:")) or url == self.address
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    root = tmp_path_factory.mktemp("app")
+    photos = draw_dataset(root / "photos", train=10, size=96, good=1, defective=1)
+    (root / "secret").mkdir()
+    shutil.copy(photos / "train" / "good" / "000.png", root / "secret")
+    (photos / "link").symlink_to(root / "secret", target_is_directory=True)
+    (root / "temporary").mkdir()
+    command = [sys.executable, "-c", "from patchcore_plugin.cli import main; main()", "app", "--no-open", "--port", "0"]
+    command += ["--photos", str(photos), "--models", str(root / "models"), "--max-upload", "2MB", "--device", "cpu"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "NICEGUI_"))}
+    environment["TMPDIR"] = str(root / "temporary")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:[0-9]+", said)
+            assert found is not None, said
+            yield Place(found[0], photos, root / "models")
+            assert process.poll() is None, "the app has stopped"
+        finally:
+            process.terminate()
+    assert {path.name for path in root.iterdir()} == {"models", "photos", "secret", "temporary"}, "it writes elsewhere"
+    assert list((root / "temporary").iterdir()) == [], "uploads are left"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = os.environ.get("PATCHCORE_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    expect.set_options(timeout=WAIT)
+    with sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(executable_path=path, args=list(SWITCHES))
+        except Error as error:
+            if path is not None:
+                raise
+            pytest.skip(f"no Chromium can be started; install it, or name it in PATCHCORE_CHROMIUM ({str(error)[:80]})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watched(browser: Browser, place: Place) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT)
+    watched = Watched.of(context, place.address)
+    watched.page.goto(place.address)
+    yield watched
+    context.close()
+    assert watched.elsewhere == [], "requests left the machine"
+    assert watched.errors == []
+
+
+@pytest.fixture
+def fitted(watched: Watched, place: Place) -> Path:
+    """The model of the module, fitted in the page by whoever comes first."""
+    path = place.models / "parts.safetensors"
+    if not path.exists():
+        fit(watched.page, "parts")
+    return path
+
+
+def fit(page: Page, name: str) -> None:
+    page.get_by_role("tab", name="Fit").click()
+    page.get_by_label("Folder of photos of good parts").fill("train/good")
+    page.get_by_label("Backbone").fill(BACKBONE)
+    page.get_by_role("option", name=BACKBONE, exact=True).click()
+    page.get_by_label("False-alarm rate, %", exact=True).locator("visible=true").fill("10")
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("The model is fitted")).to_be_visible()
+    expect(page.get_by_text("at most 9.09% false alarms; scores of 10 good photos")).to_be_visible()
+    page.get_by_label("Another false-alarm rate, %").fill("20")
+    page.get_by_role("button", name="Set the rate of the new model").click()
+    expect(page.get_by_text("at most 18.18% false alarms; scores of 10 good photos")).to_be_visible()
+    page.get_by_label("Name of the model").fill(name)
+    page.get_by_role("button", name="Save and use").click()
+    expect(page.get_by_text("each gets a verdict")).to_be_visible()
+
+
+def upload(page: Page, *files: Path | tuple[str, bytes]) -> None:
+    named = [(file.name, file.read_bytes()) if isinstance(file, Path) else file for file in files]
+    payloads: list[FilePayload] = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named]
+    page.locator("input[type=file]").set_input_files(payloads)
+
+
+def cards(page: Page) -> Locator:
+    return page.locator(".pc-photo")
+
+
+def verdicts(page: Page) -> dict[str, str]:
+    captions = page.locator(".pc-caption").all_inner_texts()
+    return {lines[1]: lines[0] for lines in (caption.splitlines() for caption in captions)}
+
+
+def downloaded(page: Page, name: str) -> bytes:
+    with page.expect_download(timeout=WAIT) as waiting:
+        page.get_by_role("link", name=name).click()
+    return Path(waiting.value.path()).read_bytes()
+
+
+def huge_png() -> bytes:
+    """Return a PNG file of 30,000 x 30,000 black pixels: a few hundred kilobytes here, 2.7 GB once it is decoded."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+
+    side = 30_000
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    packer = zlib.compressobj(1)
+    row = bytes(1 + side // 8)
+    rows = b"".join(packer.compress(row * 100) for _ in range(side // 100)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_whole_visit(watched: Watched, place: Place) -> None:
+    page = watched.page
+    expect(page.get_by_text("There is no model yet")).to_be_visible()
+    fit(page, "parts")
+    model = place.models / "parts.safetensors"
+    stored = read_manifest(model)["calibration"]
+    assert (len(stored["scores"]), stored["threshold"]) == (10, stored["scores"][-2])
+
+    test = place.photos / "test"
+    photos = {"good.png": test / "good" / "000.png", "hole.png": test / "missing_hole" / "000.png"}
+    upload(page, *((name, path.read_bytes()) for name, path in photos.items()))
+    expect(cards(page)).to_have_count(2)
+    found = verdicts(page)
+    assert found["hole.png"] == "Defect"
+
+    # All pictures of the photos are there, and say what they are.
+    page.wait_for_function("[...document.querySelectorAll('.pc-stack img')].every((each) => each.naturalWidth > 0)")
+    assert page.locator("img:not([alt])").count() == 0
+    expect(page.get_by_role("button", name="Photo hole.png")).to_be_visible()
+
+    # One photo alone, with the patch that it was held against.
+    page.get_by_role("button", name="Photo hole.png").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("of good photos score as high")).to_be_visible()
+    why = dialog.get_by_alt_text("The most suspicious patch beside the nearest normal patch")
+    expect(why).to_be_visible()
+    page.wait_for_function("document.querySelector('.pc-why').naturalWidth > 300")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+    # The threshold judges both anew: at the left end both are defects, at the right one none is.
+    threshold = page.get_by_role("slider", name="Threshold")
+    width = (threshold.bounding_box() or {"width": 0})["width"]
+    threshold.click(position={"x": 2, "y": 10})
+    expect(page.get_by_text("2 photos: 2 defects, 0 good")).to_be_visible()
+    threshold.click(position={"x": width - 2, "y": 10})
+    expect(page.get_by_text("2 photos: 0 defects, 2 good")).to_be_visible()
+    expect(page.get_by_text("Estimated: 0 of 10 good photos lie above, at most 9.09% false alarms.")).to_be_visible()
+    number = page.get_by_label("Score above which a photo is a defect")
+    before = number.input_value()
+    threshold.press("ArrowLeft")
+    expect(number).not_to_have_value(before)
+    page.wait_for_timeout(300)  # the slider tells its last position once more, a moment later
+    scores = dict(re.findall(r"(\S+\.png)\nscore ([\d.]+)", "\n".join(page.locator(".pc-caption").all_inner_texts())))
+    middle = (float(scores["good.png"]) + float(scores["hole.png"])) / 2
+    number.fill(f"{middle:.4f}")
+    expect(page.get_by_text("2 photos: 1 defect, 1 good")).to_be_visible()
+    assert verdicts(page) == {"good.png": "Good", "hole.png": "Defect"}
+
+    # It is not stored before it is saved.
+    assert read_manifest(model)["calibration"] == stored
+    page.get_by_role("button", name="Back to the stored one").click()
+    expect(page.get_by_text("Promised: at most 18.18% false alarms on good photos.")).to_be_visible()
+    number.fill(f"{middle:.4f}")
+    page.get_by_role("button", name="Save into the model").click()
+    expect(page.get_by_text("The threshold is stored in parts.safetensors.")).to_be_visible()
+    saved = read_manifest(model)["calibration"]
+    assert saved["threshold"] == pytest.approx(middle, abs=1e-4)
+    assert [saved[key] == stored[key] for key in ("scores", "peaks", "map_scale", "source")] == [True] * 4
+
+    # Colours and opacity.
+    heat = page.locator(".pc-heat").first
+    shown = heat.get_attribute("src")
+    page.get_by_role("slider", name="Upper end").click(position={"x": 60, "y": 10})
+    expect(heat).not_to_have_attribute("src", shown or "")
+    page.get_by_role("slider", name="Opacity").click(position={"x": 8, "y": 10})
+    expect(heat).to_have_css("opacity", re.compile(r"^0(\.0\d*)?$"))
+
+    # What is downloaded is what is shown.
+    lines = [json.loads(line) for line in downloaded(page, "results.jsonl").splitlines()]
+    by_name = {line["path"]: line for line in lines}
+    assert {name: line["is_anomalous"] for name, line in by_name.items()} == {"good.png": False, "hole.png": True}
+    assert all(line["threshold"] == saved["threshold"] for line in lines)
+    assert by_name["hole.png"]["regions"]
+    assert by_name["hole.png"]["p_value"] == pytest.approx(1 / 11)
+    assert by_name["hole.png"]["score"] == pytest.approx(float(scores["hole.png"]), rel=1e-3)
+    rows = csv.DictReader(io.StringIO(downloaded(page, "results.csv").decode("utf-8-sig")))
+    assert {row["photo"]: row["verdict"] for row in rows} == {"good.png": "good", "hole.png": "defect"}
+    with zipfile.ZipFile(io.BytesIO(downloaded(page, "All with pictures"))) as archive:
+        zipped = {record["path"]: record for record in map(json.loads, archive.read("results.jsonl").splitlines())}
+        assert zipped["hole.png"]["score"] == by_name["hole.png"]["score"]
+        drawn = cv2.imdecode(np.frombuffer(archive.read(zipped["hole.png"]["overlay"]), np.uint8), cv2.IMREAD_COLOR)
+        assert zipped["hole.png"]["why"] in archive.namelist()
+        assert len(json.loads(archive.read("coco.json"))["images"]) == 2
+    assert drawn is not None
+    assert drawn.shape == (96, 96, 3)
+
+
+def test_what_cannot_be_judged_is_told_and_the_app_goes_on(watched: Watched, place: Place, fitted: Path) -> None:
+    page = watched.page
+    expect(page.get_by_text("each gets a verdict")).to_be_visible()
+    photo = place.photos / "test" / "good" / "000.png"
+    huge = huge_png()
+    assert len(huge) < 2_000_000
+    uploads = {
+        "huge.png: 30,000 x 30,000 pixels are more than the 100 million that are taken here": ("huge.png", huge),
+        "text.png: not a photo: it holds text": ("text.png", b"This is no photo.\n"),
+        "empty.png: not a photo: the file is empty": ("empty.png", b""),
+        "large.png: the file is larger than 2 MB": ("large.png", bytes(2_000_001)),
+        "notes.txt: not a photo by its name": ("notes.txt", b"words"),
+        "cut.png: not a photo: the file is cut short": ("cut.png", photo.read_bytes()[:-20]),
+    }
+    for count, (words, file) in enumerate(uploads.items(), start=1):
+        upload(page, file)
+        expect(page.get_by_text(words)).to_be_visible()
+        upload(page, ("fine.png", photo.read_bytes()))
+        expect(cards(page)).to_have_count(count)
+    for text in ("/etc", "../../secret", "link", str(place.photos.parent.parent / "secret")):
+        page.get_by_label("Folder", exact=True).fill(text)
+        page.get_by_role("button", name="Judge the folder").click()
+        expect(page.get_by_text(f"{text}: outside of the folders that the app may read")).to_be_visible()
+    page.get_by_label("Folder", exact=True).fill("test/scratch")
+    page.get_by_role("button", name="Judge the folder").click()
+    expect(cards(page)).to_have_count(len(uploads) + 1)
+    expect(page.get_by_text("scratch/000.png")).to_be_visible()
+
+    page.get_by_role("tab", name="Fit").click()
+    page.get_by_label("Folder of photos of good parts").fill("../../secret")
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("../../secret: outside of the folders")).to_be_visible()
+    page.get_by_label("Folder of photos of good parts").fill("train/good")
+    page.get_by_label("False-alarm rate, %", exact=True).locator("visible=true").fill("1")
+    page.get_by_label("Backbone").fill(BACKBONE)
+    page.get_by_role("option", name=BACKBONE, exact=True).click()
+    page.get_by_role("button", name="Fit", exact=True).click()
+    expect(page.get_by_text("a false-alarm rate of 0.01 needs at least 99 good photos")).to_be_visible()
+
+
+def test_nothing_sticks_out_and_text_can_be_read(watched: Watched, place: Place, fitted: Path) -> None:
+    page = watched.page
+    expect(page.get_by_text("each gets a verdict")).to_be_visible()
+    upload(page, place.photos / "test" / "scratch" / "000.png")
+    upload(page, ("text.png", b"words"))
+    expect(cards(page)).to_have_count(1)
+    expect(page.get_by_text("text.png: not a photo")).to_be_visible()
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for width, scheme in itertools.product((1280, 390), schemes):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        expect(page.locator("body.body--dark")).to_have_count(int(scheme == "dark"))
+        for tab in ("Fit", "Judge"):
+            page.get_by_role("tab", name=tab).click()
+            expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CONTRAST) > 4.5
+
+
+CONTRAST = """() => {
+  const light = (text) => {
+    const [r, g, b] = text.match(/[0-9.]+/g).map(Number)
+      .map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const pairs = [...document.querySelectorAll(".pc-soft, .pc-heading, .pc-verdict, .pc-primary")].map((each) => {
+    let back = each;
+    while (getComputedStyle(back).backgroundColor === "rgba(0, 0, 0, 0)") back = back.parentElement;
+    const [a, b] = [light(getComputedStyle(each).color), light(getComputedStyle(back).backgroundColor)];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  });
+  return Math.min(...pairs);
+}"""
+"""The lowest contrast of text and background, by WCAG's definition."""
+
+
+def test_other_sites_and_large_bodies_are_kept_out(place: Place) -> None:
+    assert place.ask("GET", "/")[0] == 200
+    assert place.ask("GET", "/", Host="evil.example") == (400, b"Invalid host header")
+    assert place.ask("GET", "/", Host=f"localhost:{place.port}")[0] == 200
+    assert place.ask("GET", "/", Origin="http://evil.example") == (403, b"another site may not use this app")
+    assert place.ask("POST", "/", b"x", **{"Content-Length": "3000000"}) == (413, b"the file is too large")
+    assert place.ask("GET", "/visits/guessed/1/photo.jpg")[0] == 404
