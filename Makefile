@@ -42,7 +42,8 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 
 test: lint browser
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --ignore=tests/test_gate.py
+	$(BIN)/python -m pytest tests/test_gate.py
 
 # The page is tested in Chromium: the machine's, or one that is fetched, where that is possible.
 .PHONY: browser

@@ -16,6 +16,7 @@ from .errors import (
     OptionError,
     PatchcoreError,
     PluginError,
+    ResultsError,
     TensorError,
     WeightsError,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "Recipe",
     "Reduction",
     "Region",
+    "ResultsError",
     "Sampler",
     "SamplerSpec",
     "Scorer",

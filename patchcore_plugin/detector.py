@@ -297,6 +297,8 @@ class Detector:
 
     def _finish(self, learning: Learner, read: Read, rate: float | None) -> list[Judged]:
         """Become what was learned from the photos that were read; return what the judged ones, the last, got."""
+        if rate is not None:
+            require_rate(rate, learning.judges(len(read.early + read.late)))
         self.skipped = read.skipped
         judged = learning.judged()
         self.calibration = self._calibration(judged, read, learning.judging, rate)

@@ -171,5 +171,5 @@ def test_a_name_that_is_not_there() -> None:
 
 def test_every_error_is_a_patchcore_error() -> None:
     errors = [name for name in pp.__all__ if name.endswith("Error")]
-    assert len(errors) == 8
+    assert len(errors) == 10
     assert all(issubclass(getattr(pp, name), pp.PatchcoreError) for name in errors)
