@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import model_file
+from .calibrated import Calibrated
 from .calibration import Calibration, require_rate
 from .composition import Composition, Precision
 from .errors import ImageError, ModelFileError, TensorError, WeightsError
@@ -30,7 +31,7 @@ from .thumbnails import packed, unpacked
 from .updating import extended, new_photos
 
 
-class Detector:
+class Detector(Calibrated):
     """PatchCore, or whatever the recipe composes.
 
     Parameters
@@ -141,11 +142,6 @@ class Detector:
         return self._thumbnails
 
     @property
-    def threshold(self) -> float | None:
-        """The image score above which a photo is called anomalous; None if there is none."""
-        return self.calibration.threshold
-
-    @property
     def covering_radius(self) -> float | None:
         """The largest distance from any patch seen in the fit to the bank; None before a fit.
 
@@ -154,11 +150,6 @@ class Detector:
         ``radius_curve`` has it for smaller banks too, as (rows, radius), where the sampler knows.
         """
         return self.radius_curve[-1][1] if self.radius_curve else None
-
-    @property
-    def map_scale(self) -> tuple[float, float]:
-        """Map values of the lowest and highest colour, the same for all photos."""
-        return self.calibration.map_scale
 
     def fit(
         self,
@@ -307,11 +298,6 @@ class Detector:
 
     def _learner(self, capacity: int, progress: Progress | None) -> Learner:
         return learner(self._parts, capacity, progress)
-
-    def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
-        """Judge photos; unreadable ones stop it, or are left out."""
-        found = self.predict_each(photos, on_error=on_error)
-        return [prediction for prediction in found if isinstance(prediction, Prediction)]
 
     def predict_each(
         self, photos: Iterable[Photo], /, *, on_error: OnError = "stop"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import memory, model_file
 from .averaging import Unit, averaged_map
+from .calibrated import Calibrated
 from .calibration import Calibration, GoodPhoto, require_rate
 from .composition import Precision
 from .detector import Detector
@@ -36,7 +37,7 @@ FORMAT = 2
 """Format of the model files of ensembles: programs that read format 1 only know single models."""
 
 
-class Ensemble:
+class Ensemble(Calibrated):
     """Several methods as one, with the interface of `Detector`.
 
     A score is the mean of the members' scores, each divided by its `Unit`; so is a map, of those members that have
@@ -147,16 +148,6 @@ class Ensemble:
         """Small copies of training photos; as `Detector.thumbnails`. The first member keeps them for all."""
         return self.members[0].thumbnails
 
-    @property
-    def threshold(self) -> float | None:
-        """The image score above which a photo is called anomalous; None if there is none."""
-        return self.calibration.threshold
-
-    @property
-    def map_scale(self) -> tuple[float, float]:
-        """Map values of the lowest and highest colour, the same for all photos."""
-        return self.calibration.map_scale
-
     def fit(
         self,
         photos: Sequence[Photo],
@@ -257,11 +248,6 @@ class Ensemble:
             if number:
                 member._thumbnails = {}
         return self
-
-    def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
-        """Judge photos; unreadable ones stop it, or are left out."""
-        found = self.predict_each(photos, on_error=on_error)
-        return [prediction for prediction in found if isinstance(prediction, Prediction)]
 
     def predict_each(
         self, photos: Iterable[Photo], /, *, on_error: OnError = "stop"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibrated import Calibrated
 from .ensemble_recipe import AnyRecipe, EnsembleRecipe
 from .errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 from .export_description import ENTRY, damaged, described
@@ -35,7 +36,7 @@ Outputs = Mapping[str, NDArray[Any]]
 Run = Callable[[NDArray[np.float32]], Outputs]
 
 
-class ExportedModel:
+class ExportedModel(Calibrated):
     """A detector or ensemble as a program that does all from decoded photos on; it cannot learn.
 
     Parameters
@@ -126,24 +127,9 @@ class ExportedModel:
         """Nothing: thumbnails stay in the model file."""
         return {}
 
-    @property
-    def threshold(self) -> float | None:
-        """The image score above which a photo is called anomalous; None if there is none."""
-        return self.calibration.threshold
-
-    @property
-    def map_scale(self) -> tuple[float, float]:
-        """Map values of the lowest and highest colour, the same for all photos."""
-        return self.calibration.map_scale
-
     def describe(self) -> dict[str, Any]:
         """Return, as JSON-like data, all that the file says of the model, less photos and calibration."""
         return {key: value for key, value in self._said.items() if key not in ("photos", "calibration")}
-
-    def predict(self, photos: Iterable[Photo], *, on_error: OnError = "stop") -> list[Prediction]:
-        """Judge photos; unreadable ones stop it, or are left out."""
-        found = self.predict_each(photos, on_error=on_error)
-        return [prediction for prediction in found if isinstance(prediction, Prediction)]
 
     def predict_each(
         self, photos: Iterable[Photo], /, *, on_error: OnError = "stop"
