@@ -260,7 +260,11 @@ def fit(options: argparse.Namespace) -> None:
         f"anomalib: features {theirs['features']:.0f} s, selection extrapolated from its first {PROBE} picks",
         f"peak memory {ours['peak'] / 1024:.2f} GiB, anomalib's to there {theirs['peak'] / 1024:.2f} GiB",
         "ours with its calibration, "
-        + ("which is five more selections" if options.budget is None else "on a tenth of the photos, held out"),
+        + (
+            "each photo judged by a bank of two thirds of them"
+            if options.budget is None
+            else "on a tenth of the photos, held out"
+        ),
     ]
     case = f"wide_resnet50, {options.photos} photos at 224, 10 %"
     case += "" if options.budget is None else f", memory budget {options.budget} MB"

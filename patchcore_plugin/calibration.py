@@ -28,8 +28,9 @@ from .errors import CalibrationError
 
 HELD_OUT = 0.1
 """Fraction of the good photos that is held out where patches are not kept."""
-FOLDS = 5
-"""Into how many parts photos are cut where patches are kept; each part is judged by a bank of the others."""
+FOLDS, FEWER_FOLDS, MANY = 5, 3, 100
+"""Into how many parts photos are cut where patches are kept; each part is judged by a bank of the others. From `MANY`
+photos on into fewer: two thirds of them are a bank nearly as good, in less than half of the time."""
 FALSE_ALARM_RATE = 0.01
 """The rate that is promised if none is asked for, or the smallest possible, if there are too few photos for it."""
 
@@ -54,11 +55,11 @@ def fit_order(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def folds(count: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return `FOLDS` parts of `count` photos, each ascending, as equal in size as can be; none of a single one."""
+    """Return the parts of `count` photos, each ascending, as equal in size as can be; none of a single one."""
     if count < 2:
         return []
     order = np.random.default_rng(seed).permutation(count)
-    return [np.sort(part) for part in np.array_split(order, min(FOLDS, count))]
+    return [np.sort(part) for part in np.array_split(order, FEWER_FOLDS if count >= MANY else min(FOLDS, count))]
 
 
 class GoodPhoto(NamedTuple):

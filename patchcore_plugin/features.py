@@ -102,11 +102,11 @@ class PatchBuffer:
             raise ImageError("no photo to fit on; give at least one readable photo of a good part")
         return self._buffer[: (len(self) if photos is None else photos) * self._per_photo]
 
-    def patches(self, number: int) -> Patches:
-        """Return the patches of one photo."""
-        rows = self.vectors(number + 1)[number * self._per_photo :]
-        image = self._descriptors[number] if self._descriptors else None
-        return Patches(rows.view(1, *self._grid, -1), image, self._levels)
+    def patches(self, first: int, count: int = 1) -> Patches:
+        """Return the patches of so many photos, from one on."""
+        rows = self.vectors(first + count)[first * self._per_photo :]
+        image = torch.cat(self._descriptors[first : first + count]) if self._descriptors else None
+        return Patches(rows.view(count, *self._grid, -1), image, self._levels)
 
     def exchange(self, some: Sequence[int], others: Sequence[int]) -> None:
         """Let photos change places with as many others, patches and descriptors alike."""

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .calibration import FOLDS, folds, held_out
+from .calibration import folds, held_out
 from .composition import Composition
 from .errors import ImageError
-from .features import PatchBuffer
+from .features import BATCH, PatchBuffer
 from .kernels.nearest import NearestRows
 from .roles import MemoryBank, Patches, Sampler, Scorer, StreamingScorer
 
@@ -46,8 +46,10 @@ class Learned(NamedTuple):
 class Learner(Protocol):
     """A fit in progress: `add` photos, `hold_out`, `add` the held-out ones, `judged`, and `learned` from all."""
 
-    judging: str
-    """How photos come to be judged by a model that does not know them, in words."""
+    @property
+    def judging(self) -> str:
+        """How photos come to be judged by a model that does not know them, in words."""
+        ...
 
     @property
     def needed(self) -> float:
@@ -100,12 +102,15 @@ class Kept:
         Called with a stage of the work, and how many of how many of its units are done.
     """
 
-    judging = f"each judged by a bank of the others ({FOLDS} folds)"
-
     def __init__(self, parts: Composition, capacity: int, progress: Progress | None = None) -> None:
         self.features = PatchBuffer(capacity)
         self._parts = parts
         self._progress = progress
+
+    @property
+    def judging(self) -> str:
+        """How photos come to be judged by a bank that does not know them."""
+        return f"each judged by a bank of the others ({len(folds(len(self.features), self._parts.seed))} folds)"
 
     @property
     def needed(self) -> float:
@@ -137,8 +142,9 @@ class Kept:
                 known = len(features) - len(fold)
                 scorer, _, _ = self._learn(f"selecting patches for the threshold, {number} of {len(parts)}", known)
                 # They are judged while they are there: a bank of all rows is no copy of the buffer.
-                for place, photo in enumerate(photos.tolist(), start=known):
-                    (found[photo],) = judged_by(scorer, features.patches(place))
+                for low in range(0, len(fold), BATCH):
+                    batch = photos[low : low + BATCH].tolist()
+                    found |= zip(batch, judged_by(scorer, features.patches(known + low, len(batch))), strict=True)
         return [found[photo] for photo in range(len(found))]
 
     def learned(self) -> Learned:

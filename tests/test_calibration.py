@@ -36,7 +36,10 @@ def test_a_tenth_is_held_out(count: int, expected: int) -> None:
     assert sorted(np.concatenate(fit_order(count, 3)).tolist()) == list(range(count))
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, []), (2, [1, 1]), (5, [1] * 5), (12, [3, 3, 2, 2, 2])])
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(0, []), (1, []), (2, [1, 1]), (5, [1] * 5), (12, [3, 3, 2, 2, 2]), (99, [20] * 4 + [19]), (100, [34, 33, 33])],
+)
 def test_each_photo_is_in_one_fold(count: int, sizes: list[int]) -> None:
     parts = folds(count, seed=3)
     assert [len(part) for part in parts] == sizes
