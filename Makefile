@@ -16,6 +16,7 @@ help:
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
 	@echo "make bench-compare REF=main  time the fast kernels beside those of another commit; fails if 10 % slower"
 	@echo "make bench-family DATA=folder  compare all recipes on a data set"
+	@echo "make bench-line DATA=category  measure promised false alarms, updates and memory budgets: half an hour"
 	@echo "make bench-gpu  check and time the kernels on a GPU"
 	@echo "make clean  remove what these made"
 
@@ -70,6 +71,12 @@ $(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NAT
 .PHONY: bench-compare
 bench-compare: $(READY)
 	$(BIN)/python -m benchmarks.compare $(REF) $(ARGS)
+
+.PHONY: bench-line
+bench-line: $(READY)
+	$(BIN)/python -m benchmarks.false_alarms $(DATA)
+	$(BIN)/python -m benchmarks.updating $(DATA)
+	$(BIN)/python -m benchmarks.memory_budget
 
 .PHONY: bench-family
 bench-family: $(READY)
