@@ -1,5 +1,4 @@
-# Every target sets up what it needs: a virtual environment in .venv, the project and its distributions. Python compiles
-# what is imported; doing it for all that is installed takes a minute.
+# Every target sets up what it needs: a virtual environment in .venv, the project and its distributions.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -27,6 +26,8 @@ $(READY): pyproject.toml $(PLUGINS:%=%/pyproject.toml) $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]' $(PLUGINS:%=--editable %)
+	@# pip would compile one file after the other.
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m pip install --quiet --editable native || echo 'Going on without compiled kernels, more slowly.'
 	touch $@
 
@@ -65,7 +66,7 @@ PEERS := .venv-peers
 $(PEERS)/.ready: pyproject.toml backbones/efficientnet_lite/pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
-	$(PEERS)/bin/python -m pip install --quiet --no-compile . ./backbones/efficientnet_lite ./native 'anomalib>=2.7' faiss-cpu
+	$(PEERS)/bin/python -m pip install --quiet . ./backbones/efficientnet_lite ./native 'anomalib>=2.7' faiss-cpu
 	touch $@
 
 .PHONY: bench-compare
