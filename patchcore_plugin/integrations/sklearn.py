@@ -69,8 +69,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     detector_ : patchcore_plugin.Detector
         The fitted detector, to save or to ask for `predict` in full.
     decision_scores_ : ndarray of float64, shape [N]
-        Anomaly scores of the training photos, higher is more anomalous, by cross-validation: a fifth at a time is
-        judged by a bank of the others.
+        Anomaly scores of the training photos, higher is more anomalous, by cross-validation: a fifth at a time (a
+        third, from 100 photos on) is judged by a bank of the others.
     threshold_ : float
         The anomaly score above which a photo is an outlier.
     labels_ : ndarray of int64, shape [N]
