@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,8 @@ Photo = str | Path | NDArray[Any]
 OnError = Literal["stop", "skip"]
 
 BATCH = 8
-READERS = 4
-"""Threads that decode and resize; both release Python's lock."""
+READERS = max(4, os.cpu_count() or 1)
+"""Threads that decode and resize; both release Python's lock. A GPU takes what many cores decode."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,12 @@ class PatchBuffer:
     def exchange(self, some: Sequence[int], others: Sequence[int]) -> None:
         """Let photos change places with as many others, patches and descriptors alike."""
         photos = self.vectors().unflatten(0, (len(self), -1))
-        kept = photos[list(some)]
-        photos[list(some)] = photos[list(others)]
-        photos[list(others)] = kept
-        if self._descriptors:
-            for one, other in zip(some, others, strict=True):
+        # One by one: copies of a whole fold would be the most that a fit takes.
+        for one, other in zip(some, others, strict=True):
+            kept = photos[one].clone()
+            photos[one] = photos[other]
+            photos[other] = kept
+            if self._descriptors:
                 self._descriptors[one], self._descriptors[other] = self._descriptors[other], self._descriptors[one]
 
     def bank(self, index: Tensor, photos: int | None = None) -> MemoryBank:
