@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import patchcore_plugin as pp
+from benchmarks._vectors import patch_features
 from patchcore_plugin.images import read_photo
 from patchcore_plugin.kernels.coreset import greedy_coreset
 from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embedding
@@ -27,15 +28,6 @@ KINDS = ("parts", "turned")
 """Photos as drawn, each part at about the same place; and pieces of them, turned and moved at random."""
 
 Photo = NDArray[np.uint8]
-
-
-def patch_features(count: int, dims: int) -> Tensor:
-    """Return vectors that lie as patch features do: many near each other, few apart, in few of their dimensions."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(64, 24, generator=generator) * 3
-    which = torch.randint(64, (count,), generator=generator)
-    latent = centres[which] + torch.randn(count, 24, generator=generator)
-    return latent @ torch.randn(24, dims, generator=generator) + 0.1 * torch.randn(count, dims, generator=generator)
 
 
 def mostly_copies(count: int, dims: int) -> Tensor:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks._features import patch_features
+from benchmarks._vectors import patch_features
 from patchcore_plugin.kernels.coreset import greedy_coreset
 from patchcore_plugin.kernels.coreset.reference import greedy
 from patchcore_plugin.kernels.embedding import adaptive_embedding

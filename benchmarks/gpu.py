@@ -1,7 +1,8 @@
 """The Triton kernels on a GPU: first whether they are exact, then how long they take.
 
-``python -m benchmarks.gpu`` needs torch with CUDA, Triton, NumPy and this repository, and nothing installed. It prints
-a table and writes `results/gpu.json`. With ``--tiles`` it times several tile shapes of the screening passes instead.
+``python -m benchmarks.gpu`` needs torch with CUDA, Triton, NumPy and this repository, and nothing installed; whole
+predictions are timed where what the package requires is there, too. It prints a table and writes `results/gpu.json`.
+With ``--tiles`` it times several tile shapes of the screening passes instead.
 """
 
 from __future__ import annotations
@@ -14,32 +15,27 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from benchmarks._measure import RESULTS, _others_seconds, rounded
+from benchmarks._vectors import patch_features
 
 ROOT = Path(__file__).parents[1]
 QUERIES, ROWS = 25_088, 16_072
 POINTS, COUNT = 164_000, 16_400
 LOOP_PICKS = 500
+PHOTOS = 1024
 Row = dict[str, Any]
-
-
-def patch_features(count: int, dims: int) -> Tensor:
-    """Vectors that lie as patch features do: many near each other, few apart, in few of their dimensions."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(64, 24, generator=generator) * 3
-    which = torch.randint(64, (count,), generator=generator)
-    latent = centres[which] + torch.randn(count, 24, generator=generator)
-    return latent @ torch.randn(24, dims, generator=generator) + 0.1 * torch.randn(count, dims, generator=generator)
+Precision = Literal["fp32", "bf16"]
 
 
 def import_kernels() -> None:
@@ -197,6 +193,21 @@ def nearest() -> Row:
     return compare(functions, 20, {}, [f"{differ} rows differ from those of exact torch"])
 
 
+def predictions(precision: Precision) -> Row | None:
+    """Time whole predictions; None where a package that they need is not installed."""
+    try:
+        from benchmarks._end_to_end import predictions_and_backbone
+    except ImportError as error:
+        print(f"  left out: {error}", flush=True)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        ours, alone = predictions_and_backbone(Path(folder), PHOTOS, device="cuda", precision=precision)
+        row = compare({"ours": ours, "backbone alone": alone}, 5, {}, [])
+    share = row["peers_s"]["backbone alone"] / row["ours_s"]
+    row["notes"].append(f"{PHOTOS / row['ours_s']:.0f} photos a second, {share:.0%} of what the backbone alone sees")
+    return row
+
+
 def tiles() -> None:
     """Print how long the search takes with other tiles."""
     from patchcore_plugin.kernels.nearest import gpu
@@ -242,13 +253,18 @@ def main() -> None:
     if arguments.tiles:
         tiles()
         return
-    cases: dict[str, Callable[[], Row]] = {f"nearest, {QUERIES:,} x {ROWS:,} x 1024": nearest}
+    cases: dict[str, Callable[[], Row | None]] = {f"nearest, {QUERIES:,} x {ROWS:,} x 1024": nearest}
     for dims in (128, 1024):
         cases[f"coreset, {POINTS:,} x {dims}, 10 %"] = partial(coreset, dims, whole=not arguments.no_whole_check)
+    for precision in get_args(Precision):
+        cases[f"predict, {PHOTOS:,} photos, {precision}"] = partial(predictions, precision)
     rows = {}
     for case, measure in cases.items():
         print(case, flush=True)
-        rows[case] = measure()
+        row = measure()
+        if row is None:
+            continue
+        rows[case] = row
         RESULTS.mkdir(exist_ok=True)
         found = json.dumps({"environment": environment(), "rows": rows}, indent=2)
         (RESULTS / "gpu.json").write_text(found + "\n", encoding="utf-8")

@@ -8,7 +8,8 @@ from functools import cache, lru_cache
 import pytest
 from torch import Tensor
 
-from benchmarks._features import mostly_copies, one_far_outlier, patch_features, patch_vectors
+from benchmarks._features import mostly_copies, one_far_outlier, patch_vectors
+from benchmarks._vectors import patch_features
 from benchmarks.conftest import Timed
 from benchmarks.gate import REFERENCE, WAYS, Case, Result, coreset_case, using
 

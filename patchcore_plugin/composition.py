@@ -79,7 +79,9 @@ class Composition:
             If the backbone's features are not finite.
         """
         options = self.recipe.preprocessing
-        images = images.to(self.device)
+        if self.device.type == "cuda" and not images.is_cuda:
+            images = images.pin_memory()  # so that the copy does not wait for what the GPU has to do before it
+        images = images.to(self.device, non_blocking=True)
         if options.tile is None:
             patches = self._patches(images)
         else:
@@ -185,9 +187,10 @@ def usable_device(name: str | torch.device) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
+        probe = torch.zeros(1, device=torch.device(name))
+        probe.item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise TensorError(f"device {str(name)!r} cannot be used ({reason}); use --device cpu or auto") from error
-    return device
+    # With its number: the one that is current is so in one thread only.
+    return probe.device
