@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchcore_plugin.coco import write_coco
+from patchcore_plugin.errors import ImageError
 from patchcore_plugin.images import read_photo
 from patchcore_plugin.result_writer import ResultsWriter
 
@@ -70,13 +71,22 @@ def write_zip(path: Path, results: Results, scale: tuple[float, float], why: Why
         folder = Path(name)
         with ResultsWriter(folder, scale, why=why) as writer:
             for photo, found in results:
-                writer.write(found, None if found.anomaly_map is None else read_photo(photo.source.file))
+                writer.write(found, None if found.anomaly_map is None else _pixels(photo, found))
         write_coco(folder / "results.jsonl", folder / "coco.json")
         (folder / "results.csv").write_bytes(as_table(results))
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     archive.write(file, file.relative_to(folder).as_posix())
+
+
+def _pixels(photo: Photo, found: Prediction) -> NDArray[Any] | None:
+    # One that was moved away or replaced since it was judged spoils neither its heat map nor the other photos.
+    try:
+        pixels = read_photo(photo.source.file)
+    except ImageError:
+        return None
+    return pixels if pixels.shape[:2] == found.size else None
 
 
 def _number(value: float | None) -> float | str:

@@ -113,6 +113,7 @@ def histogram(
         f'<svg class="pc-histogram" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{text}">'
         f'<g class="pc-bars">{bars}</g><path class="pc-axis" d="M0 {_BASE:g}H{_WIDTH:g}"/>{marks}{line}'
         f'<text x="0" y="{_HEIGHT - 4:g}">{low:.3g}</text>'
+        f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT - 4:g}" text-anchor="middle">score</text>'
         f'<text x="{_WIDTH:g}" y="{_HEIGHT - 4:g}" text-anchor="end">{high:.3g}</text></svg>'
     )
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from patchcore_plugin.errors import PatchcoreError
 
+from .words import one_line
+
 State = Literal["idle", "running", "done", "failed", "cancelled"]
 
 
@@ -47,7 +49,7 @@ class _CancelledError(Exception):
 
 
 class Fitting:
-    """The fit job: `start` it, look at it, `cancel` it, `take` its model.
+    """The fit job: `start` it, look at it, `cancel` it; save its `model`, or `discard` it.
 
     Parameters
     ----------
@@ -70,16 +72,18 @@ class Fitting:
         self.saved: Path | None = None
 
     def start(self, wanted: Wanted) -> None:
-        """Begin a fit; the one before, unless it is saved, is lost.
+        """Begin a fit.
 
         Raises
         ------
         PatchcoreError
-            If one is running.
+            If one is running, or its model is not saved: it may be another visitor's.
         """
         with self._lock:
             if self.state == "running":
                 raise PatchcoreError("another fit is running; wait for it, or cancel it")
+            if self.state == "done" and self.saved is None:
+                raise PatchcoreError("the model that was fitted is not saved; save it, or discard it")
             self._stop.clear()
             self.state, self.wanted, self.error = "running", wanted, None
             self.stage, self.done, self.total, self.notes = "loading", 0, 0, []
@@ -91,6 +95,17 @@ class Fitting:
     def cancel(self) -> None:
         """Let the fit end at its next step."""
         self._stop.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was told to end; it may still run."""
+        return self._stop.is_set()
+
+    def discard(self) -> None:
+        """Let the fitted model go."""
+        with self._lock:
+            if self.state == "done":
+                self.state, self.model = "idle", None
 
     def wait(self, seconds: float) -> None:
         """Wait until the fit has ended, so many seconds at most."""
@@ -111,7 +126,7 @@ class Fitting:
         except _CancelledError:
             self.state = "cancelled"
         except (PatchcoreError, OSError) as error:
-            self.error, self.state = " ".join(str(error).split()), "failed"
+            self.error, self.state = one_line(error), "failed"
         except BaseException as error:
             # A bug: told in the page, and by the thread's traceback.
             self.error, self.state = f"{type(error).__name__}: {error}", "failed"

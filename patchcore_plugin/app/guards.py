@@ -1,10 +1,10 @@
-"""What stands before the page: requests from other sites, and bodies that are too large, are refused unread."""
+"""What stands before the page: other sites, and bodies that are too large, are refused."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +15,8 @@ ENVELOPE = 64 * 1024
 class SameOrigin:
     """Refuses what a browser sends on behalf of another site; a page's own requests and direct visits pass.
 
-    Without it any site could talk to an app on the same machine through its visitor's browser.
+    Without it any site could talk to an app on the same machine through its visitor's browser, or show it in a frame
+    under its own pictures and have the visitor click there unawares.
 
     Parameters
     ----------
@@ -34,7 +35,13 @@ class SameOrigin:
             if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
                 await _refuse(scope, receive, send, 403, "another site may not use this app")
                 return
-        await self.app(scope, receive, send)
+
+        async def unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["content-security-policy"] = "frame-ancestors 'none'"
+            await send(message)
+
+        await self.app(scope, receive, unframed)
 
 
 class BodyLimit:

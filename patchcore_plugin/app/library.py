@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchcore_plugin.errors import ImageError, ModelFileError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from patchcore_plugin.calibration import Calibration
     from patchcore_plugin.prediction import Prediction
 
+Stamp: TypeAlias = "tuple[int, int] | None"
 KEPT = 3
 """How many models stay loaded."""
 EXPORTED = ".onnx"
@@ -31,12 +32,14 @@ class Loaded:
         Its file.
     model
         A fitted detector, ensemble, or whatever `load_model` returned.
+    stamp
+        What `stamp_of` said of the file before the model was read from it.
     """
 
-    def __init__(self, path: Path, model: Any) -> None:
+    def __init__(self, path: Path, model: Any, stamp: Stamp) -> None:
         self.path = path
         self.model = model
-        self.stamp = _stamp(path)
+        self.stamp = stamp
         self._lock = threading.Lock()
 
     @property
@@ -64,7 +67,7 @@ class Loaded:
             If the file was changed by somebody else, so that it would lose what is new in it.
         """
         with self._lock:
-            if _stamp(self.path) != self.stamp:
+            if stamp_of(self.path) != self.stamp:
                 raise ModelFileError(
                     f"{self.path.name} has changed since it was loaded; choose it again, then set the threshold"
                 )
@@ -75,7 +78,7 @@ class Loaded:
             except BaseException:
                 self.model.calibration = before
                 raise
-            self.stamp = _stamp(self.path)
+            self.stamp = stamp_of(self.path)
 
 
 class Library:
@@ -122,8 +125,9 @@ class Library:
             raise ModelFileError(f"{label}: no such model here any more; choose another")
         with self._lock:
             kept = self._loaded.get(path)
-            if kept is None or kept.stamp != _stamp(path):
-                kept = Loaded(path, self._load(path))
+            stamp = stamp_of(path)
+            if kept is None or kept.stamp != stamp:
+                kept = Loaded(path, self._load(path), stamp)
             self._keep(kept)
             return kept
 
@@ -139,7 +143,7 @@ class Library:
             path = model_path(self.folder, name)
             self.folder.mkdir(parents=True, exist_ok=True)
             model.save(path)
-            added = Loaded(path, model)
+            added = Loaded(path, model, stamp_of(path))
             self._keep(added)
             return added
 
@@ -154,6 +158,10 @@ class Library:
             self._loaded.popitem(last=False)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    state = path.stat()
+def stamp_of(path: Path) -> Stamp:
+    """Return what changes when somebody else writes the file; None for none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
     return state.st_mtime_ns, state.st_size

@@ -19,6 +19,7 @@ from patchcore_plugin.images import read_photo
 from . import downloads, drawing
 from .limits import Folders
 from .visit import Photo, Visit, Visits
+from .words import one_line
 
 if TYPE_CHECKING:
     from patchcore_plugin.prediction import Nearest
@@ -46,6 +47,8 @@ class Pictures:
         self.folders = folders
         # Few, because each may hold a whole photo; and none of those that judge.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="patchcore-draw")
+        # A zip file takes long, and no picture waits for it.
+        self._zip_pool = ThreadPoolExecutor(1, thread_name_prefix="patchcore-zip")
         self.router = APIRouter()
         for path, endpoint in (
             ("/visits/{token}/results.jsonl", self.lines),
@@ -115,19 +118,19 @@ class Pictures:
     async def archive(self, token: str, low: float, high: float) -> Response:
         """Return everything, with pictures on the colour scale of the page."""
         visit = self._visit(token)
-        results, why = visit.results(), None if visit.loaded is None else self._why(visit.loaded.model)
+        why = None if visit.loaded is None else self._why(visit.loaded.model)
 
         def write() -> Path:
             with tempfile.NamedTemporaryFile(suffix=".zip", dir=visit.folder.parent, delete=False) as file:
                 path = Path(file.name)
             try:
-                downloads.write_zip(path, results, (low, high), why)
+                downloads.write_zip(path, visit.results(), (low, high), why)
             except BaseException:
                 path.unlink()
                 raise
             return path
 
-        path = await self._in_thread(write)
+        path = await self._in_thread(write, self._zip_pool)
         # Removed when it has been sent.
         return FileResponse(path, filename="results.zip", background=BackgroundTask(path.unlink))
 
@@ -150,11 +153,11 @@ class Pictures:
             raise HTTPException(404, "this photo is not kept any more")
         return photo
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _in_thread(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
         except (PatchcoreError, OSError) as error:
-            raise HTTPException(404, " ".join(str(error).split())) from None
+            raise HTTPException(404, one_line(error)) from None
 
 
 def _side(large: bool) -> int:

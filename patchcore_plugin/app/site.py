@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +58,13 @@ class Site:
         self.device = device
         self.limits = limits
         self.folders = Folders(photos)
-        self.visits = Visits(limits)
         self.library = Library(model, models, self._load)
+        if model is not None:
+            self.library.open(model.name)
+        self.visits = Visits(limits)
         self.fitting = Fitting(self._make)
         self.pictures = Pictures(self.visits, self.folders)
         self.choices = Choices(recipes=tuple(Recipe.names()), backbones=tuple(host.names("backbone")))
-        if model is not None:
-            self.library.open(model.name)
 
     def _load(self, path: Path) -> Any:
         from patchcore_plugin.models import load_model
@@ -82,7 +82,9 @@ class Site:
         return model_of(recipe, device=self.device, host=self.host)
 
 
-def serve(site: Site, *, host: str, port: int, show: bool, started: Callable[[str], object]) -> None:
+def serve(
+    site: Site, *, host: str, port: int, show: bool, started: Callable[[str], object], names: Sequence[str] = ()
+) -> None:
     """Show the pages until the user stops it.
 
     Parameters
@@ -95,6 +97,8 @@ def serve(site: Site, *, host: str, port: int, show: bool, started: Callable[[st
         Whether to open a browser.
     started
         Called with the address once it can be opened.
+    names
+        Further names by which the page may be asked for, such as that of a server in front.
     """
     from nicegui import app, ui
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -105,9 +109,10 @@ def serve(site: Site, *, host: str, port: int, show: bool, started: Callable[[st
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     app.add_middleware(BodyLimit, limit=site.limits.upload)
     app.add_middleware(SameOrigin)
-    if host in LOOPBACK:
+    if host in LOOPBACK or names:
         # A site whose name is made to lead to this machine sends its own name.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"], www_redirect=False)
+        allowed = [*LOOPBACK, "[::1]", host, *names]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False)
     app.include_router(site.pictures.router)
     app.on_startup(lambda: started(address))
     app.on_shutdown(site.fitting.cancel)

@@ -91,13 +91,20 @@ class Visit:
         self.loaded: Loaded | None = None
         self.calibration: Calibration | None = None
         self.photos: dict[int, Photo] = {}
+        self.dropped = 0
         self._count = 0
         self._uploads = 0
+        self._waiting: dict[Path, int] = {}
 
     @property
     def cost(self) -> int:
         """Bytes that its photos keep."""
         return sum(photo.cost for photo in self.photos.values())
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of its uploads that are not judged yet."""
+        return sum(self._waiting.values())
 
     @property
     def is_changed(self) -> bool:
@@ -125,10 +132,14 @@ class Visit:
         self._uploads += 1
         file = self.folder / str(self._uploads)
         file.write_bytes(data)
+        self._waiting[file] = len(data)
         return Source(name=name, file=file, owned=True)
 
     def add(self, source: Source, found: Prediction) -> Photo:
-        """Keep what was found in a photo; of too many, the oldest goes."""
+        """Keep what was found in a photo, in place of what was found in it before; of too many, the oldest goes."""
+        for number in [each.number for each in self.photos.values() if each.source.file == source.file]:
+            del self.photos[number]
+        self._waiting.pop(source.file, None)
         self._count += 1
         cost = 0 if found.anomaly_map is None else found.anomaly_map.nbytes
         if source.owned:
@@ -142,11 +153,7 @@ class Visit:
     def drop_oldest(self) -> None:
         """Let the oldest photo go."""
         self.forget(self.photos.pop(next(iter(self.photos))).source)
-
-    def clear(self) -> None:
-        """Let all photos go."""
-        while self.photos:
-            self.drop_oldest()
+        self.dropped += 1
 
     def choose_threshold(self, threshold: float) -> None:
         """Hold all photos against another threshold; CalibrationError if it is not finite."""
@@ -162,13 +169,6 @@ class Visit:
         """Go back to the threshold in the model's file."""
         if self.loaded is not None:
             self.calibration = self.loaded.calibration
-
-    def save(self) -> bool:
-        """Write the threshold into the model's file, for all visitors; the errors are those of `Loaded.save`."""
-        if self.loaded is None or self.calibration is None:
-            return False
-        self.loaded.save(self.calibration)
-        return True
 
     def verdict(self, photo: Photo) -> bool | None:
         """Return whether a photo is anomalous at the threshold; None without one."""
@@ -188,6 +188,7 @@ class Visit:
     def forget(self, source: Source) -> None:
         """Remove the file of a photo that is not kept, if it was uploaded."""
         if source.owned:
+            self._waiting.pop(source.file, None)
             source.file.unlink(missing_ok=True)
 
 
@@ -234,6 +235,10 @@ class Visits:
         """Remove all uploads."""
         self._folder.cleanup()
 
+    def has_room(self, size: int) -> bool:
+        """Return whether so many bytes more may wait to be judged."""
+        return sum(visit.waiting for visit in self._open.values()) + size <= self.limits.memory
+
     def make_room(self) -> None:
         """Let the oldest photos of whoever keeps most go, until all keep no more than the limit together."""
         costs = {token: visit.cost for token, visit in self._open.items()}
@@ -248,19 +253,6 @@ def display_name(name: str) -> str:
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     printable = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
     return printable[-80:] or "photo"
-
-
-def promise(calibration: Calibration) -> str:
-    """Say of how many good photos the threshold says that they are defective."""
-    rate, threshold = calibration.false_alarm_rate, calibration.threshold
-    if threshold is None:
-        return "The model has no threshold: no good photos were judged in its fit."
-    if rate is None:
-        return "Nothing is known of false alarms at this threshold."
-    if calibration.criterion == "false-alarms":
-        return f"Promised: at most {rate:.2%} false alarms on good photos."
-    above = sum(score > threshold for score in calibration.scores)
-    return f"Estimated: {above} of {len(calibration.scores)} good photos lie above, at most {rate:.2%} false alarms."
 
 
 def judge(loaded: Loaded, limits: Limits, sources: Sequence[Source]) -> list[tuple[Source, Prediction | ImageError]]:

@@ -31,6 +31,10 @@ def command(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = 8080,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name of a server in front that passes requests on; repeatable."),
+    ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     max_upload: Annotated[
         int | None,
@@ -39,7 +43,7 @@ def command(
         ),
     ] = None,
     max_pixels: Annotated[
-        float, typer.Option("--max-pixels", min=0.01, help="Largest photo, in millions of pixels.")
+        float, typer.Option("--max-pixels", min=0.01, max=10**6, help="Largest photo, in millions of pixels.")
     ] = 100.0,
     device: setup.DeviceOption = "auto",
 ) -> None:
@@ -60,4 +64,4 @@ def command(
         if host not in LOOPBACK:
             print("open       whoever can reach this address can use it: there is no login", flush=True)
 
-    serve(site, host=host, port=port, show=not no_open, started=started)
+    serve(site, host=host, port=port, show=not no_open, started=started, names=allow_host or [])

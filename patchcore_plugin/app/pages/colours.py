@@ -30,7 +30,7 @@ class ColoursCard:
         self._moved, self._quiet = moved, Quiet()
         # The dialog of a photo is no part of the card, so that these hold for the whole page.
         self._body = ui.query("body").style(f"--pc-opacity: {STRONGEST}")
-        with card("Heat map"):
+        with card("Heat map") as self._card:
             bar = ui.element("img").classes("pc-bar")
             bar.props["src"] = f"data:image/png;base64,{base64.b64encode(drawing.png(colour_bar())).decode()}"
             bar.props["alt"] = "Colours from the lower end to the upper end"
@@ -43,11 +43,12 @@ class ColoursCard:
             opacity = slider("Opacity", low=0.0, high=1.0, value=STRONGEST)
             opacity.on_value_change(lambda event: self._body.style(f"--pc-opacity: {event.value:.3f}"))
             ui.switch("Outlines of regions", value=True, on_change=self._switch).props("dense")
-        self._show()
+        self._card.set_visibility(False)
 
     def set_scale(self, low: float, high: float) -> None:
         """Take another scale, a model's own."""
         self.low, self.high = low, high
+        self._card.set_visibility(True)
         bottom = min(0.0, low)
         with self._quiet:
             for each, value in ((self._low, low), (self._high, high)):
@@ -65,7 +66,7 @@ class ColoursCard:
         self._moved()
 
     def _show(self) -> None:
-        self._text.set_text(f"From {number(self.low)} to {number(self.high)}, equal for all photos.")
+        self._text.set_text(f"Values of the map from {number(self.low)} to {number(self.high)}, equal for all photos.")
 
     def _switch(self, event: events.ValueChangeEventArguments[Any]) -> None:
         off = "pc-no-outlines"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
-from patchcore_plugin.app.fitting import Wanted
+from patchcore_plugin.app.fitting import Fitting, Wanted
 from patchcore_plugin.datasets import training_photos
 
-from .parts import Messages, card, folder_input, number, primary, secondary
+from .parts import Messages, card, folder_input, number, once, primary, rate_input, rate_of, secondary
 
 if TYPE_CHECKING:
     from patchcore_plugin.app.library import Loaded
@@ -52,15 +52,15 @@ class FitPanel:
         self._recipe = ui.select(list(recipes), label="Recipe", value="patchcore").props("outlined dense options-dense")
         self._backbone = ui.select([OWN, *backbones], label="Backbone", value=OWN, with_input=True)
         self._backbone.props("outlined dense options-dense")
-        self._rate = ui.number("False-alarm rate, %", min=0, max=100)
-        self._rate.props('outlined dense hint="Empty: 1, or as low as so few photos allow"')
+        self._rate = rate_input("False-alarm rate, %")
+        self._rate.props('hint="Empty: 1, or as low as so few photos allow"')
         for each in (self._recipe, self._backbone, self._rate):
             each.classes("pc-wide")
         self._thumbnails = ui.switch("Keep thumbnails of the photos in the model, to show reasons", value=True)
         self._thumbnails.props("dense")
         with ui.element("div").classes("pc-buttons"):
-            self._start = primary("Fit", self._fit)
-            self._cancel = ui.button("Cancel", on_click=self._site.fitting.cancel).props("no-caps flat")
+            self._start = primary("Fit", once(self._fit))
+            self._cancel = ui.button("Cancel", on_click=self._stop).props("no-caps flat")
 
     def _build_result(self) -> None:
         self._state = ui.label().classes("pc-count").props('role="status"')
@@ -70,16 +70,18 @@ class FitPanel:
             self._learned = ui.label()
             self._threshold = ui.label()
             with ui.element("div").classes("pc-buttons pc-row"):
-                self._new_rate = ui.number("Another false-alarm rate, %").props("outlined dense")
-                self._set = secondary("Set", self._calibrate, "Set the rate of the new model")
+                self._new_rate = rate_input("Another false-alarm rate, %")
+                self._set = secondary("Set", once(self._calibrate), "Set the rate of the new model")
             with ui.element("div").classes("pc-buttons pc-row"):
                 self._name = ui.input("Name of the model").props("outlined dense")
-                self._save = primary("Save and use", self._save_model)
+                self._save = primary("Save and use", once(self._save_model))
+            self._discard = ui.button("Discard the model", on_click=self._drop).props("no-caps flat")
+            self._discard.classes("pc-start")
 
     async def _fit(self) -> None:
         folders, text = self._site.folders, self._folder.value or ""
         backbone = None if self._backbone.value in (None, OWN) else self._backbone.value
-        rate = None if self._rate.value is None else self._rate.value / 100
+        rate = None if self._rate.value is None else rate_of(self._rate)
 
         def start() -> bool:
             photos = folders.check(training_photos([folders.folder(text)]))
@@ -99,13 +101,21 @@ class FitPanel:
             self._messages.clear()
         self._look()
 
+    def _stop(self) -> None:
+        self._site.fitting.cancel()
+        self._look()
+
+    def _drop(self) -> None:
+        self._site.fitting.discard()
+        self._look()
+
     async def _calibrate(self) -> None:
-        model, rate = self._site.fitting.model, self._new_rate.value
-        if model is None or rate is None or self._site.fitting.saved is not None:
+        model = self._site.fitting.model
+        if model is None or self._site.fitting.saved is not None:
             return
 
         def choose() -> None:
-            model.calibration = model.calibration.at_rate(rate / 100)
+            model.calibration = model.calibration.at_rate(rate_of(self._new_rate))
 
         await self._messages.attempt(choose)
         self._shown = ()
@@ -126,19 +136,19 @@ class FitPanel:
     def _look(self) -> None:
         """Show how far the fit is, whoever started it."""
         fitting = self._site.fitting
-        now = fitting.state, fitting.stage, fitting.done, fitting.total, len(fitting.notes), fitting.saved
+        stage = fitting.stage, fitting.done, fitting.total, len(fitting.notes)
+        now = fitting.state, fitting.is_cancelled, fitting.saved, *stage
         if now == self._shown:
             return
         self._shown = now
         running, done = fitting.state == "running", fitting.state == "done"
-        self._start.set_enabled(not running)
-        self._cancel.set_visibility(running)
+        self._start.set_enabled(not running and bool(self._site.folders.roots))
+        self._cancel.set_visibility(running and not fitting.is_cancelled)
         self._bar.set_visibility(running)
         self._result.set_visibility(done)
         self._notes.set_text(" ".join(fitting.notes) if running else "")
         if running:
-            stage = f"{fitting.stage.capitalize()}: {fitting.done} of {fitting.total}"
-            self._state.set_text(stage if fitting.total else "Loading the backbone")
+            self._state.set_text(_stage(fitting))
             self._bar.set_value(fitting.done / fitting.total if fitting.total else 0)
         elif done:
             self._show_result()
@@ -158,3 +168,12 @@ class FitPanel:
         self._threshold.set_text(f"Threshold {number(model.threshold)}: {model.calibration.describe()}.")
         for each in (self._save, self._set):
             each.set_enabled(fitting.saved is None)
+        self._discard.set_visibility(fitting.saved is None)
+
+
+def _stage(fitting: Fitting) -> str:
+    if fitting.is_cancelled:
+        return "Cancelling: it ends after the present step"
+    if not fitting.total:
+        return "Loading the backbone"
+    return f"{fitting.stage.capitalize()}: {fitting.done} of {fitting.total}"

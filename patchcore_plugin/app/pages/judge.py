@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nicegui import events, run, ui
 
 from patchcore_plugin.app.visit import Source, judge
+from patchcore_plugin.app.words import one_line
 from patchcore_plugin.errors import ImageError, PatchcoreError
 
 from .colours import ColoursCard
 from .parts import Messages, Quiet, card, folder_input, primary
 from .photos import Card, View
 from .threshold import ThresholdCard
+from .uploads import Uploads, too_many
 
 if TYPE_CHECKING:
     from patchcore_plugin.app.library import Loaded
@@ -23,13 +25,6 @@ if TYPE_CHECKING:
 
 BATCH = 8
 """Photos that are judged at once; after each the page shows them."""
-_DROP = """
-<div class="pc-drop">
-  <div>Drop photos here, or</div>
-  <q-btn outline no-caps color="primary" label="Choose photos"><q-uploader-add-trigger /></q-btn>
-</div>
-"""
-_NAMES = "(rejected) => emit(rejected.map((each) => [each.file.name, each.failedPropValidation]))"
 
 
 class JudgePanel:
@@ -43,12 +38,15 @@ class JudgePanel:
         Whose page it is.
     chooser
         Where the choice of the model goes.
+    to_fit
+        Called to show where models are fitted.
     """
 
-    def __init__(self, site: Site, visit: Visit, chooser: ui.element) -> None:
+    def __init__(self, site: Site, visit: Visit, chooser: ui.element, to_fit: Callable[[], object]) -> None:
         self._site, self._visit = site, visit
         self._waiting: deque[Source] = deque()
-        self._judging = False
+        self._batch: list[Source] = []
+        self._judging = self._told_of_dropped = False
         self._quiet = Quiet()
         self._messages = Messages()
         self._cards: dict[int, Card] = {}
@@ -56,16 +54,15 @@ class JudgePanel:
             self._model = ui.select({}, label="Model", on_change=self._choose_model)
             self._model.props("outlined dense options-dense").classes("pc-wide").on("click", self._list_models)
         with ui.element("div").classes("pc-judge"):
-            with ui.element("div").classes("pc-column"):
-                self._build_photos()
-                self._threshold = ThresholdCard(visit, self._messages, self._show_verdicts, self._show_outlines)
+            self._build_photos()
             with ui.element("div").classes("pc-column pc-list"):
-                self._build_list()
+                self._build_list(to_fit)
             with ui.element("div").classes("pc-column"):
+                self._threshold = ThresholdCard(visit, self._messages, self._show_verdicts, self._show_outlines)
                 self._colours = ColoursCard(self._show_links, self._show_heat)
                 self._build_results()
                 self._show_links()
-        self._view = View(visit, self._colours, site.pictures)
+        self._view = View(visit, self._colours, site.pictures, self._listed)
         self._list_models()
         first = next(iter(site.library.paths()), None)
         if first is None:
@@ -92,13 +89,7 @@ class JudgePanel:
 
     def _build_photos(self) -> None:
         with card("Photos"):
-            self._upload = ui.upload(multiple=True, auto_upload=True, on_upload=self._uploaded).classes("pc-upload")
-            self._upload.props["accept"] = ".png,.jpg,.jpeg,.bmp,.tif,.tiff,.webp"
-            self._upload.props["max-file-size"] = self._site.limits.upload
-            self._upload.props("flat")
-            self._upload.add_slot("header", _DROP)
-            self._upload.on("rejected", self._rejected, js_handler=_NAMES)
-            self._upload.on("failed", lambda: self._messages.error("An upload failed; try it again."), args=[])
+            Uploads(self._site.limits, self._messages, self._uploaded)
             if self._site.folders.roots:
                 self._folder = folder_input(self._site.folders.suggestions())
                 primary("Judge the folder", self._judge_folder)
@@ -114,16 +105,18 @@ class JudgePanel:
                 link.props["download"] = f"results.{kind}"
                 self._links[kind] = link
 
-    def _build_list(self) -> None:
+    def _build_list(self, to_fit: Callable[[], object]) -> None:
         self._messages.place()
         with ui.element("div").classes("pc-summary"):
             self._count = ui.label().classes("pc-count").props('role="status"')
-            only = ui.switch("Defects only").props("dense")
+            self._only = ui.switch("Defects only").props("dense")
         self._progress = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Judging photos"')
         self._progress.set_visibility(False)
-        self._empty = ui.label().classes("pc-empty")
+        with ui.element("div").classes("pc-empty") as self._empty:
+            self._hint = ui.label()
+            self._to_fit = primary("Fit a model", to_fit)
         self._grid = ui.element("div").classes("pc-grid")
-        only.on_value_change(
+        self._only.on_value_change(
             lambda event: self._grid.classes(
                 add="pc-only-defects" if event.value else "", remove="" if event.value else "pc-only-defects"
             )
@@ -135,38 +128,40 @@ class JudgePanel:
         with self._quiet:
             self._model.set_options(list(self._site.library.paths()))
 
-    async def _choose_model(self, event: events.ValueChangeEventArguments[Any]) -> None:
-        if not self._quiet and event.value:
-            await self._open(event.value)
+    def _choose_model(self, event: events.ValueChangeEventArguments[Any]) -> Awaitable[None] | None:
+        # No coroutine: it would begin after the program's own change, when nothing is quiet any more.
+        return None if self._quiet or not event.value else self._open(event.value)
 
     async def _open(self, label: str) -> None:
+        self._count.set_text(f"Loading {label}")
+        self._empty.set_visibility(False)
         loaded = await self._messages.attempt(lambda: self._site.library.open(label))
+        if self._model.value != label:
+            return  # Another one was chosen meanwhile.
         if loaded is not None:
             await self.use(loaded)
-        else:
-            self._show_all()
+            return
+        before = self._visit.loaded
+        with self._quiet:
+            self._model.set_value(None if before is None else self._site.library.label_of(before))
+        self._show_all()
 
     async def _uploaded(self, event: events.UploadEventArguments) -> None:
         if self._visit.loaded is None:
             self._messages.error(f"{event.file.name}: no model to judge it with; choose one, or fit one")
             return
-        if len(self._waiting) >= self._site.limits.photos:
+        if len(self._waiting) >= self._site.limits.photos or not self._site.visits.has_room(event.file.size()):
             self._messages.error(f"{event.file.name}: too many photos wait already; give it again later")
             return
+        data = await event.file.read()
+        if not self._is_open:
+            return
         try:
-            source = self._visit.upload(event.file.name, await event.file.read())
+            source = self._visit.upload(event.file.name, data)
         except ImageError as error:
             self._messages.error(str(error))
             return
         await self._judge([source])
-
-    def _rejected(self, event: events.GenericEventArguments) -> None:
-        for name, why in event.args:
-            if why == "max-file-size":
-                reason = f"the file is larger than {self._site.limits.upload / 1e6:g} MB"
-            else:
-                reason = "not a photo by its name; PNG, JPEG, BMP, TIFF and WebP are taken"
-            self._messages.error(f"{name}: {reason}")
 
     async def _judge_folder(self) -> None:
         if self._visit.loaded is None:
@@ -178,14 +173,13 @@ class JudgePanel:
             return
         kept = self._site.limits.photos
         if len(found) > kept:
-            self._messages.note(
-                f"{len(found):,} photos are there; the first {kept} are judged, for 'patchcore predict' does all"
-            )
+            self._messages.note(too_many(text.strip(), kept))
         await self._judge([Source(name=str(path), file=path, owned=False) for path in found[:kept]])
 
     async def _judge(self, sources: Sequence[Source]) -> None:
         """Judge photos after those that wait already."""
-        self._waiting.extend(sources)
+        coming = [*self._batch, *self._waiting]
+        self._waiting.extend(source for source in sources if source not in coming)
         if self._judging:
             return
         self._judging = True
@@ -193,14 +187,16 @@ class JudgePanel:
         try:
             while self._waiting and self._visit.loaded is not None and self._is_open:
                 loaded = self._visit.loaded
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                self._batch = batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 self._show_progress(done, done + len(batch) + len(self._waiting))
+                self._empty.set_visibility(False)
                 found = await run.io_bound(judge, loaded, self._site.limits, batch)
                 if found is None or not self._is_open:
                     return
                 if self._visit.loaded is not loaded:
                     self._waiting.extendleft(reversed(batch))
                     continue
+                self._batch = []
                 done += len(batch)
                 for source, answer in found:
                     if isinstance(answer, ImageError):
@@ -212,24 +208,41 @@ class JudgePanel:
                             self._cards[photo.number] = Card(self._visit, photo, self._colours, self._view.open)
                 self._site.visits.make_room()
                 self._show_all()
-        except PatchcoreError as error:
-            self._messages.error(" ".join(str(error).split()))
+        except Exception as error:
+            left = [*self._batch, *self._waiting]
+            self._waiting.clear()
+            for source in left:
+                self._visit.forget(source)
+            if self._is_open:
+                self._messages.error(f"{_count_of(left, 'photo')} not judged: {one_line(error)}")
+            if not isinstance(error, PatchcoreError):
+                raise  # A bug: told in the page, and by its traceback.
         finally:
-            self._judging = False
+            self._judging, self._batch = False, []
             if self._is_open:
                 self._progress.set_visibility(False)
+                self._show_all()
 
     # What is shown
 
     def _show_all(self) -> None:
         for gone in [key for key in self._cards if key not in self._visit.photos]:
             self._cards.pop(gone).remove()
+        if self._visit.dropped and not self._told_of_dropped:
+            self._told_of_dropped = True
+            limits = self._site.limits
+            kept = f"{limits.photos} photos, and {limits.memory / 1e9:g} GB of maps and uploads of all visitors"
+            self._messages.note(
+                f"The oldest photos are gone: the page keeps {kept}. For more there is 'patchcore predict'."
+            )
         self._empty.set_visibility(not self._cards)
-        self._empty.set_text(
-            "Drop photos, or choose a folder: each gets a verdict, a heat map and a reason."
-            if self._visit.loaded is not None
-            else "There is no model yet. Choose one above, or fit one on photos of good parts."
-        )
+        self._to_fit.set_visibility(self._visit.loaded is None)
+        if self._visit.loaded is not None:
+            self._hint.set_text("Drop photos, or choose a folder: each gets a verdict, a heat map and a reason.")
+        elif self._model.options:
+            self._hint.set_text("No model is loaded. Choose one above, or fit one on photos of good parts.")
+        else:
+            self._hint.set_text("There is no model yet. Fit one on photos of good parts.")
         self._results.set_visibility(bool(self._cards))
         self._threshold.show()
         self._show_verdicts()
@@ -258,16 +271,23 @@ class JudgePanel:
         self._progress.set_value(done / total)
         self._count.set_text(f"Judging photos: {done} of {total}")
 
+    def _listed(self) -> list[int]:
+        return [number for number, each in self._cards.items() if each.is_defect or not self._only.value]
+
     @property
     def _is_open(self) -> bool:
         return self._site.visits.get(self._visit.token) is self._visit
+
+
+def _count_of(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def _count(verdicts: Sequence[bool | None]) -> str:
     if not verdicts:
         return "No photos yet"
     defects, good = verdicts.count(True), verdicts.count(False)
-    photos = f"{len(verdicts)} photo{'s' * (len(verdicts) > 1)}"
+    photos = _count_of(verdicts, "photo")
     if not defects + good:
         return photos
     return f"{photos}: {defects} defect{'s' * (defects != 1)}, {good} good"

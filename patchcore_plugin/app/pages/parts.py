@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from nicegui import run, ui
 
-from patchcore_plugin.errors import PatchcoreError
+from patchcore_plugin.app.words import one_line
+from patchcore_plugin.errors import CalibrationError, PatchcoreError
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class Messages:
         try:
             return await run.io_bound(work)
         except (PatchcoreError, OSError) as error:
-            self.error(" ".join(str(error).split()))
+            self.error(one_line(error))
             return None
 
     def error(self, text: str) -> None:
@@ -82,6 +83,22 @@ class Quiet:
         return self._depth > 0
 
 
+def once(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Return work that is not begun again while it runs: the second click of a double click does nothing."""
+    runs = False
+
+    async def run_once() -> None:
+        nonlocal runs
+        if not runs:
+            runs = True
+            try:
+                await work()
+            finally:
+                runs = False
+
+    return run_once
+
+
 def primary(label: str, on_click: Callable[[], object]) -> ui.button:
     """Return a filled button, for what is most likely wanted."""
     return ui.button(label, color=None, on_click=on_click).props("no-caps unelevated").classes("pc-primary")
@@ -102,10 +119,11 @@ def card(title: str) -> Iterator[ui.element]:
         yield section
 
 
-def heading(text: str) -> None:
-    """Write a heading of a card."""
+def heading(text: str, tag: str = "h2") -> ui.label:
+    """Write a heading, by default that of a card."""
     label = ui.label(text).classes("pc-heading")
-    label.tag = "h2"
+    label.tag = tag
+    return label
 
 
 def folder_input(folders: Sequence[str], label: str = "Folder") -> ui.input:
@@ -117,6 +135,18 @@ def folder_input(folders: Sequence[str], label: str = "Folder") -> ui.input:
     choices.props["id"] = f"folders-{field.id}"
     field.props["list"] = f"folders-{field.id}"
     return field
+
+
+def rate_input(label: str) -> ui.number:
+    """Return a field for a false-alarm rate, in per cent."""
+    return ui.number(label, min=0, max=100, format="%.4g").props("outlined dense")
+
+
+def rate_of(field: ui.number) -> float:
+    """Return the rate that a field says; CalibrationError if it is empty."""
+    if field.value is None:
+        raise CalibrationError("no false-alarm rate given; type one, such as 1 for 1 %")
+    return float(field.value) / 100
 
 
 def slider(label: str, *, low: float, high: float, value: float) -> ui.slider:

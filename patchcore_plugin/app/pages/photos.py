@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -73,9 +73,15 @@ class Card:
             with ui.element("span").classes("pc-caption"):
                 self._verdict = _label("").classes("pc-verdict")
                 _label(_short(photo)).classes("pc-name").props["title"] = photo.source.name
-                _label(_figures(photo)).classes("pc-figures")
+                with ui.element("span").classes("pc-figures"):
+                    _figures(photo)
         self._shown: tuple[bool | None] | None = None
         self.show_verdict()
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether it is shown as one."""
+        return self._shown == (True,)
 
     def show_verdict(self) -> None:
         """Say what the present threshold makes of it."""
@@ -92,41 +98,55 @@ class Card:
 
 
 class View:
-    """A dialog with one photo, large, and all that is known of it."""
+    """A dialog with one photo, large, and all that is known of it.
 
-    def __init__(self, visit: Visit, colours: ColoursCard, pictures: Pictures) -> None:
-        self._visit, self._colours, self._pictures = visit, colours, pictures
-        with ui.dialog().props('aria-label="Photo"') as self._dialog:
-            self._box = ui.card().classes("pc-view").props("flat")
+    Parameters
+    ----------
+    visit, colours, pictures
+        Where photos, scale and reasons come from.
+    listed
+        Returns the numbers of the photos that are listed, in their order.
+    """
+
+    def __init__(
+        self, visit: Visit, colours: ColoursCard, pictures: Pictures, listed: Callable[[], Sequence[int]]
+    ) -> None:
+        self._visit, self._colours, self._pictures, self._listed = visit, colours, pictures, listed
+        self._number = 0
+        with ui.dialog().props('aria-label="Photo"') as self._dialog, ui.card().classes("pc-view").props("flat"):
+            # The buttons stay from photo to photo, so that the one that was pressed keeps the focus.
+            with ui.element("div").classes("pc-view-head pc-wide"):
+                self._title = ui.label().classes("pc-name")
+                with ui.element("div").classes("pc-buttons").style("flex-wrap: nowrap"):
+                    ui.button("Previous", on_click=lambda: self._step(-1)).props("flat dense no-caps")
+                    ui.button("Next", on_click=lambda: self._step(1)).props("flat dense no-caps")
+                    ui.button("Close", on_click=self._dialog.close).props("flat dense no-caps")
+            self._body = ui.element("div").classes("pc-view-body pc-wide")
 
     def open(self, number_of: int) -> None:
         """Show a photo, if it is kept still."""
         photo = self._visit.photos.get(number_of)
         if photo is None or self._visit.calibration is None:
             return
-        self._box.clear()
-        with self._box:
-            self._fill(photo)
-        self._dialog.open()
-
-    def _fill(self, photo: Photo) -> None:
-        numbers = list(self._visit.photos)
-        place = numbers.index(photo.number)
-        with ui.element("div").classes("pc-view-head pc-wide"):
-            ui.label(_short(photo)).classes("pc-name").props["title"] = photo.source.name
-            with ui.element("div").classes("pc-buttons").style("flex-wrap: nowrap"):
-                for text, step in (("Previous", -1), ("Next", 1)):
-                    there = place + step
-                    button = ui.button(text).props("flat dense no-caps")
-                    button.set_enabled(0 <= there < len(numbers))
-                    if 0 <= there < len(numbers):
-                        button.on_click(lambda number_of=numbers[there]: self.open(number_of))
-                ui.button("Close", on_click=self._dialog.close).props("flat dense no-caps")
-        with ui.element("div").classes("pc-view-body pc-wide"):
+        self._number, numbers = number_of, list(self._listed())
+        place = f", {numbers.index(number_of) + 1} of {len(numbers)}" if number_of in numbers else ""
+        self._title.set_text(_short(photo) + place)
+        self._title.props["title"] = photo.source.name
+        self._body.clear()
+        with self._body:
             Picture(self._visit, photo, self._colours, large=True)
             with ui.element("div").classes("pc-column"):
                 self._facts(photo)
                 self._why(photo)
+        self._dialog.open()
+
+    def _step(self, step: int) -> None:
+        """Show the photo before or after this one in the list; after the last one comes the first."""
+        numbers = list(self._listed())
+        if numbers:
+            # The photo that is shown may have left the list.
+            place = sum(each < self._number for each in numbers) - (step > 0 and self._number not in numbers)
+            self.open(numbers[(place + step) % len(numbers)])
 
     def _facts(self, photo: Photo) -> None:
         assert self._visit.calibration is not None
@@ -146,7 +166,7 @@ class View:
         with ui.element("dl").classes("pc-facts"):
             for region in found.regions[:6]:
                 _label(f"{region.width} x {region.height} px", "dt")
-                _label(f"at {region.x}, {region.y}; {region.area:,} px, peak {number(region.peak)}", "dd")
+                _label(f"at {region.x}, {region.y}; area {region.area:,} px, peak {number(region.peak)}", "dd")
         if len(found.regions) > 6:
             ui.label(f"and {len(found.regions) - 6} more, in the results").classes("pc-soft")
 
@@ -162,7 +182,7 @@ class View:
             _image(address, f"The most suspicious patch beside {words}").classes("pc-why")
             ui.label(f"Left: the most suspicious patch. Right: {words}.").classes("pc-soft")
         else:
-            ui.label(f"The most suspicious patch, at {nearest.peak_x}, {nearest.peak_y}, was held against {words}. ")
+            ui.label(f"The most suspicious patch, at {nearest.peak_x}, {nearest.peak_y}, was held against {words}.")
             ui.label(
                 "Its photo cannot be shown: it is not in a folder of --photos, and the model keeps no thumbnails."
             ).classes("pc-soft")
@@ -187,6 +207,8 @@ def _short(photo: Photo) -> str:
     return str(PurePath(*PurePath(photo.source.name).parts[-2:]))
 
 
-def _figures(photo: Photo) -> str:
+def _figures(photo: Photo) -> None:
     p_value = photo.found.p_value
-    return f"score {number(photo.found.score)}" + ("" if p_value is None else f", p-value {p_value:.2g}")
+    _label(f"score {number(photo.found.score)}")
+    if p_value is not None:
+        _label(f"p-value {p_value:.2g}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nicegui import ui
 
 from patchcore_plugin.app import drawing
-from patchcore_plugin.app.visit import promise
+from patchcore_plugin.app.words import one_line, promise
 from patchcore_plugin.errors import PatchcoreError
 
-from .parts import Messages, Quiet, card, primary, secondary, set_range, slider
+from .parts import Messages, Quiet, card, once, primary, rate_input, rate_of, secondary, set_range, slider
 
 if TYPE_CHECKING:
     from patchcore_plugin.app.visit import Visit
@@ -38,7 +39,7 @@ class ThresholdCard:
     ) -> None:
         self._visit, self._messages, self._moved, self._settled = visit, messages, moved, settled
         self._quiet = Quiet()
-        with card("Threshold"):
+        with card("Threshold") as self._card:
             self._histogram = ui.html("", sanitize=False).classes("pc-wide")
             ui.label("Bars: good photos of the calibration. Triangles: photos judged here.").classes("pc-soft")
             self._slider = slider("Threshold", low=0.0, high=1.0, value=0.0).classes("pc-aligned")
@@ -48,28 +49,27 @@ class ThresholdCard:
             self._number.on_value_change(lambda event: self._move(event.value, slid=False))
             self._number.on("blur", lambda: settled(), args=[])
             with ui.element("div").classes("pc-buttons pc-row"):
-                self._rate = ui.number("False-alarm rate, %", format="%.4g").props("outlined dense")
+                self._rate = rate_input("False-alarm rate, %")
                 self._rate.on("keydown.enter", self._choose_rate)
                 secondary("Set", self._choose_rate, "Set the false-alarm rate")
             self._promise = ui.label().classes("pc-soft").props('role="status"')
             with ui.element("div").classes("pc-buttons"):
-                self._save = primary("Save into the model", self._store)
+                self._save = primary("Save into the model", once(self._store))
                 self._restore = ui.button("Back to the stored one", on_click=self._go_back).props("no-caps flat")
 
     def show(self) -> None:
         """Show the visit's threshold, and ends of the slider that hold all scores."""
         calibration = self._visit.calibration
-        for each in (self._slider, self._number, self._rate):
-            each.set_enabled(calibration is not None)
+        self._card.set_visibility(calibration is not None)
         if calibration is not None:
             shown = [*calibration.scores, *(photo.found.score for photo in self._visit.photos.values())]
             if calibration.threshold is not None:
                 shown.append(calibration.threshold)
             with self._quiet:
                 set_range(self._slider, *drawing.span(shown))
+                self._number.set_value(calibration.threshold)
                 if calibration.threshold is not None:
                     self._slider.set_value(calibration.threshold)
-                    self._number.set_value(calibration.threshold)
         self._draw()
 
     def _draw(self) -> None:
@@ -99,12 +99,10 @@ class ThresholdCard:
         self._moved()
 
     def _choose_rate(self) -> None:
-        if self._rate.value is None:
-            return
         try:
-            self._visit.choose_rate(self._rate.value / 100)
+            self._visit.choose_rate(rate_of(self._rate))
         except PatchcoreError as error:
-            self._messages.error(str(error))
+            self._messages.error(one_line(error))
             return
         self._is_set()
 
@@ -113,9 +111,18 @@ class ThresholdCard:
         self._is_set()
 
     async def _store(self) -> None:
-        visit = self._visit
-        if await self._messages.attempt(visit.save) and visit.loaded is not None:
-            self._messages.note(f"The threshold is stored in {visit.loaded.path.name}.")
+        # Both are taken before it waits: another model may be chosen meanwhile.
+        loaded, calibration = self._visit.loaded, self._visit.calibration
+        if loaded is None or calibration is None:
+            return
+
+        def store() -> Path:
+            loaded.save(calibration)
+            return loaded.path
+
+        path = await self._messages.attempt(store)
+        if path is not None:
+            self._messages.note(f"The threshold is stored in {path.name}.")
         self._draw()
 
     def _is_set(self) -> None:

@@ -3,208 +3,23 @@
 from __future__ import annotations
 
 import csv
-import http.client
 import io
 import itertools
 import json
-import os
 import re
-import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import (
-    Browser,
-    BrowserContext,
-    Error,
-    FilePayload,
-    Locator,
-    Page,
-    Request,
-    Route,
-    WebSocket,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import expect
 
 from patchcore_plugin.model_file import read_manifest
-from patchcore_plugin.synthetic import draw_dataset
-
-BACKBONE = "efficientnet-lite0"
-SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-WAIT = 30_000
-"""Milliseconds that something may take on a busy machine."""
-
-
-@dataclass
-class Place:
-    """The running app, and the photos that it may read."""
-
-    address: str
-    photos: Path
-    models: Path
-
-    @property
-    def port(self) -> int:
-        port = urlsplit(self.address).port
-        assert port is not None
-        return port
-
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """Return status and body of a request that no browser made."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-
-@dataclass
-class Watched:
-    """A browser window: nothing but the app can be reached from it, and what was tried is remembered."""
-
-    page: Page
-    address: str
-    elsewhere: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, context: BrowserContext, address: str) -> Watched:
-        watched = cls(context.new_page(), address)
-
-        def look(route: Route, request: Request) -> None:
-            if watched.is_own(request.url):
-                route.continue_()
-            else:
-                watched.elsewhere.append(request.url)
-                route.abort()
-
-        def connected(socket: WebSocket) -> None:
-            if not watched.is_own(socket.url.replace("ws://", "http://", 1)):
-                watched.elsewhere.append(socket.url)
-
-        context.route("**/*", look)
-        watched.page.on("websocket", connected)
-        watched.page.on("pageerror", lambda error: watched.errors.append(str(error)))
-        watched.page.on("console", lambda said: watched.errors.append(said.text) if said.type == "error" else None)
-        return watched
-
-    def is_own(self, url: str) -> bool:
-        return url.startswith((f"{self.address}/", "data:", "blob:")) or url == self.address
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    root = tmp_path_factory.mktemp("app")
-    photos = draw_dataset(root / "photos", train=10, size=96, good=1, defective=1)
-    (root / "secret").mkdir()
-    shutil.copy(photos / "train" / "good" / "000.png", root / "secret")
-    (photos / "link").symlink_to(root / "secret", target_is_directory=True)
-    (root / "temporary").mkdir()
-    command = [sys.executable, "-c", "from patchcore_plugin.cli import main; main()", "app", "--no-open", "--port", "0"]
-    command += ["--photos", str(photos), "--models", str(root / "models"), "--max-upload", "2MB", "--device", "cpu"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "NICEGUI_"))}
-    environment["TMPDIR"] = str(root / "temporary")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:[0-9]+", said)
-            assert found is not None, said
-            yield Place(found[0], photos, root / "models")
-            assert process.poll() is None, "the app has stopped"
-        finally:
-            process.terminate()
-    assert {path.name for path in root.iterdir()} == {"models", "photos", "secret", "temporary"}, "it writes elsewhere"
-    assert list((root / "temporary").iterdir()) == [], "uploads are left"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    path = os.environ.get("PATCHCORE_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    expect.set_options(timeout=WAIT)
-    with sync_playwright() as started:
-        try:
-            browser = started.chromium.launch(executable_path=path, args=list(SWITCHES))
-        except Error as error:
-            if path is not None:
-                raise
-            pytest.skip(f"no Chromium can be started; install it, or name it in PATCHCORE_CHROMIUM ({str(error)[:80]})")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def watched(browser: Browser, place: Place) -> Iterator[Watched]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT)
-    watched = Watched.of(context, place.address)
-    watched.page.goto(place.address)
-    yield watched
-    context.close()
-    assert watched.elsewhere == [], "requests left the machine"
-    assert watched.errors == []
-
-
-@pytest.fixture
-def fitted(watched: Watched, place: Place) -> Path:
-    """The model of the module, fitted in the page by whoever comes first."""
-    path = place.models / "parts.safetensors"
-    if not path.exists():
-        fit(watched.page, "parts")
-    return path
-
-
-def fit(page: Page, name: str) -> None:
-    page.get_by_role("tab", name="Fit").click()
-    page.get_by_label("Folder of photos of good parts").fill("train/good")
-    page.get_by_label("Backbone").fill(BACKBONE)
-    page.get_by_role("option", name=BACKBONE, exact=True).click()
-    page.get_by_label("False-alarm rate, %", exact=True).locator("visible=true").fill("10")
-    page.get_by_role("button", name="Fit", exact=True).click()
-    expect(page.get_by_text("The model is fitted")).to_be_visible()
-    expect(page.get_by_text("at most 9.09% false alarms; scores of 10 good photos")).to_be_visible()
-    page.get_by_label("Another false-alarm rate, %").fill("20")
-    page.get_by_role("button", name="Set the rate of the new model").click()
-    expect(page.get_by_text("at most 18.18% false alarms; scores of 10 good photos")).to_be_visible()
-    page.get_by_label("Name of the model").fill(name)
-    page.get_by_role("button", name="Save and use").click()
-    expect(page.get_by_text("each gets a verdict")).to_be_visible()
-
-
-def upload(page: Page, *files: Path | tuple[str, bytes]) -> None:
-    named = [(file.name, file.read_bytes()) if isinstance(file, Path) else file for file in files]
-    payloads: list[FilePayload] = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named]
-    page.locator("input[type=file]").set_input_files(payloads)
-
-
-def cards(page: Page) -> Locator:
-    return page.locator(".pc-photo")
-
-
-def verdicts(page: Page) -> dict[str, str]:
-    captions = page.locator(".pc-caption").all_inner_texts()
-    return {lines[1]: lines[0] for lines in (caption.splitlines() for caption in captions)}
-
-
-def downloaded(page: Page, name: str) -> bytes:
-    with page.expect_download(timeout=WAIT) as waiting:
-        page.get_by_role("link", name=name).click()
-    return Path(waiting.value.path()).read_bytes()
+from tests.app.browser import BACKBONE, Place, Watched, cards, downloaded, fit, upload, verdicts
 
 
 def huge_png() -> bytes:
@@ -389,6 +204,7 @@ def test_other_sites_and_large_bodies_are_kept_out(place: Place) -> None:
     assert place.ask("GET", "/")[0] == 200
     assert place.ask("GET", "/", Host="evil.example") == (400, b"Invalid host header")
     assert place.ask("GET", "/", Host=f"localhost:{place.port}")[0] == 200
+    assert place.ask("GET", "/", Host="inspection.example", Origin="https://inspection.example")[0] == 200
     assert place.ask("GET", "/", Origin="http://evil.example") == (403, b"another site may not use this app")
     assert place.ask("POST", "/", b"x", **{"Content-Length": "3000000"}) == (413, b"the file is too large")
     assert place.ask("GET", "/visits/guessed/1/photo.jpg")[0] == 404

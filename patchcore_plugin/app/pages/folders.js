@@ -1,0 +1,77 @@
+// The photos of a folder, dropped or chosen, go to the uploader as if they had been chosen one by one: its limits and
+// the server's hold for them as for any.
+(() => {
+  const read = (reader) => new Promise((done, failed) => reader.readEntries(done, failed));
+  const file = (entry) => new Promise((done, failed) => entry.file(done, failed));
+  const byName = (a, b) => (a.name < b.name ? -1 : 1);
+
+  async function* entriesOf(folder) {
+    const found = [];
+    const reader = folder.createReader();
+    // A reader gives some at a time, and none at the end.
+    for (let some; (some = await read(reader)).length; ) found.push(...some);
+    yield* found.sort(byName);
+  }
+
+  // All photos below, in order: [file, its folder's name]. One that cannot be read is left out.
+  async function* photosBelow(entry, folder, isPhoto) {
+    try {
+      if (entry.isFile && isPhoto(entry.name)) yield [await file(entry), folder];
+      if (entry.isDirectory) for await (const each of entriesOf(entry)) yield* photosBelow(each, entry.name, isPhoto);
+    } catch {}
+  }
+
+  async function give(box, name, photos) {
+    const most = Number(box.dataset.most);
+    const taken = [];
+    let isMore = false;
+    for await (const [photo, folder] of photos) {
+      isMore = taken.length === most;
+      if (isMore) break;
+      // Photos of a data set are called alike in its folders.
+      const full = folder ? `${folder}_${photo.name}` : photo.name;
+      taken.push(new File([photo], full, { type: photo.type, lastModified: photo.lastModified }));
+    }
+    box.dispatchEvent(new CustomEvent("folder", { detail: [name, taken.length, isMore] }));
+    if (!taken.length) return;
+    const transfer = new DataTransfer();
+    taken.forEach((each) => transfer.items.add(each));
+    const input = box.querySelector(".q-uploader__input");
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change"));
+  }
+
+  function isPhotoOf(box) {
+    const suffixes = box.querySelector(".q-uploader__input").accept.split(",");
+    return (name) => !name.startsWith(".") && suffixes.some((each) => name.toLowerCase().endsWith(each));
+  }
+
+  // Before the uploader sees the drop: it would take a folder for a file.
+  document.addEventListener("drop", (event) => {
+    const box = event.target.closest?.(".pc-upload");
+    const entries = [...(event.dataTransfer?.items ?? [])].map((each) => each.webkitGetAsEntry?.()).filter(Boolean);
+    const folder = entries.find((each) => each.isDirectory);
+    if (!box || !folder) return;
+    event.preventDefault();
+    event.stopPropagation();
+    event.target.dispatchEvent(new DragEvent("dragleave"));
+    const photos = async function* () {
+      for (const each of entries.sort(byName)) yield* photosBelow(each, "", isPhotoOf(box));
+    };
+    give(box, folder.name, photos());
+  }, true);
+
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches?.(".pc-folder")) return;
+    const box = event.target.closest(".pc-upload");
+    const isPhoto = isPhotoOf(box);
+    const parts = (each) => each.webkitRelativePath.split("/");
+    const files = [...event.target.files];
+    files.sort((a, b) => (a.webkitRelativePath < b.webkitRelativePath ? -1 : 1));
+    event.target.value = "";
+    const photos = async function* () {
+      for (const each of files) if (isPhoto(each.name)) yield [each, parts(each).at(-2)];
+    };
+    give(box, files.length ? parts(files[0])[0] : "", photos());
+  });
+})();
