@@ -126,7 +126,10 @@ class FeatureStore:
         for number, item in enumerate(extracted.seen):
             if item.thumbnail is not None:
                 tensors[f"thumbnail.{number}"] = torch.from_numpy(np.frombuffer(bytearray(item.thumbnail), np.uint8))
-        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # Copies: a descriptor and a grid of one patch may be the same memory, which the format does not take.
+        stored = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
         content = {
             "name": path.name,
             "seen": [[item.path, *item.shape] for item in extracted.seen],

@@ -156,7 +156,7 @@ def read_batches(
 
     remaining = iter(photos)
     with ThreadPoolExecutor(READERS, thread_name_prefix="patchcore-read") as pool:
-        ahead = deque(pool.submit(read, photo) for photo in islice(remaining, 3 * BATCH))
+        ahead = deque(pool.submit(read, photo) for photo in islice(remaining, 2 * BATCH))
         try:
             while ahead:
                 batch = [ahead.popleft().result() for _ in range(min(BATCH, len(ahead)))]

@@ -153,7 +153,7 @@ def _description(model: Detector | Ensemble, program: Program) -> dict[str, Any]
     return {
         **model.describe(),
         "format": FORMAT,
-        "photos": single[0]._photos,
+        "photos": single[0]._state.photos,
         "calibration": model.calibration.to_dict(),
         "grids": [_grid(member) for member in program.members],
         "normalisation": [{"mean": each._parts.backbone.mean, "std": each._parts.backbone.std} for each in single],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from .prediction import Prediction
 from .preprocessing import anomaly_map, geometry
 from .recipe import Preprocessing, Recipe
 from .roles import Patches
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Read(NamedTuple):
@@ -172,12 +176,42 @@ def _batches(
 def judge_each(
     photos: Iterable[Photo],
     options: Preprocessing,
-    judge: Callable[[Sequence[Input]], Iterator[Prediction]],
+    score: Callable[[Sequence[Input]], S],
+    judge: Callable[[Sequence[Input], S], Iterator[Prediction]],
     on_error: OnError,
 ) -> Iterator[Prediction | ImageError]:
-    """Yield what `judge` finds in photos, in order; if skipping, the error of an unreadable one in its place."""
-    for batch in read_batches(photos, options, on_error):
-        good = [item for item in batch if isinstance(item, Input)]
-        judged = judge(good) if good else iter(())
+    """Yield what is found in photos, in order, a batch at a time.
+
+    Parameters
+    ----------
+    photos, options
+        The photos, and how they are prepared.
+    score
+        Called with each batch, in another thread: it finds out what is in the next, while the caller works on one.
+    judge
+        Called with a batch and what `score` returned; makes the predictions.
+    on_error
+        Whether an unreadable photo stops it, or its error is yielded in its place.
+    """
+    for batch, good, scores in _one_ahead(_scored(photos, options, score, on_error)):
+        judged = iter(()) if scores is None else judge(good, scores)
         for item in batch:
             yield item if isinstance(item, ImageError) else next(judged)
+
+
+def _scored(
+    photos: Iterable[Photo], options: Preprocessing, score: Callable[[Sequence[Input]], S], on_error: OnError
+) -> Iterator[tuple[list[Input | ImageError], list[Input], S | None]]:
+    for batch in read_batches(photos, options, on_error):
+        good = [item for item in batch if isinstance(item, Input)]
+        yield batch, good, score(good) if good else None
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield what an iterator has, which makes the next meanwhile, in a thread."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="patchcore-score") as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield cast(T, item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,26 +28,27 @@ class SharedBackbone:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self.mean, self.std = backbone.mean, backbone.std
-        self._known: list[tuple[Tensor, Sequence[Tensor]]] | None = None
+        self._memory = threading.local()
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Remember all images until the end of the block, tiles of a photo for example."""
-        self._known = []
+        """Remember all images of this thread until the end of the block, tiles of a photo for example."""
+        self._memory.known = []
         try:
             yield
         finally:
-            self._known = None
+            del self._memory.known
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Return the feature maps of normalised images [B, 3, H, W], as the backbone does."""
-        if self._known is None:
+        known: list[tuple[Tensor, Sequence[Tensor]]] | None = getattr(self._memory, "known", None)
+        if known is None:
             return self._backbone(images)
-        for known, maps in self._known:
-            if torch.equal(known, images):
+        for before, maps in known:
+            if torch.equal(before, images):
                 return maps
         maps = self._backbone(images)
-        self._known.append((images, maps))
+        known.append((images, maps))
         return maps
 
     def to(self, device: torch.device | str) -> SharedBackbone:

@@ -1,83 +1,27 @@
-"""Ensembles: members made comparable and averaged, layers computed once, one file, and what is refused."""
+"""Ensembles: members made comparable and averaged, what is refused, and one file for all."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin import learning, memory, model_file
+from patchcore_plugin import model_file
 from patchcore_plugin.averaging import Unit
 from patchcore_plugin.calibration import fit_order
-from patchcore_plugin.cli import main
 from patchcore_plugin.images import write_png
 from patchcore_plugin.learning import Judged
 from patchcore_plugin.preprocessing import anomaly_map, geometry, prepare
-
-Photo = NDArray[np.uint8]
-
-
-def draw(seed: int, *, defect: bool = False) -> Photo:
-    """Return a noisy disc on a plate, 80 x 96; the defect is a dark blot at its right."""
-    rng = np.random.default_rng(seed)
-    photo = np.full((80, 96, 3), 190.0)
-    cv2.circle(photo, (48 + int(rng.integers(-3, 4)), 40), 26, (90.0, 140.0, 90.0), -1)
-    if defect:
-        cv2.circle(photo, (64, 40), 8, (10.0, 10.0, 60.0), -1)
-    return np.clip(photo + rng.normal(0, 4, photo.shape), 0, 255).astype(np.uint8)
-
-
-GOOD = [draw(seed) for seed in range(12)]
-TEST = [draw(100), draw(101, defect=True)]
-FINE = {"name": "efficientnet-lite0", "layers": ["stage3", "stage4"]}
-COARSE = {"name": "efficientnet-lite0", "layers": ["stage5"]}
-OTHER = {"name": "efficientnet-lite1", "layers": ["stage3"]}
-DN2 = {"recipe": "dn2", "backbone": FINE}
-
-
-def member(backbone: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"recipe": "patchcore", "backbone": backbone, "sampler": {"ratio": 0.1}, **changes}
-
-
-def recipe(*members: Any, **tables: Any) -> pp.EnsembleRecipe:
-    return pp.EnsembleRecipe.from_dict(
-        {"name": "mine", "preprocessing": {"size": [64, 64]}, **tables, "members": [*members]}
-    )
-
-
-def make(*members: Any, seed: int = 0, host: pp.Host | None = None, **tables: Any) -> pp.Ensemble:
-    return pp.Ensemble(recipe(*members, **tables), seed=seed, device="cpu", host=host)
-
-
-def alone(ensemble: pp.Ensemble, number: int, host: pp.Host | None = None) -> pp.Detector:
-    """Return a detector of its own of a member's recipe."""
-    return pp.Detector(ensemble.recipe.members[number], seed=ensemble.seed, device="cpu", host=host)
-
-
-def grids(detector: pp.Detector, photo: Photo) -> NDArray[np.float32]:
-    """Return the patch scores of a photo, by the plain way through the components."""
-    parts = detector._parts
-    found = parts.score(parts.patches(prepare(photo, detector.recipe.preprocessing)[None])).map
-    assert found is not None
-    return np.asarray(found[0].numpy())
-
-
-def map_of(prediction: pp.Prediction) -> NDArray[np.float32]:
-    assert prediction.anomaly_map is not None
-    return prediction.anomaly_map
+from tests.ensembles import COARSE, DN2, FINE, GOOD, OTHER, TEST, alone, grids, make, map_of, member
 
 
 @pytest.fixture(scope="module")
@@ -215,132 +159,76 @@ def test_the_nearest_patch_is_that_of_the_most_alarmed_member(fitted: pp.Ensembl
     assert found.nearest.distance == pytest.approx(max(peaks), rel=1e-5)
 
 
-# Work that is shared
-
-
-class Counting:
-    """A backbone of two layers, that counts its calls; `telling` whether it says which they are."""
-
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self, layers: Sequence[str], shift: float, calls: list[int], telling: bool) -> None:
-        self._layers, self._shift, self._calls = layers, shift, calls
-        if telling:
-            self.layers = tuple(name for name in ("fine", "coarse") if name in layers)
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        self._calls.append(len(images))
-        strides = {"fine": 8, "coarse": 16}
-        pooled = {name: torch.nn.functional.avg_pool2d(images + self._shift, strides[name]) for name in strides}
-        return [pooled[name] for name in strides if name in self._layers]
-
-    def to(self, device: Any) -> Counting:
-        return self
-
-    def weight_hash(self) -> str:
-        return f"{self._layers} {self._shift}"
-
-
-def counting(calls: list[int], *, telling: bool = True) -> pp.Host:
-    @dataclass(frozen=True, kw_only=True)
+def test_a_scorer_that_goes_below_zero_is_refused() -> None:
+    @dataclass(frozen=True)
     class Config:
-        layers: tuple[str, ...] = ("fine",)
-        shift: float = 0.0
+        pass
+
+    class Negative:
+        def fit(self, bank: pp.MemoryBank) -> None: ...
+        def restore(self, bank: pp.MemoryBank, state: Mapping[str, Tensor]) -> None: ...
+        def state(self) -> Mapping[str, Tensor]:
+            return {}
+
+        def __call__(self, patches: pp.Patches) -> pp.Scores:
+            return pp.Scores(image=torch.full((len(patches.grid),), -2.0))
 
     class Plugin:
         @pp.hookimpl
-        def patchcore_backbones(self) -> list[pp.BackboneSpec]:
-            def create(config: Config) -> Counting:
-                return Counting(config.layers, config.shift, calls, telling)
+        def patchcore_scorers(self) -> list[pp.ScorerSpec]:
+            return [pp.ScorerSpec(name="negative", config=Config, create=lambda config: Negative(), summary="-2")]
 
-            return [pp.BackboneSpec(name="counting", config=Config, create=create, summary="counts")]
-
-    return pp.Host(entry_points=False, extra={"counting": Plugin()})
-
-
-FIRST = {"name": "counting", "layers": ["fine"]}
-
-
-@pytest.mark.parametrize(
-    ("second", "telling", "passes"),
-    [
-        (FIRST, True, 1),
-        (FIRST, False, 1),
-        ({**FIRST, "layers": ["coarse"]}, True, 1),
-        ({**FIRST, "layers": ["coarse", "fine"]}, True, 1),
-        ({**FIRST, "layers": ["coarse"]}, False, 2),
-        ({**FIRST, "shift": 1.0}, True, 2),
-    ],
-)
-@pytest.mark.parametrize("tiles", [{}, {"tile": [32, 32]}], ids=["whole", "tiles"])
-def test_layers_are_computed_once(
-    second: dict[str, Any], telling: bool, passes: int, tiles: dict[str, Any], tmp_path: Path
-) -> None:
-    calls: list[int] = []
-    host = counting(calls, telling=telling)
-    preprocessing = {"size": [64, 64], **tiles}
-    ensemble = make(member(FIRST), member(second, scorer="knn"), host=host, preprocessing=preprocessing)
-
-    def counted(work: Callable[[], object]) -> int:
-        calls.clear()
-        work()
-        return len(calls)
-
-    detectors = [alone(ensemble, number, host) for number in range(2)]
-    one_photo = 4 if tiles else 1
-    fit = counted(lambda: detectors[0].fit(GOOD))
-    assert counted(lambda: ensemble.fit(GOOD)) == passes * (fit + one_photo)
-    assert counted(lambda: ensemble.predict(GOOD)) == passes * counted(lambda: detectors[0].predict(GOOD))
-    detectors[1].fit(GOOD)
-    for each, detector in zip(ensemble.members, detectors, strict=True):
-        assert torch.equal(each.bank.vectors, detector.bank.vectors)
-        assert [a.score for a in each.predict(TEST)] == [b.score for b in detector.predict(TEST)]
-    ensemble.save(tmp_path / "m")
-    again = pp.Ensemble.load(tmp_path / "m", device="cpu", host=host)
-    assert [a.score for a in again.predict(TEST)] == [b.score for b in ensemble.predict(TEST)]
-
-
-def test_only_members_that_share_a_backbone_are_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    alive: weakref.WeakSet[learning.Kept] = weakref.WeakSet()
-    held: list[int] = []
-
-    class Watched(learning.Kept):
-        def hold_out(self) -> None:
-            super().hold_out()
-            alive.add(self)
-
-        def learned(self) -> learning.Learned:
-            held.append(len(alive))
-            return super().learned()
-
-    monkeypatch.setattr(learning, "Kept", Watched)
-    make(member(FINE), member(OTHER), member({**OTHER, "weights": "random"})).fit(GOOD[:3])
-    assert held == [1, 1, 1]
-    held.clear()
-    make(member(FINE), member(OTHER), member(COARSE)).fit(GOOD[:3])
-    assert held == [2, 1, 1]
-
-
-def test_memory_for_members_that_are_fitted_together_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-
-    def fit(*members: Any, free: int) -> None:
-        monkeypatch.setattr(memory, "available", lambda device: free)
-        make(*members).fit(GOOD, progress=lambda stage, done, total: read.append(stage))
-
-    needed = memory.check(12, 64, 40 + 80, torch.device("cpu"))
-    enough = int(1.5 * needed)
-    fit(member(FINE), member({**FINE, "weights": "random"}), free=enough)
-    read.clear()
-    with pytest.raises(pp.PatchcoreError) as caught:
-        fit(member(FINE), member(FINE), free=enough)
+    with pytest.raises(pp.TensorError) as caught:
+        make(member(FINE), member(FINE, scorer="negative"), host=pp.Host(extra={"x": Plugin()})).fit(GOOD)
     assert str(caught.value) == (
-        "member 0 (patchcore) and member 1 (patchcore) share a backbone and are fitted together: about 0.0 GB are "
-        "needed and 0.0 GB are free; take fewer photos, raise aggregator.stride, or lower preprocessing.size"
+        "member 1 (patchcore): gives good photos scores below 0 (-2); an ensemble averages scores that start at 0, "
+        "such as distances: take another scorer, or leave this member out"
     )
-    with pytest.raises(pp.PatchcoreError, match="12 photos make 768 patches of 120 values"):
-        fit(member(OTHER), member(FINE), free=int(0.9 * needed))
-    assert read == []
+
+
+# Photos
+
+
+def test_unreadable_photos_are_skipped_by_all_members(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    photos: list[Any] = [*GOOD[:5], tmp_path / "broken.png", *GOOD[5:]]
+    ensemble = make(member(FINE), member(OTHER)).fit(photos, on_error="skip")
+    assert [error.path for error in ensemble.skipped] == [str(tmp_path / "broken.png")]
+    found = list(ensemble.predict_each([TEST[0], tmp_path / "broken.png", TEST[1]], on_error="skip"))
+    assert [isinstance(each, pp.ImageError) for each in found] == [False, True, False]
+    with pytest.raises(pp.ImageError, match=r"broken\.png"):
+        ensemble.fit(photos)
+    with pytest.raises(pp.TensorError, match="the ensemble is not fitted; call fit or load first"):
+        ensemble.predict(TEST)
+
+
+def test_thumbnails_are_kept_once_for_all_members(tmp_path: Path) -> None:
+    ensemble = make(member(FINE), member(OTHER)).fit(GOOD[:3], keep_thumbnails=True).update(GOOD[3:5])
+    assert sorted(ensemble.thumbnails) == list(range(5))
+    assert [len(each.thumbnails) for each in ensemble.members] == [5, 0]
+    ensemble.save(tmp_path / "m")
+    tensors, _ = model_file.load(tmp_path / "m")
+    assert [name for name in tensors if name.endswith("thumbnails.data")] == ["member0.thumbnails.data"]
+    assert pp.Ensemble.load(tmp_path / "m", device="cpu").thumbnails == ensemble.thumbnails
+
+
+def test_no_readable_photo(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(pp.ImageError, match="no photo to fit on; give at least one readable photo of a good part"):
+        make(member(FINE), member(OTHER)).fit([tmp_path / "broken.png"], on_error="skip")
+
+
+def test_photos_that_change_between_two_members(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(paths):
+        write_png(path, GOOD[number])
+
+    def remove(stage: str, done: int, total: int) -> None:
+        if stage.startswith("member 0") and done == total and paths[0].exists():
+            paths[0].unlink()
+
+    with pytest.raises(pp.ImageError, match="the photos changed while they were read; fit again"):
+        make(member(FINE), member(OTHER)).fit(paths, on_error="skip", progress=remove)
 
 
 # Model files
@@ -409,295 +297,3 @@ def test_a_member_whose_plugin_or_weights_are_not_here(fitted: pp.Ensemble, tmp_
     )
     with pytest.raises(pp.WeightsError, match="backbone 'efficientnet-lite1' has other weights here"):
         pp.load_model(tmp_path / "m", device="cpu")
-
-
-# Photos
-
-
-def test_unreadable_photos_are_skipped_by_all_members(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    photos: list[Any] = [*GOOD[:5], tmp_path / "broken.png", *GOOD[5:]]
-    ensemble = make(member(FINE), member(OTHER)).fit(photos, on_error="skip")
-    assert [error.path for error in ensemble.skipped] == [str(tmp_path / "broken.png")]
-    found = list(ensemble.predict_each([TEST[0], tmp_path / "broken.png", TEST[1]], on_error="skip"))
-    assert [isinstance(each, pp.ImageError) for each in found] == [False, True, False]
-    with pytest.raises(pp.ImageError, match=r"broken\.png"):
-        ensemble.fit(photos)
-    with pytest.raises(pp.TensorError, match="the ensemble is not fitted; call fit or load first"):
-        ensemble.predict(TEST)
-
-
-def test_no_readable_photo(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(pp.ImageError, match="no photo to fit on; give at least one readable photo of a good part"):
-        make(member(FINE), member(OTHER)).fit([tmp_path / "broken.png"], on_error="skip")
-
-
-def test_photos_that_change_between_two_members(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number}.png" for number in range(4)]
-    for number, path in enumerate(paths):
-        write_png(path, GOOD[number])
-
-    def remove(stage: str, done: int, total: int) -> None:
-        if stage.startswith("member 0") and done == total and paths[0].exists():
-            paths[0].unlink()
-
-    with pytest.raises(pp.ImageError, match="the photos changed while they were read; fit again"):
-        make(member(FINE), member(OTHER)).fit(paths, on_error="skip", progress=remove)
-
-
-# Recipes
-
-
-def refused(*members: Any, **tables: Any) -> str:
-    with pytest.raises(pp.OptionError) as caught:
-        recipe(*members, **tables)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message.removeprefix("recipe 'mine'")
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ([], ": an ensemble needs at least one member"),
-        (["patchcore-ensemble"], ", member 0: 'patchcore-ensemble' is an ensemble itself; name its members instead"),
-        ([{"recipe": "patchcore-ensemble"}], ", member 0: 'patchcore-ensemble' is an ensemble itself; "),
-        (["patchcore", "patchcor-1"], ", member 1: unknown recipe 'patchcor-1'; did you mean 'patchcore-1'? "),
-        (["none.toml"], ", member 0: recipe file none.toml does not exist"),
-        ([7], ", member 0: expected the name of a recipe, or a table, got 7"),
-        ([{"recipe": 7}], ", member 0: recipe must be the name of one, or a path, got 7"),
-        (
-            [{"recipe": "patchcore", "preprocessing": {"size": [8, 8]}}],
-            ", member 0: preprocessing is one for all members; write it as the ensemble's table [preprocessing]",
-        ),
-        (
-            [{"recipe": "patchcore", "smapler": "all"}],
-            ", member 0: unknown entry smapler = 'all'; beside recipe, name and summary it may have, as a name or a "
-            "table: backbone, aggregator, sampler, scorer",
-        ),
-        ([{"recipe": "patchcore", "sampler": 5}], ", member 0: unknown entry sampler = 5; "),
-        ([{"name": "x"}], ", member 0: recipe 'x': needs a table [backbone] with a name"),
-    ],
-)
-def test_what_is_said_about_wrong_members(members: list[Any], message: str) -> None:
-    assert refused(*members).startswith(message)
-
-
-def test_what_is_said_about_a_wrong_ensemble() -> None:
-    assert refused("patchcore", smapler={}) == (
-        ": unknown entry 'smapler'; an ensemble's entries are: name, summary, members, preprocessing, map"
-    )
-    assert refused("patchcore", map=[{}]) == ": map must be a table of options, got [{}]"
-    assert refused("patchcore", map={"sgima": 1}).startswith(", map: unknown option 'sgima'; did you mean 'sigma'? ")
-    with pytest.raises(pp.OptionError, match="recipe 'x': members must be a list of recipes, got 'patchcore'"):
-        pp.EnsembleRecipe.from_dict({"name": "x", "members": "patchcore"})
-    with pytest.raises(pp.OptionError) as caught:
-        pp.EnsembleRecipe.from_dict({"name": "x", "members": ["patchcore", "patchcore-paper"]})
-    assert str(caught.value) == (
-        "recipe 'x': its members 0 (patchcore) and 1 (patchcore-paper) differ in preprocessing; "
-        "give the ensemble a table [preprocessing] for all of them"
-    )
-
-
-def test_preprocessing_is_the_ensembles() -> None:
-    agreed = pp.EnsembleRecipe.from_dict({"members": ["patchcore-paper", "patchcore-paper"]})
-    assert agreed.preprocessing.crop == (224, 224)
-    given = recipe("patchcore", "patchcore-paper", map={"sigma": 1})
-    assert {each.preprocessing for each in given.members} == {given.preprocessing}
-    assert (given.preprocessing.size, given.preprocessing.crop, given.map.sigma) == ((64, 64), None, 1)
-
-
-def test_changes_are_for_all_members_or_one() -> None:
-    plain = recipe("patchcore", "patchcore-paper")
-    assert [each.sampler.options["ratio"] for each in plain.change("sampler", {"ratio": 0.3}).members] == [0.3, 0.3]
-    one = plain.change("1.sampler", {"ratio": 0.3}).change("0.backbone", "resnet18")
-    assert [each.sampler.options["ratio"] for each in one.members] == [0.1, 0.3]
-    assert [each.backbone.name for each in one.members] == ["resnet18", "wide_resnet50"]
-    assert plain.change("map", {"sigma": 2}).map.sigma == 2
-    for part in ("2.sampler", "-1.sampler", "1.map", "0."):
-        with pytest.raises(pp.OptionError) as caught:
-            plain.change(part, {})
-        assert str(caught.value) == (
-            f"unknown part {part!r} of an ensemble; a part of one member is its number, from 0 to 1, and a role, "
-            "such as 0.sampler"
-        )
-    with pytest.raises(pp.OptionError, match="unknown part 'smapler' of a recipe; it has: "):
-        plain.change("smapler", {})
-
-
-def test_a_member_with_a_wrong_option_is_named() -> None:
-    with pytest.raises(pp.OptionError) as caught:
-        recipe("patchcore", {"recipe": "patchcore", "name": "two", "scorer": {"neigh": 1}}).resolved(pp.Host(), 0)
-    assert str(caught.value).startswith("recipe 'mine', member 1 (two): scorer 'knn': unknown option 'neigh'; ")
-    with pytest.raises(pp.PluginError, match=r"recipe 'mine', member 0 \(patchcore\): unknown sampler 'rondom'"):
-        recipe({"recipe": "patchcore", "sampler": "rondom"}).resolved(pp.Host(), 0)
-
-
-def test_the_papers_ensemble() -> None:
-    shipped = pp.load_recipe("patchcore-ensemble")
-    assert isinstance(shipped, pp.EnsembleRecipe)
-    assert shipped.preprocessing.size == (320, 320)
-    assert shipped.preprocessing.crop is None
-    resolved = shipped.resolved(pp.Host(entry_points=False), seed=4)
-    assert [(each.backbone.name, each.backbone.options["layers"]) for each in resolved.members] == [
-        ("wide_resnet101", ("layer2", "layer3")),
-        ("resnext101", ("layer2", "layer3")),
-        ("densenet201", ("denseblock2", "denseblock3")),
-    ]
-    assert {each.sampler.options["ratio"] for each in resolved.members} == {0.01}
-    assert {each.sampler.options["seed"] for each in resolved.members} == {4}
-
-
-def test_an_ensemble_is_told_from_a_single_method() -> None:
-    message = "recipe 'patchcore-ensemble' is an ensemble, not a single method; name one of its members here"
-    with pytest.raises(pp.OptionError, match=message):
-        pp.Detector.from_recipe("patchcore-ensemble")
-    with pytest.raises(pp.OptionError) as caught:
-        pp.Ensemble.from_recipe("patchcore")
-    assert str(caught.value) == "recipe 'patchcore' is a single method, not an ensemble; use Detector.from_recipe"
-    assert isinstance(pp.model_of(recipe(member(FINE)), device="cpu"), pp.Ensemble)
-    assert isinstance(pp.model_of(recipe(member(FINE)).members[0], device="cpu"), pp.Detector)
-
-
-def test_members_are_found_beside_the_file_that_names_them(tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    own = '[backbone]\nname = "resnet18"\n[aggregator]\nname = "average-pool"\n[sampler]\nname = "all"\n'
-    (tmp_path / "own" / "one.toml").write_text(own + '[scorer]\nname = "knn"\n', encoding="utf-8")
-    text = 'members = ["one.toml", { recipe = "one.toml", name = "two", sampler = "random" }]\n'
-    (tmp_path / "own" / "many.toml").write_text(text, encoding="utf-8")
-    found = pp.load_recipe(str(tmp_path / "own" / "many.toml"))
-    assert isinstance(found, pp.EnsembleRecipe)
-    assert found.name == "many"
-    assert [(each.name, each.sampler.name) for each in found.members] == [("one", "all"), ("two", "random")]
-
-
-def test_a_scorer_that_goes_below_zero_is_refused() -> None:
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    class Negative:
-        def fit(self, bank: pp.MemoryBank) -> None: ...
-        def restore(self, bank: pp.MemoryBank, state: Mapping[str, Tensor]) -> None: ...
-        def state(self) -> Mapping[str, Tensor]:
-            return {}
-
-        def __call__(self, patches: pp.Patches) -> pp.Scores:
-            return pp.Scores(image=torch.full((len(patches.grid),), -2.0))
-
-    class Plugin:
-        @pp.hookimpl
-        def patchcore_scorers(self) -> list[pp.ScorerSpec]:
-            return [pp.ScorerSpec(name="negative", config=Config, create=lambda config: Negative(), summary="-2")]
-
-    with pytest.raises(pp.TensorError) as caught:
-        make(member(FINE), member(FINE, scorer="negative"), host=pp.Host(extra={"x": Plugin()})).fit(GOOD)
-    assert str(caught.value) == (
-        "member 1 (patchcore): gives good photos scores below 0 (-2); an ensemble averages scores that start at 0, "
-        "such as distances: take another scorer, or leave this member out"
-    )
-
-
-# The command line
-
-TOML = """
-summary = "two networks"
-[preprocessing]
-size = [64, 64]
-[[members]]
-recipe = "patchcore"
-name = "lite0"
-backbone = "efficientnet-lite0"
-[[members]]
-recipe = "patchcore-1"
-name = "lite1"
-backbone = { name = "efficientnet-lite1", layers = ["stage3"] }
-"""
-
-
-def patchcore(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["patchcore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
-
-
-def test_the_command_line_takes_an_ensemble_where_it_takes_a_method(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mine, out = tmp_path / "mine.toml", tmp_path / "m.safetensors"
-    mine.write_text(TOML, encoding="utf-8")
-    options = ["--recipe", mine, "--set", "0.sampler.ratio=0.05", "--device", "cpu"]
-    code, said, progress = patchcore(capsys, "fit", dataset, "--out", out, *options)
-    assert code == 0
-    assert "\nmember 0   lite0\nbank       32 of 640 patches, covering radius " in said
-    assert "\nmember 1   lite1\nbank       7 of 640 patches, " in said
-    assert "for --set 0.sampler.radius=..." in said
-    assert "member 0 (lite0): 10 photos make 640 patches of 312 values" in progress
-
-    code, said, _ = patchcore(capsys, "predict", out, dataset / "test", "--out", tmp_path / "results", "--json")
-    model = pp.load_model(out, device="cpu")
-    paths = sorted((dataset / "test").rglob("*.png"))
-    expected = {str(found.path): found.score for found in model.predict(paths)}
-    assert code == 0
-    records = json.loads(said)["results"]
-    assert {each["path"]: each["score"] for each in records} == expected
-    assert all((tmp_path / "results" / each["map"]).is_file() for each in records)
-    assert {each["threshold"] for each in records} == {model.threshold}
-
-    code, said, _ = patchcore(capsys, "evaluate", dataset, "--out", tmp_path / "report", *options, "--json")
-    found = json.loads(said)
-    assert code == 0
-    assert found["categories"]["washer"]["image_auroc"] == 1
-    assert found["categories"]["washer"]["bank_rows"] == 39
-    assert [each["name"] for each in found["recipe"]["members"]] == ["lite0", "lite1"]
-    assert "efficientnet-lite1" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-
-
-def test_what_a_fit_says_as_json(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine.toml").write_text(TOML, encoding="utf-8")
-    command = ["fit", dataset, "--out", tmp_path / "m", "--recipe", tmp_path / "mine.toml", "--device", "cpu", "--json"]
-    code, said, _ = patchcore(capsys, *command)
-    summary = json.loads(said)
-    assert code == 0
-    assert [(each["name"], each["bank_rows"], each["patches_seen"]) for each in summary["members"]] == [
-        ("lite0", 64, 640),
-        ("lite1", 7, 640),
-    ]
-    assert all(each["covering_radius"] > 0 for each in summary["members"])
-    assert "bank_rows" not in summary
-
-
-def test_a_recipe_is_shown_as_it_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("mine.toml", "again.toml"):
-        (tmp_path / name).write_text(TOML, encoding="utf-8")
-    code, said, _ = patchcore(capsys, "recipes", "show", tmp_path / "mine.toml")
-    (tmp_path / "again.toml").write_text(said, encoding="utf-8")
-    first, second = (
-        pp.load_recipe(str(tmp_path / name)).resolved(pp.Host(), 0) for name in ("mine.toml", "again.toml")
-    )
-    assert code == 0
-    assert {**first.to_dict(), "name": "", "summary": ""} == {**second.to_dict(), "name": "", "summary": ""}
-
-
-def test_one_backbone_is_exported_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ended = patchcore(capsys, "export-backbone", "--out", tmp_path / "x.onnx", "--recipe", "patchcore-ensemble")
-    assert ended == (
-        1,
-        "",
-        "patchcore: recipe 'patchcore-ensemble' is an ensemble; export one backbone at a time: --backbone NAME, "
-        "no --recipe\n",
-    )
-
-
-def test_a_member_that_there_is_not(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["fit", dataset, "--out", tmp_path / "m", "--recipe", "patchcore-ensemble", "--set", "3.sampler.ratio=1"]
-    assert patchcore(capsys, *command) == (
-        1,
-        "",
-        "patchcore: unknown part '3.sampler' of an ensemble; a part of one member is its number, from 0 to 2, and a "
-        "role, such as 0.sampler\n",
-    )

@@ -71,6 +71,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "patchcore": tiny.detector,
     "padim": lambda: tiny.detector("padim", aggregator={"channels": 8}),
     "spade": lambda: tiny.detector("spade", backbone={"name": "tiny", "levels": 2}),
+    "dn2": lambda: tiny.detector("dn2"),
     "ensemble": lambda: pp.Ensemble(
         pp.EnsembleRecipe.from_dict(
             {

@@ -204,7 +204,7 @@ def test_members_learn_for_themselves() -> None:
     assert ensemble.members[0].bank_rows == math.ceil(0.1 * 17 * PATCHES)
     assert ensemble.members[1].bank.seen == 17 * PATCHES
     assert ensemble.calibration.scores == pytest.approx(sorted([*known, *expected]), rel=1e-5)
-    assert [len(member._photos) for member in ensemble.members] == [17, 17]
+    assert [len(member._state.photos) for member in ensemble.members] == [17, 17]
     alone = tiny.detector().fit(OLD).update(NEW)
     assert torch.equal(ensemble.members[0].bank.vectors, alone.bank.vectors)
 
