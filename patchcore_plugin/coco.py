@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
+
+from .whole_file import replacing
 
 CATEGORY = {"id": 1, "name": "defect", "supercategory": "defect"}
 
@@ -48,22 +49,17 @@ def write_coco(results: Path, out: Path, info: Mapping[str, object] | None = Non
     info
         As of `coco_of`.
     """
-    temporary = out.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(_head(info), allow_nan=False)[:-1])
-            for name, entries in (
-                ("images", _images(_Judged(results))),
-                ("annotations", _annotations(_Judged(results))),
-            ):
-                file.write(f',\n"{name}": [')
-                for number, entry in enumerate(entries):
-                    file.write(f"{',' if number else ''}\n{json.dumps(entry, allow_nan=False)}")
-                file.write("]")
-            file.write("}\n")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(_head(info), allow_nan=False)[:-1])
+        for name, entries in (
+            ("images", _images(_Judged(results))),
+            ("annotations", _annotations(_Judged(results))),
+        ):
+            file.write(f',\n"{name}": [')
+            for number, entry in enumerate(entries):
+                file.write(f"{',' if number else ''}\n{json.dumps(entry, allow_nan=False)}")
+            file.write("]")
+        file.write("}\n")
 
 
 class _Judged:

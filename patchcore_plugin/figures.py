@@ -41,8 +41,11 @@ def ratio(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a share."""
-    return MISSING if value is None else f"{100 * value:.3g}%"
+    """Return a share; 100% is all, and not nearly all."""
+    if value is None:
+        return MISSING
+    rounded = f"{100 * value:.3g}%"
+    return f"{math.floor(value * 1e4) / 100:g}%" if value < 1 and rounded == "100%" else rounded
 
 
 def seconds(value: float | None) -> str:

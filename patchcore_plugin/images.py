@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from patchcore_plugin.errors import ImageError
 from patchcore_plugin.photo_container import Alpha, ContainerError, inspect
+from patchcore_plugin.whole_file import replacing
 
 __all__ = ["as_photo", "read_mask", "read_photo", "to_unit", "write_png"]
 
@@ -23,6 +23,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _REPLACE = "replace or remove it, or pass --on-error skip"
 _CONVERT = "convert it to an 8 or 16 bit PNG, or pass --on-error skip"
+_SHRINK = "make it smaller, or pass --on-error skip"
+
+# OpenCV decodes no more, and does not say so.
+_MOST_PIXELS, _LONGEST_SIDE = 2**30, 10**6
 
 _log_lock = threading.Lock()
 _log_readers = 0
@@ -188,14 +192,10 @@ def write_png(path: str | os.PathLike[str], image: Array) -> None:
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1] if color else image))
     if not done:
         raise ImageError(f"{_name(path)}: cannot write {list(image.shape)} as PNG; make the image smaller")
-    # In the same folder, since a rename is atomic only within one file system.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(encoded.tobytes())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise ImageError(f"{_name(path)}: cannot be written ({reason}); check the folder") from error
 
@@ -209,6 +209,9 @@ def _pixels(path: Path) -> tuple[Array, Array | None, bool]:
         raise _unreadable(path, str(error), _REPLACE) from None
     if container.misread:
         raise _unreadable(path, container.misread, _CONVERT)
+    height, width = container.size
+    if height * width > _MOST_PIXELS or max(height, width) > _LONGEST_SIDE:
+        raise _unreadable(path, f"{width:,} x {height:,} pixels are more than can be read", _SHRINK)
     pixels = _decode(data)
     if pixels is None:
         raise _unreadable(path, "the file is cut short, damaged, or of a rare kind", _REPLACE)

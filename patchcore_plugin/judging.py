@@ -110,8 +110,13 @@ def _judge(model: Judge, items: Iterable[_Item], on_error: OnError) -> Iterator[
 
     for found in model.predict_each(photos(), on_error=on_error):
         photo, name, extra = waiting.popleft()
-        if isinstance(found, ImageError) or found.anomaly_map is None:
-            pixels = None
-        else:
-            pixels = read_photo(photo) if isinstance(photo, Path) else photo
+        pixels = None
+        if not isinstance(found, ImageError) and found.anomaly_map is not None:
+            try:
+                pixels = read_photo(photo) if isinstance(photo, Path) else photo
+            except ImageError as error:  # gone since it was judged
+                if on_error == "stop":
+                    raise
+                error.path = str(photo)
+                found = error
         yield Judged(found, pixels, name, extra)

@@ -73,7 +73,7 @@ class ImageMetrics:
     roc
         True against false positive rate.
     pr
-        Precision against recall.
+        Precision against recall, as the step function whose area AP is.
     """
 
     auroc: float | None = None
@@ -159,7 +159,8 @@ def image_metrics(labels: npt.ArrayLike, scores: npt.ArrayLike) -> ImageMetrics:
         f1_max=float(f1[best]),
         threshold=_below(float(thresholds[best]), values),
         roc=Curve(false_positive, true_positive),
-        pr=Curve(recall[::-1], precision[::-1]),
+        # From each recall to the next one, the precision there.
+        pr=Curve(np.repeat(recall[::-1], 2)[1:-1], np.repeat(precision[-2::-1], 2)),
     )
 
 

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .host import Host
 from .recipe import Recipe
 from .roles import hash_weights
 from .specs import ROLES
+from .whole_file import delete_unfinished, replacing
 
 FORMAT_VERSION = 2
 """The newest format that this program reads. A file is written in the oldest one that can hold it."""
@@ -53,21 +53,18 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any],
     content = {"format": version, "sha256": _digest(complete), "manifest": complete}
     # One entry, because several are written in random order, and equal models should be equal files.
     metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        save_file(stored, temporary, metadata=metadata)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with replacing(path) as unfinished:
+            # The library's own file would be readable by its owner alone.
+            unfinished.touch()
+            mode = unfinished.stat().st_mode
+            save_file(stored, unfinished, metadata=metadata)
+            unfinished.chmod(mode)
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"{path}: cannot be written ({_one_line(error)}); choose another --out") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    delete_unfinished(path.parent)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -154,10 +151,3 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _umask() -> int:
-    # The only way to read it is to set it; a temporary file is otherwise readable by its owner alone.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -154,7 +154,7 @@ def speed_chart(points: Mapping[int, tuple[float, float]]) -> dict[str, Any] | N
     ticks = [
         mantissa * 10.0**power
         for power in range(math.floor(left), math.ceil(right) + 1)
-        for mantissa in (1, 2, 5)
+        for mantissa in ((1, 2, 5) if right - left < 1.5 else (1,))
         if left <= math.log10(mantissa * 10.0**power) <= right
     ]
     return {

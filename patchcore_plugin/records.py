@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "record.json"
 PICTURES = ("overlay", "why")
-FORMAT = 2
+FORMAT = 3
 """Grows when the figures are computed or written in another way, so that older records do not count."""
 
 

@@ -5,14 +5,15 @@ A scale per photo would stretch the noise of a good part over all colours and ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from .errors import TensorError
+from .regions import Region
 
 Rgb = npt.NDArray[np.uint8]
 Scale = tuple[float, float]
@@ -22,21 +23,6 @@ STRONGEST = 0.65
 """Opacity of the heat at the top of the scale: the defect must stay visible beneath its own heat."""
 _DARK, _BRIGHT = (0, 0, 0), (80, 255, 255)
 """Lines: cyan, as the colours of heat have no such hue."""
-
-
-class Bounded(Protocol):
-    """What has an outline and a box around it, in pixels of the picture; such as a `Region`."""
-
-    @property
-    def x(self) -> int: ...  # noqa: D102
-    @property
-    def y(self) -> int: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-    @property
-    def height(self) -> int: ...  # noqa: D102
-    @property
-    def contour(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
 
 
 def heat_map(anomaly_map: npt.NDArray[np.floating[Any]], scale: Scale) -> Rgb:
@@ -132,7 +118,7 @@ def outlined(picture: Rgb, outlines: Iterable[npt.NDArray[Any]]) -> Rgb:
     return drawn
 
 
-def with_regions(picture: Rgb, regions: Iterable[Bounded]) -> Rgb:
+def with_regions(picture: Rgb, regions: Iterable[Region]) -> Rgb:
     """Return a picture of a photo, RGB uint8 [H, W, 3], with the outlines of its regions and boxes around them."""
     outlines = []
     for region in regions:

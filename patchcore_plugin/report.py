@@ -150,7 +150,7 @@ def _kinds(category: CategoryResult, *verdicts: Verdicts | None) -> list[tuple[s
                 cells.append(f"{found:,} ({percent(found / len(photos))})")
         regions = [photo.regions for photo in photos if photo.regions is not None]
         areas = [photo.area for photo in photos if photo.area is not None]
-        cells += [f"{mean_of(regions):.2g}", percent(mean_of(areas))] if regions else [MISSING, MISSING]
+        cells += [f"{mean_of(regions):,.1f}", percent(mean_of(areas))] if regions else [MISSING, MISSING]
         rows.append((kind, cells))
     return rows
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from .datasets.files import PICTURES, RESULTS
+from .whole_file import delete_unfinished
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from .regions import Region
 
 
 class NearestLike(Protocol):
@@ -29,29 +35,6 @@ class NearestLike(Protocol):
     def peak_y(self) -> int: ...  # noqa: D102
     @property
     def distance(self) -> float: ...  # noqa: D102
-
-
-class RegionLike(Protocol):
-    """A part of a photo whose map is above the threshold."""
-
-    @property
-    def x(self) -> int: ...  # noqa: D102
-    @property
-    def y(self) -> int: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-    @property
-    def height(self) -> int: ...  # noqa: D102
-    @property
-    def area(self) -> int: ...  # noqa: D102
-    @property
-    def peak(self) -> float: ...  # noqa: D102
-    @property
-    def peak_x(self) -> int: ...  # noqa: D102
-    @property
-    def peak_y(self) -> int: ...  # noqa: D102
-    @property
-    def contour(self) -> Sequence[tuple[int, int]]: ...  # noqa: D102
 
 
 class PredictionLike(Protocol):
@@ -74,10 +57,11 @@ class PredictionLike(Protocol):
     @property
     def p_value(self) -> float | None: ...  # noqa: D102
     @property
-    def regions(self) -> Sequence[RegionLike]: ...  # noqa: D102
+    def regions(self) -> Sequence[Region]: ...  # noqa: D102
 
 
-_FOLDERS = {"map": "heat_maps", "overlay": "overlays", "why": "why"}
+CHARACTERS, BYTES = 100, 200
+"""Of a picture's name so much is kept at most, from its end: file systems allow 255 bytes or characters."""
 
 
 class ResultsWriter:
@@ -117,7 +101,9 @@ class ResultsWriter:
 
     def __enter__(self) -> ResultsWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (self.folder / "results.jsonl").open("a" if self.append else "w", encoding="utf-8", newline="\n")
+        for pictures in PICTURES.values():
+            delete_unfinished(self.folder / pictures)
+        self._lines = (self.folder / RESULTS).open("a" if self.append else "w", encoding="utf-8", newline="\n")
         return self
 
     def __exit__(
@@ -235,15 +221,17 @@ class ResultsWriter:
         written = {}
         for kind, picture in drawn.items():
             if picture is not None:
-                written[kind] = f"{_FOLDERS[kind]}/{name}.png"
-                (self.folder / _FOLDERS[kind]).mkdir(exist_ok=True)
+                written[kind] = f"{PICTURES[kind]}/{name}.png"
+                (self.folder / PICTURES[kind]).mkdir(exist_ok=True)
                 images.write_png(self.folder / written[kind], picture)
         return written
 
     def _unique_name(self, wanted: str) -> str:
         """Return a name for a file, counted up when another photo has it already."""
-        base = re.sub(r"[^\w.-]+", "_", wanted)[-100:] or "photo"
-        # Some file systems take A and a for the same name.
+        # Some file systems take A and a for the same name, and a letter for the same with its accent beside it.
+        plain = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", wanted))
+        # With a dot in front it would be hidden.
+        base = plain[-CHARACTERS:].encode()[-BYTES:].decode(errors="ignore").lstrip(".") or "photo"
         name, count = base, self._taken.get(base.casefold(), 1)
         while name.casefold() in self._taken:
             count += 1
@@ -256,4 +244,4 @@ class ResultsWriter:
 def named_after(path: str | None) -> str:
     """Return ``folder_stem`` of a photo."""
     parts = [] if path is None else [Path(path).parent.name, Path(path).stem]
-    return "_".join(part for part in parts if part)
+    return "_".join(part for part in parts if part not in ("", ".."))

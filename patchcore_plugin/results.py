@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .whole_file import replacing
+
 if TYPE_CHECKING:
     from .calibration import Calibration
     from .metrics import ImageMetrics, PixelMetrics
@@ -249,7 +251,6 @@ def write_json(path: Path, content: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 so that a reader sees the old file or the new one, and never half of either."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    # A file name that is no valid Unicode must not cost the whole report.
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    temporary.replace(path)
+    with replacing(path) as unfinished:
+        # A file name that is no valid Unicode must not cost the whole report.
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

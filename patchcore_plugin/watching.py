@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy.typing as npt
 
 from .arrivals import Arrival, Arrivals, Identity
+from .datasets.files import PICTURES, RESULTS
 from .errors import DatasetError, ImageError, ResultsError
 from .images import read_photo
 from .judging import Judge
 from .result_journal import locked, read_back, sync_folder
 from .result_writer import PredictionLike, ResultsWriter
+from .whole_file import delete_unfinished
 
-RESULTS = "results.jsonl"
 STEP = 0.1
 """A wait is cut into steps of so many seconds, and `stop` is asked between them."""
 
@@ -117,8 +118,9 @@ class Watch:
         """
         with locked(self.out):
             done = recorded(self.out / RESULTS)
-            for left_over in self.out.glob("*/.*.tmp"):  # of a picture that a killed watch was writing
-                left_over.unlink(missing_ok=True)
+            for pictures in PICTURES.values():
+                # The lock says that nobody is at work on them.
+                delete_unfinished(self.out / pictures, age=0)
             before = f"; {len(done)} photos were done before" if done else ""
             self.announce(f"{self.folder}: watched every {self.every:g} s{before}")
             arrivals = Arrivals(self.folder, done, self.out, self.announce)

@@ -51,7 +51,7 @@ class WhyPictures:
     def __call__(self, pixels: NDArray[Any], prediction: Prediction) -> Rgb | None:
         """Return the surroundings of the most suspicious patch, and of the nearest normal one at its right.
 
-        The same part of both photos is shown, and the two patches are framed.
+        Both crops are of equal size, and the two patches are framed.
 
         Parameters
         ----------

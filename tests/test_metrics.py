@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import ndimage
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.metrics import (
@@ -189,6 +190,24 @@ def test_image_figures_equal_brute_force(seed: int) -> None:
     assert figures.threshold is not None
     called = scores > figures.threshold
     assert 2 * int((called & labels).sum()) / int(called.sum() + labels.sum()) == pytest.approx(max(f1))
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_image_figures_equal_those_of_scikit_learn_and_their_curves(digits: int) -> None:
+    rng = np.random.default_rng(digits)
+    for count in (2, 3, 10, 80):
+        labels = rng.permutation(np.arange(count) < max(1, count // 3))
+        scores = np.round(rng.normal(size=count) + labels, digits)
+        figures = image_metrics(labels, scores)
+        assert figures.auroc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+        assert figures.ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+        best = max(f1_score(labels, scores >= threshold) for threshold in scores)
+        assert figures.f1_max == pytest.approx(best, abs=1e-12)
+        for curve, area in ((figures.roc, figures.auroc), (figures.pr, figures.ap)):
+            assert curve is not None
+            assert (curve.x[0], curve.x[-1]) == (0, 1)
+            # What is drawn is what is said.
+            assert float(np.sum(np.diff(curve.x) * (curve.y[1:] + curve.y[:-1])) / 2) == pytest.approx(area, abs=1e-12)
 
 
 def test_threshold_lies_between_the_classes() -> None:

@@ -14,6 +14,11 @@ from patchcore_plugin.errors import DatasetError
 PHOTO_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes of files that are taken for photos when a folder is searched, in lower case."""
 
+RESULTS = "results.jsonl"
+"""What a run writes a line into for each photo."""
+PICTURES = {"map": "heat_maps", "overlay": "overlays", "why": "why"}
+"""Folders beside it with the pictures that are drawn, by what they are; these are no photos."""
+
 _LIST_SUFFIX = ".txt"
 
 
@@ -25,7 +30,8 @@ def find_photos(inputs: Sequence[Path]) -> list[Path]:
     inputs : sequence of Path
         Each is a photo (of any suffix); a folder, which is searched with its subfolders for files that have
         one of `PHOTO_SUFFIXES` and are not hidden; or a `.txt` file with one path a line, relative to the
-        folder of the list, whose blank lines and lines that start with `#` are skipped.
+        folder of the list, whose blank lines and lines that start with `#` are skipped. Pictures beside a
+        ``results.jsonl``, which an earlier run drew, are no photos of a folder.
 
     Returns
     -------
@@ -55,6 +61,8 @@ def search(folder: Path) -> list[Path]:
 def walk(folder: Path, on_error: Callable[[OSError], object], *, leave_out: Path | None = None) -> Iterator[str]:
     """Yield the photos in a folder and its subfolders, in any order, each folder once; links to folders are followed.
 
+    Pictures that an earlier run drew of photos, beside its results, are left out.
+
     Parameters
     ----------
     folder
@@ -71,7 +79,8 @@ def walk(folder: Path, on_error: Callable[[OSError], object], *, leave_out: Path
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
+        drawn = PICTURES.values() if RESULTS in files else ()
+        folders[:] = sorted((name for name in folders if not name.startswith(".") and name not in drawn), key=natural)
         # Strings, because a watched folder is gone through again and again.
         start = os.path.join(parent, "")  # noqa: PTH118
         yield from (start + name for name in files if _is_photo(name))
