@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError, PluginError
+from patchcore_plugin.errors import OptionError, PatchcoreError
 from patchcore_plugin.specs import ROLES
 
 
@@ -19,10 +19,12 @@ class ArgumentError(PatchcoreError, ValueError):
 
 @contextmanager
 def as_value_error() -> Iterator[None]:
-    """Raise what is wrong with options, names and photos as an `ArgumentError` of the same words."""
+    """Raise whatever a user can mend as an `ArgumentError` of the same words: it came in as a parameter or a photo."""
     try:
         yield
-    except (OptionError, PluginError, ImageError) as error:
+    except ArgumentError:
+        raise
+    except PatchcoreError as error:
         raise ArgumentError(str(error)) from error
 
 

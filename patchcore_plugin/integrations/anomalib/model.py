@@ -98,8 +98,10 @@ class ComposedModel(nn.Module):
             "backbone_sha256": self.composition.backbone.weight_hash(),
             "photos": self.photos,
             "patches_seen": self.bank.seen,
+            "levels": self.bank.levels,
             "bank.vectors": self.bank.vectors,
             "bank.origin": self.bank.origin,
+            "bank.images": self.bank.images,
             **{f"scorer.{name}": tensor for name, tensor in self.composition.scorer.state().items()},
         }
 
@@ -131,7 +133,13 @@ class ComposedModel(nn.Module):
                     f"the checkpoint was fitted with {role} {state['recipe'][role]} and the model has {here[role]}; "
                     "give the model the same, or make it with PluginPatchcore.load_from_checkpoint"
                 )
-        bank = MemoryBank(state["bank.vectors"], state["bank.origin"], state["patches_seen"])
+        bank = MemoryBank(
+            state["bank.vectors"],
+            state["bank.origin"],
+            state["patches_seen"],
+            state.get("bank.images"),  # older checkpoints have neither
+            state.get("levels"),
+        )
         prefix = "scorer."
         scorer = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
         self._restore(bank, scorer)

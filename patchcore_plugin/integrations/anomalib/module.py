@@ -164,7 +164,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
             raise DatasetError("the model has seen no training photo; call Engine.fit, or load a checkpoint")
         order = _order_of_the_detector(self._paths, self.model.composition.seed)
         features = self._features
-        _rearrange(features.vectors().view(len(order), -1), order)
+        _arrange(features, order)
         composition = self.model.composition
         index = composition.select(composition.sampler(), features.vectors())
         self.model.hold(features.bank(index), [self._paths[number] for number in order])
@@ -243,14 +243,10 @@ def _order_of_the_detector(paths: list[str], seed: int) -> list[int]:
     return order
 
 
-def _rearrange(rows: Tensor, order: list[int]) -> None:
-    """Put row ``order[i]`` in place i, for all i, with memory for a single row more."""
-    remaining = set(range(len(order)))
-    while remaining:
-        first = place = remaining.pop()
-        kept = rows[first].clone()
-        while order[place] != first:
-            rows[place] = rows[order[place]]
-            place = order[place]
-            remaining.discard(place)
-        rows[place] = kept
+def _arrange(features: PatchBuffer, order: list[int]) -> None:
+    """Put photo ``order[i]`` in place i, for all i, with memory for a single photo more."""
+    held = list(range(len(order)))
+    for place, photo in enumerate(order):
+        other = held.index(photo, place)
+        features.exchange([place], [other])
+        held[place], held[other] = held[other], held[place]

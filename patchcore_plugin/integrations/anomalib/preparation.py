@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from patchcore_plugin.options import validate
 from patchcore_plugin.preprocessing import geometry
 from patchcore_plugin.recipe import Preprocessing
+
+from .model import plain
 
 
 class Resize(v2.Resize):  # type: ignore[misc]
@@ -52,18 +56,25 @@ class Preparation(PreProcessor):
     """
 
     def __init__(self, options: Preprocessing) -> None:
+        super().__init__()
+        self._follow(options)
+
+    def _follow(self, options: Preprocessing) -> None:
         steps: list[v2.Transform] = [Resize(options)]
         if options.crop is not None:
             steps.append(Crop(options))
-        super().__init__(v2.Compose(steps))
+        self.options = options
+        self.transform = v2.Compose(steps)
         # The base class would leave antialiasing out of exported models, whose scores then differ.
         self.export_transform = self.transform
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """Return nothing: a checkpoint holds the recipe, which this is made from."""
-        return {}
+        """Return the options: they are not the recipe's where the model was given another pre-processor."""
+        return {"options": plain(asdict(self.options))}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Take the transform of a checkpoint that has one of its own."""
-        if "transform" in config:
+        """Take what a checkpoint says: options, or the transform of anomalib's own pre-processor."""
+        if "options" in config:
+            self._follow(validate(Preprocessing, config["options"], "the checkpoint's preprocessing"))
+        elif "transform" in config:
             super().load_checkpoint_config(config)

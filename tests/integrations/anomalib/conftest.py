@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+# First, before any test of this folder: it knows what anomalib warns of when it is imported.
+from patchcore_plugin.integrations.anomalib import PluginPatchcore
+
+# isort: split
+import pytest
+
+from tests.integrations.anomalib.engines import SMALL, engine, folder
+
+
+@pytest.fixture(scope="session")
+def fitted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PluginPatchcore, Path]:
+    """A model of `SMALL`, and its checkpoint."""
+    model, used = PluginPatchcore(**SMALL), engine(tmp_path_factory.mktemp("fitted"))
+    used.fit(model=model, datamodule=folder(dataset))
+    assert used.best_model_path is not None
+    return model, Path(used.best_model_path)

@@ -1,0 +1,114 @@
+"""Checkpoints: what they hold, what reads them, and moves to another device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import patchcore_plugin as pp
+from patchcore_plugin.integrations.anomalib import PluginPatchcore
+from patchcore_plugin.integrations.anomalib.preparation import Preparation
+from tests.integrations.anomalib.engines import DEEP, SMALL, THEIR_WARNINGS, engine, folder, judged, load, raw, read
+
+pytestmark = THEIR_WARNINGS
+
+
+def test_checkpoint_gives_equal_scores_in_another_process(fitted: tuple[PluginPatchcore, Path], dataset: Path) -> None:
+    model, path = fitted
+    photos = judged(dataset)
+    script = """
+import json, sys, torch
+from patchcore_plugin.integrations.anomalib import PluginPatchcore
+from anomalib.data.utils import read_image
+torch.load(sys.argv[1], weights_only=True)
+model = PluginPatchcore.load_from_checkpoint(sys.argv[1]).eval()
+with torch.no_grad():
+    found = model(torch.stack([read_image(path, as_tensor=True) for path in sys.argv[2:]]))
+print(json.dumps(found.pred_score.tolist()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), *map(str, photos)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        here = model.eval()(read(photos))
+    assert json.loads(done.stdout.splitlines()[-1]) == here.pred_score.tolist()
+
+
+def test_checkpoint_holds_every_option_but_no_weights(fitted: tuple[PluginPatchcore, Path]) -> None:
+    content = torch.load(fitted[1], weights_only=True)
+    assert content["hyper_parameters"]["recipe"]["scorer"] == {
+        "name": "knn", "neighbours": 9, "reweight": True, "squared": False,
+    }  # fmt: skip
+    assert content["hyper_parameters"]["backbone"] is None  # it is in the recipe
+    tensors = {key for key, value in content["state_dict"].items() if isinstance(value, Tensor) and value.numel() > 1}
+    assert tensors == set()
+    assert content["state_dict"]["model._extra_state"]["bank.vectors"].shape[1] == 64 + 128
+    loaded = load(fitted[1])
+    assert isinstance(loaded.pre_processor, Preparation)
+    assert loaded.pre_processor.transform is not None
+    assert loaded.pre_processor.transform(torch.rand(1, 3, 90, 90)).shape == (1, 3, 48, 64)
+    assert loaded.model.composition.recipe == fitted[0].model.composition.recipe
+
+
+@pytest.mark.parametrize("recipe", ["spade", "gaussian-ad"])
+def test_checkpoint_keeps_what_a_bank_knows_of_whole_photos(recipe: str, dataset: Path, tmp_path: Path) -> None:
+    model, used = PluginPatchcore(recipe, **DEEP), engine(tmp_path)
+    used.fit(model=model, datamodule=folder(dataset))
+    again = load(Path(str(used.best_model_path)))
+    assert model.model.bank is not None
+    assert model.model.bank.images is not None
+    assert torch.equal(again.model.bank.images, model.model.bank.images)
+    assert (again.model.bank.levels, again.model.bank.seen) == (model.model.bank.levels, model.model.bank.seen)
+    photos = read(judged(dataset))
+    with torch.no_grad():
+        assert torch.equal(raw(again).eval()(photos).pred_score, raw(model).eval()(photos).pred_score)
+
+
+def test_checkpoint_keeps_a_pre_processor_that_is_not_the_recipes(dataset: Path, tmp_path: Path) -> None:
+    given = PluginPatchcore.configure_pre_processor(image_size=(40, 56), center_crop_size=(32, 48))
+    model, used = PluginPatchcore(**SMALL, pre_processor=given), engine(tmp_path)
+    used.fit(model=model, datamodule=folder(dataset))
+    again = load(Path(str(used.best_model_path)))
+    photos = read(judged(dataset))
+    assert again.pre_processor.transform(photos).shape == (6, 3, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(raw(again).eval()(photos).pred_score, raw(model).eval()(photos).pred_score)
+
+
+def test_checkpoint_of_another_model_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
+    state = torch.load(fitted[1], weights_only=True)["state_dict"]
+    other = PluginPatchcore(**{**SMALL, "backbone": {**SMALL["backbone"], "seed": 1}})
+    with pytest.raises(pp.WeightsError, match=r"fitted with backbone 'resnet18', and the weights of 'resnet18' here"):
+        other.load_state_dict(state)
+    other = PluginPatchcore(**SMALL, scorer={"neighbours": 3})
+    with pytest.raises(pp.OptionError, match=r"fitted with scorer \{.*'neighbours': 9.* and the model has .*: 3"):
+        other.load_state_dict(state)
+
+
+def test_an_unfitted_model_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = PluginPatchcore(**SMALL)
+    other = PluginPatchcore(**SMALL)
+    other.load_state_dict(model.state_dict())
+    assert other.model.bank is None
+
+
+def test_bank_and_scorer_follow_to_another_device(
+    fitted: tuple[PluginPatchcore, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(fitted[1]).model
+    given = []
+    monkeypatch.setattr("patchcore_plugin.composition.usable_device", torch.device)
+    monkeypatch.setattr(model.composition.scorer, "restore", lambda bank, state: given.append(bank))
+    model.to("meta")
+    assert model.composition.device.type == "meta"
+    assert model.bank is given[0]
+    assert model.bank.vectors.device.type == model.bank.origin.device.type == "meta"
+    model.half()
+    assert len(given) == 1

@@ -1,0 +1,97 @@
+"""Exports: ONNX programs with the same scores, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import patchcore_plugin as pp
+from patchcore_plugin.integrations.anomalib import PluginPatchcore
+from tests.integrations.anomalib.engines import SMALL, THEIR_WARNINGS, engine, folder, judged, load, raw, read
+
+pytestmark = THEIR_WARNINGS
+
+
+def test_torch_export_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
+    with pytest.raises(pp.PatchcoreError, match=r"^export type 'torch' would pickle .* or export type 'onnx'$"):
+        engine(tmp_path).export(fitted[0], "torch", export_root=tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_onnx_gives_the_same_scores(fitted: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path) -> None:
+    model = raw(load(fitted[1])).eval()
+    path = engine(tmp_path).export(model, "onnx", export_root=tmp_path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    photos = read(judged(dataset))
+    for batch in (photos[:1], photos[2:5], photos[:2, :, 10:, :50]):  # other batches, other sizes: antialiasing shows
+        found = dict(
+            zip((out.name for out in session.get_outputs()), session.run(None, {"input": batch.numpy()}), strict=True)
+        )
+        with torch.no_grad():
+            expected = model.post_processor(model.model(model.pre_processor.transform(batch)))
+        np.testing.assert_allclose(found["pred_score"], expected.pred_score, rtol=1e-5)
+        np.testing.assert_allclose(found["anomaly_map"], expected.anomaly_map, rtol=1e-4)
+        np.testing.assert_array_equal(found["pred_label"], expected.pred_label)
+
+
+def test_onnx_of_photos_in_their_proportions_needs_their_size(tmp_path: Path) -> None:
+    model = PluginPatchcore("patchcore-paper", backbone=SMALL["backbone"])
+    with pytest.raises(pp.OptionError, match=r"^the recipe's keep_aspect .*; give input_size, the height and width"):
+        model.to_onnx(tmp_path)
+
+
+SCORER = """
+    from dataclasses import dataclass
+    import patchcore_plugin as pp
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    def create(config):
+        import torch
+
+        class Mean:
+            def fit(self, bank):
+                self.centre = bank.vectors.mean(dim=0)
+
+            def __call__(self, patches):
+                far = torch.from_numpy((patches.grid - self.centre).numpy()).norm(dim=-1)
+                return pp.Scores(image=far.flatten(1).amax(dim=1))
+
+            def state(self):
+                return {"centre": self.centre}
+
+            def restore(self, bank, state):
+                self.centre = state["centre"]
+
+        return Mean()
+
+    @pp.hookimpl
+    def patchcore_scorers():
+        return [pp.ScorerSpec(name="mean", config=Config, create=create, summary="by NumPy")]
+"""
+
+
+def test_scorer_of_a_plugin(distribution: Callable[..., Path], dataset: Path, tmp_path: Path) -> None:
+    distribution("mean-scorer", SCORER)
+    model, used = PluginPatchcore(**SMALL, scorer="mean"), engine(tmp_path)
+    used.fit(model=model, datamodule=folder(dataset))
+    again = load(Path(str(used.best_model_path)))
+    photos = torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(photos).pred_score, model.eval()(photos).pred_score)
+        assert again(photos).anomaly_map is None
+    with pytest.raises(
+        pp.PatchcoreError,
+        match=r"^this model cannot be exported to ONNX: torch\.export cannot follow one of backbone 'resnet18', "
+        r"aggregator 'average-pool', scorer 'mean' \(.*\); use the checkpoint with",
+    ) as error:
+        model.to_onnx(tmp_path)
+    assert "\n" not in str(error.value)
+    assert model.model.bank is not None  # the model is as it was
