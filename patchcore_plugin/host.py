@@ -8,7 +8,7 @@ import functools
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -72,13 +72,18 @@ class Host:
     ----------
     block
         Names of plugins or distributions that are not loaded at all, added to those in the environment variable
-        PATCHCORE_BLOCK_PLUGINS (separated by commas).
+        PATCHCORE_BLOCK_PLUGINS (separated by commas), which may name some that are not installed.
     entry_points
         Whether installed plugins are looked for; the built-in ones always are there unless blocked.
     extra
         More plugins by name, as modules or objects with hooks; for tests and notebooks.
     strict
         Raise what went wrong with a plugin; if None, whether PATCHCORE_STRICT_PLUGINS is 1.
+
+    Raises
+    ------
+    PluginError
+        If `block` names what is not installed, or, if strict, a plugin is broken.
 
     Examples
     --------
@@ -97,19 +102,20 @@ class Host:
     ) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        block = list(block)
         from_environment = os.environ.get("PATCHCORE_BLOCK_PLUGINS", "").split(",")
         self._blocked = {_canonical(name) for name in (*block, *from_environment)} - {""}
         self._strict = os.environ.get("PATCHCORE_STRICT_PLUGINS") == "1" if strict is None else strict
         self.plugins: list[Plugin] = []
-        version = _version_of(OWN_DISTRIBUTION)
-        for name, module in builtin.PLUGINS.items():
-            self._add(name, OWN_DISTRIBUTION, version, lambda module=module: module)
-        if entry_points:
-            for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda e: e.name):
-                distribution, version = _origin(entry)
-                self._add(entry.name, distribution, version, entry.load)
-        for name, plugin in (extra or {}).items():
-            self._add(name, "-", "-", lambda plugin=plugin: plugin)
+        own = _version_of(OWN_DISTRIBUTION)
+        shipped = [(name, OWN_DISTRIBUTION, own, _giving(module)) for name, module in builtin.PLUGINS.items()]
+        entries = sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda each: each.name)
+        installed = [(entry.name, *_origin(entry), entry.load) for entry in entries]
+        added = [(name, "-", "-", _giving(plugin)) for name, plugin in (extra or {}).items()]
+        # Before anything is imported: a misspelt name would let in what was to be kept out.
+        _require_known(block, [name for each in (*shipped, *installed, *added) for name in each[:2]])
+        for each in (*shipped, *(installed if entry_points else ()), *added):
+            self._add(*each)
 
     def names(self, role: str) -> list[str]:
         """Return the names of a role's components, sorted, those claimed twice included."""
@@ -283,6 +289,22 @@ def _check_record(record: object, expected: type[ComponentSpec], hook: str) -> N
 def _canonical(name: str) -> str:
     """Return a name as distributions are compared: ``My_Plugin`` is ``my-plugin``."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _giving(plugin: object) -> Callable[[], object]:
+    return lambda: plugin
+
+
+def _require_known(block: Iterable[str], names: Iterable[str]) -> None:
+    known = {_canonical(name): name for name in names if name not in ("-", "?")}
+    for name in block:
+        if _canonical(name) not in known:
+            close = difflib.get_close_matches(_canonical(name), known, n=1)
+            hint = f"did you mean {known[close[0]]!r}? " if close else ""
+            raise PluginError(
+                f"cannot block {name!r}: no plugin or distribution of that name is installed; {hint}"
+                "'patchcore plugins list' has them all"
+            )
 
 
 def _origin(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def command(
                 "defective_photos": len(calibration.defective),
                 "defective_found": found,
                 "threshold_source": calibration.describe(),
-                "skipped": [str(error) for error in skipped],
+                "skipped": [setup.skipped_because(error) for error in skipped],
             }
         )
     else:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import typer
 
 from patchcore_plugin.builtin import PLUGINS
+from patchcore_plugin.errors import PluginError
 from patchcore_plugin.hookspecs import PROJECT
 from patchcore_plugin.host import OWN_DISTRIBUTION, Host
 from patchcore_plugin.specs import ROLES
@@ -56,7 +57,10 @@ def _host(context: typer.Context) -> Host:
     """Return the host as the words before the cursor want it; what plugins print would be taken for names."""
     given = context.find_root().params
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return Host(block=given.get("block") or (), entry_points=not given.get("no_plugins"), strict=False)
+        try:
+            return Host(block=given.get("block") or (), entry_points=not given.get("no_plugins"), strict=False)
+        except PluginError:  # what is to be blocked is misspelt: nothing that may be meant is imported
+            return Host(entry_points=False, strict=False)
 
 
 def _matching(names: set[str] | list[str], incomplete: str) -> list[str]:

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0
+GAP = 2
+"""Columns of a terminal between those of a table."""
 
 
 class Reporter:
@@ -83,15 +87,21 @@ def print_json(content: object) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; on something that is no terminal it is wide enough for every line."""
+    shown = [[printable(each) for each in row] for row in rows]
     console = Console()
     if not console.is_terminal:
-        console = Console(width=400)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        console = Console(width=sum(max(map(cell_len, each)) + GAP for each in zip(columns, *shown, strict=True)))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(each.replace("[", "\\[") for each in row))
+    for row in shown:
+        table.add_row(*map(Text, row))  # in which nothing is markup
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """Return a text, such as a file's name, in one line, with escapes for what would not be seen as it is."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def number(value: float | None, digits: int = 4) -> str:

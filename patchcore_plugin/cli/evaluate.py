@@ -94,7 +94,7 @@ def command(
     if any(each.failed for each in evaluation.categories):
         for each in evaluation.categories:
             for failure in each.failed:
-                typer.echo(f"patchcore: {failure.reason}", err=True)
+                typer.echo(f"patchcore: {setup.skipped_because(failure.reason)}", err=True)
         typer.echo("patchcore: some photos or masks could not be used; all others are done", err=True)
         raise typer.Exit(1)
 
@@ -144,7 +144,7 @@ def _compare(
         print_json(comparison.to_json())
     else:
         compare.show(comparison, out)
-    for line in [*comparison.unusable, *comparison.reasons]:
+    for line in [*map(setup.skipped_because, comparison.unusable), *comparison.reasons]:
         typer.echo(f"patchcore: {line}", err=True)
     if comparison.reasons:
         typer.echo("patchcore: some recipes failed; all others are done", err=True)
@@ -222,4 +222,4 @@ def _chosen(categories: list[Category], names: list[str] | None) -> list[Categor
     for name in names:
         if name not in known:
             raise DatasetError(f"no category {name!r}; the dataset has: {', '.join(known)}")
-    return [known[name] for name in names]
+    return [known[name] for name in dict.fromkeys(names)]

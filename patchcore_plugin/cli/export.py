@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,15 +30,15 @@ def command(
     ] = None,
     as_json: setup.JsonOption = False,
 ) -> None:
-    """Write a model as one program, checked against it on real photos; needs patchcore-plugin[export]."""
+    """Write a model as one program, checked against it on real photos; needs the extra `export`."""
     from patchcore_plugin.datasets import find_photos
 
     given = find_photos(photos) if photos else []
-    setup.require_writable(out)
-    from patchcore_plugin.model_export import BATCHES, export_model
+    from patchcore_plugin.model_export import BATCHES, SUFFIXES, export_model
     from patchcore_plugin.models import load_model
 
     fitted = load_model(model, device="cpu", precision="fp32", host=setup.host_of(context))
+    setup.require_writable(out, f"model{SUFFIXES[format]}")
     export = export_model(fitted, out, format=format, photos=given)
     if as_json:
         print_json(
@@ -62,4 +63,4 @@ def command(
     if export.map_difference is not None:
         print(f"map        differs by {export.map_difference:.1e} of its range at most")
     if format == "onnx":
-        print(f"next       patchcore predict {out} PHOTOS --out results")
+        print(f"next       patchcore predict {shlex.quote(str(out))} PHOTOS --out results")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def command(
     seed: setup.SeedOption = 0,
     as_json: setup.JsonOption = False,
 ) -> None:
-    """Write a backbone as an ONNX file, checked against torch; needs patchcore-plugin[export]."""
+    """Write a backbone as an ONNX file, checked against torch; needs the extra `export`."""
     fixed = None if size is None else _size(size)
     for text in options or ():
         if setup.parse_option(text)[0] != "backbone":
@@ -63,7 +64,9 @@ def command(
         print("checked  not compared with torch; for that, pip install onnxruntime")
     else:
         print(f"checked  largest relative difference from torch: {export.difference:.1e}")
-    print(f"next     patchcore fit PHOTOS --out m.safetensors --backbone onnx --set backbone.file={out}")
+    print(
+        f"next     patchcore fit PHOTOS --out m.safetensors --backbone onnx --set backbone.file={shlex.quote(str(out))}"
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +101,7 @@ def command(
     summary: dict[str, Any] = {
         "model": str(out),
         "photos": len(photos) - len(detector.skipped),
-        "skipped": [str(error) for error in detector.skipped],
+        "skipped": [setup.skipped_because(error) for error in detector.skipped],
         **learned(detector),
         "threshold": detector.threshold,
         "threshold_source": detector.calibration.describe(),
@@ -119,7 +120,7 @@ def command(
             print(f"member {place}   {member['name']}")
             _show(member, f"{place}.")
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
-        print(f"next       patchcore predict {out} PHOTOS --out results")
+        print(f"next       patchcore predict {shlex.quote(str(out))} PHOTOS --out results")
     setup.report_unreadable(detector.skipped, len(photos))
 
 

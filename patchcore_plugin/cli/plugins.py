@@ -109,7 +109,9 @@ def _roles_of(host: Host, name: str) -> list[str]:
     roles = [role for role in ROLES if name in host.names(role)]
     if not roles:
         every = sorted({each for role in ROLES for each in host.names(role)})
-        raise PluginError(f"no component is called {name!r}; there are: {', '.join(every)}")
+        failed = [f"{plugin}: {plugin.reason}" for plugin in host.plugins if plugin.status == "failed"]
+        missing = f"; not loaded: {'; '.join(failed)}" if failed else ""
+        raise PluginError(f"no component is called {name!r}; there are: {', '.join(every)}{missing}")
     return roles
 
 

@@ -84,7 +84,7 @@ def command(
         info = {"description": "Regions found by patchcore predict", "model": str(model), "software": software()}
         write_coco(out / "results.jsonl", out / "coco.json", info)
     if as_json:
-        print_json({"results": records, "failed": [str(error) for error in errors]})
+        print_json({"results": records, "failed": [setup.skipped_because(error) for error in errors]})
     else:
         verdicts = {True: "defect", False: "good", None: "-"}
         rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ def show_recipe(
     if as_json:
         print_json(content)
         return
-    print(f"# {recipe.name}: {recipe.summary}")
+    print(f"# {recipe.name}: {' '.join(recipe.summary.split())}")
     if recipe.preprocessing.crop is not None:
         height, width = recipe.preprocessing.crop
         print(
@@ -74,7 +75,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False)  # the same escapes as in TOML
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(each) for each in value)}]"
     return str(value)

@@ -169,7 +169,7 @@ def _value(text: str) -> Any:
     """Return a value as written in JSON; else none, a list with commas (``layer2,`` has one item), or the text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or a number of thousands of digits
         pass
     if text.lower() in ("none", "null"):
         return None
@@ -190,19 +190,24 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * unit)
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, example: str = "model.safetensors") -> None:
     """Make the folder that a file is to be written to; find out before the long work whether it can be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        raise ModelFileError(f"{path}: is a folder; give --out a file in it, such as {path / 'model.safetensors'}")
+        raise ModelFileError(f"{path}: is a folder; give --out a file in it, such as {path / example}")
     if not os.access(path.parent, os.W_OK):
         raise ModelFileError(f"{path}: its folder cannot be written to; choose another --out")
+
+
+def skipped_because(reason: ImageError | str) -> str:
+    """Return in one line why a photo was left out, without the advice to leave it out."""
+    return " ".join(str(reason).split()).removesuffix(", or pass --on-error skip")
 
 
 def report_unreadable(errors: list[ImageError], total: int) -> None:
     """Say which photos were left out and end with exit code 1, if there are any."""
     for error in errors:
-        typer.echo(f"patchcore: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"patchcore: {skipped_because(error)}", err=True)
     if errors:
         typer.echo(f"patchcore: {len(errors)} of {total} photos were skipped; all others are done", err=True)
         raise typer.Exit(1)

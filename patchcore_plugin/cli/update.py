@@ -61,7 +61,7 @@ def command(
         "model": str(out or model),
         "photos_added": len(new) - len(detector.skipped),
         "photos_known": len(photos) - len(new),
-        "skipped": [str(error) for error in detector.skipped],
+        "skipped": [setup.skipped_because(error) for error in detector.skipped],
         "before": before,
         "after": after,
         "threshold_source": detector.calibration.describe(),

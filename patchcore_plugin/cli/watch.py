@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from . import setup
-from .console import number
+from .console import number, printable
 
 VERDICTS = {True: "defect", False: "good", None: "-"}
 
@@ -59,7 +59,8 @@ def command(
             else:
                 figures = number(record["score"], 3), number(record["p_value"], 3)
                 _say(VERDICTS[record["is_anomalous"]], *figures, f"{seconds:.2f} s", record["path"])
-    summary = f"{len(latencies)} photos, {defective} defective, {failed} could not be read"
+    photos = "1 photo" if len(latencies) == 1 else f"{len(latencies)} photos"
+    summary = f"{photos}, {defective} defective, {failed} could not be read"
     if latencies:
         summary += f"; latency {statistics.median(latencies):.2f} s in the median, {max(latencies):.2f} s at worst"
     print(summary, file=sys.stderr if as_json else sys.stdout)
@@ -89,8 +90,7 @@ def _told_to_end() -> Iterator[Callable[[], bool]]:
 
 
 def _say(verdict: str, score: str, p_value: str, latency: str, photo: str) -> None:
-    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in photo)
-    print(f"{verdict:<7}  {score:>9}  {p_value:>7}  {latency:>9}  {shown}", flush=True)
+    print(f"{verdict:<7}  {score:>9}  {p_value:>7}  {latency:>9}  {printable(photo)}", flush=True)
 
 
 def _note(line: str) -> None:
