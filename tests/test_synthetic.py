@@ -10,7 +10,8 @@ import pytest
 from patchcore_plugin.datasets import load_categories, load_category, training_photos
 from patchcore_plugin.errors import DatasetError
 from patchcore_plugin.images import read_mask, read_photo
-from patchcore_plugin.synthetic import CATEGORY, DEFECTS, _Line, draw_dataset
+from patchcore_plugin.synthetic import CATEGORY, DEFECTS, draw_dataset
+from patchcore_plugin.synthetic.line import Line
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +57,14 @@ def test_photos_differ_but_are_of_one_product(drawn: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def line() -> _Line:
-    return _Line(256)
+def line() -> Line:
+    return Line(256)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("kind", DEFECTS)
-def test_a_mask_covers_what_differs_from_a_sound_twin(line: _Line, kind: str, index: int, seed: int) -> None:
+def test_a_mask_covers_what_differs_from_a_sound_twin(line: Line, kind: str, index: int, seed: int) -> None:
     twin, nothing = line.photo(np.random.default_rng(seed), "good", 0)
     photo, mask = line.photo(np.random.default_rng(seed), kind, index)
     assert not nothing.any()
@@ -78,7 +79,7 @@ def test_a_mask_covers_what_differs_from_a_sound_twin(line: _Line, kind: str, in
     assert (changed[mask == 0] > 12).sum() < 0.7 * (mask > 0).sum()
 
 
-def test_a_good_part_has_the_same_nuisance_as_a_bad_one(line: _Line) -> None:
+def test_a_good_part_has_the_same_nuisance_as_a_bad_one(line: Line) -> None:
     """What tells a bad photo from a good one is the defect alone."""
     rng = np.random.default_rng(0)
     good = np.array([line.photo(rng, "good", 0)[0].mean() for _ in range(12)])
