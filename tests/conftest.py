@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ import numpy.typing as npt
 import pytest
 
 from patchcore_plugin.kernels.native import SWITCH, native
+
+if TYPE_CHECKING:
+    from tests.commands import Ended
 
 # What the caller's shell sets is kept out: which plugins are blocked, and whether output is a terminal. Typer asks
 # for the latter when it is imported, before any fixture runs.
@@ -58,6 +62,27 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask = (np.abs(clean.astype(int) - bad).max(axis=2) > 40).astype(np.uint8) * 255
         write(root / "ground_truth" / "blot" / f"{number:03}_mask.png", mask)
     return root
+
+
+@pytest.fixture(scope="session")
+def good(dataset: Path) -> Path:
+    """The folder of its ten good photos."""
+    return dataset / "train" / "good"
+
+
+@pytest.fixture(scope="session")
+def fitted_washer(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A model that `patchcore fit` made of the small category, and what the command said; not to be changed."""
+    from tests.commands import SMALL, done  # which imports Typer
+
+    model = tmp_path_factory.mktemp("fitted") / "new" / "part.safetensors"
+    return model, done("fit", dataset, "--out", model, *SMALL)
+
+
+@pytest.fixture(scope="session")
+def washer_model(fitted_washer: tuple[Path, Ended]) -> Path:
+    """The model file of `fitted_washer`."""
+    return fitted_washer[0]
 
 
 @pytest.fixture

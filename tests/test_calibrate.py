@@ -17,8 +17,8 @@ from benchmarks import false_alarms
 from benchmarks.false_alarms import Remembering
 from patchcore_plugin import model_file
 from patchcore_plugin.recalibration import recalibrated
+from tests.commands import SMALL, Ended, done, failure, loaded, patchcore
 from tests.conftest import draw, write
-from tests.test_cli import SMALL, Ended, done, failure, loaded, patchcore
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import patchcore_plugin as pp
-from patchcore_plugin import Detector, Host, cli, onnx_export
+from patchcore_plugin import Detector, Host, onnx_export
 from patchcore_plugin.onnx_export import Export, export_backbone
 
 pytest.importorskip("patchcore_onnx", reason="the ONNX backbone is not installed")
@@ -67,13 +67,6 @@ def defective() -> np.ndarray[Any, Any]:
     (photo,) = photos(1, seed=1)
     photo[20:40, 20:40] = 250
     return photo
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["patchcore", *map(str, arguments)])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    return int(done.value.code or 0)
 
 
 # The same features
@@ -190,69 +183,6 @@ def test_equal_backbones_make_equal_files_and_the_backbone_is_left_as_it_was(
     assert again.path.read_bytes() == exported("lite0").path.read_bytes()
     assert all(torch.equal(a, b) for a, b in zip(before, backbone(images), strict=True))
     assert torch.equal(random_state, torch.get_rng_state())
-
-
-# The command
-
-
-def test_the_command_for_one_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], host: Host
-) -> None:
-    file = tmp_path / "new" / "features.onnx"
-    arguments = ["--backbone", "resnet18", "--set", "backbone.weights=random", "--set", "backbone.layers=layer1,"]
-    code = run(monkeypatch, "export-backbone", *arguments, "--out", file, "--size", "40,56", "--seed", 3, "--json")
-    output = capfd.readouterr()
-    assert (code, output.err) == (0, "")
-    said = json.loads(output.out)
-    assert 0 < said.pop("largest_relative_difference") < 1e-4
-    expected = host.create("backbone", "resnet18", weights="random", layers=("layer1",), seed=3)
-    assert said == {
-        "file": str(file),
-        "maps": ["layer1"],
-        "size": [40, 56],
-        "weight_hash": expected.weight_hash(),
-    }
-    backbone = host.create("backbone", "onnx", file=str(file))
-    images = torch.randn(3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(backbone(images)[0], expected(images)[0], rtol=1e-4, atol=1e-4)
-    with pytest.raises(
-        pp.TensorError, match=r"takes photos of 40 x 56 only, got 64 x 64; set preprocessing.size=40,56"
-    ):
-        backbone(torch.zeros(1, 3, 64, 64))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["--set", "sampler.ratio=0.1"], 1, "--set sampler.ratio=0.1: only the backbone is exported; "),
-        (["--set", "backbone.wights=random"], 1, "unknown option 'wights'; did you mean 'weights'?"),
-        (["--size", "256"], 2, "expected HEIGHT,WIDTH, such as 256,256, got 256"),
-        (["--size", "0,256"], 2, "expected HEIGHT,WIDTH, such as 256,256, got 0,256"),
-    ],
-)
-def test_what_the_command_refuses(
-    arguments: Sequence[str],
-    code: int,
-    text: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert run(monkeypatch, "export-backbone", *arguments, "--out", tmp_path / "f.onnx") == code
-    assert text in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; sys.argv = ['patchcore', 'export-backbone', '--help']\n"
-        "from patchcore_plugin.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
 
 
 # What cannot be exported

@@ -138,7 +138,7 @@ def test_a_list_with_a_photo_that_is_not_there(model: Path, here: Path) -> None:
     document = json.loads(ended.stdout)
     assert document["results"] == records()
     assert [record["path"] for record in records()] == ["good.png", "bad.png"]
-    line = "none.png: no such file; check the path, or pass --on-error skip"
+    line = "none.png: no such file; check the path"
     assert document["failed"] == [line]
     assert ended.stderr.endswith(f"patchcore: {line}\npatchcore: 1 of 3 photos were skipped; all others are done\n")
     stopped = predict(model, "-", "--on-error", "stop", given=b"none.png\ngood.png\n")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import patchcore_plugin
 from patchcore_plugin import Host, OptionError, PluginError, Recipe, load_recipe
 from patchcore_plugin.recipe import Choice, Map, Preprocessing
 from patchcore_plugin.specs import ROLES
@@ -108,23 +106,6 @@ def test_the_recipe_of_the_authors_code() -> None:
     assert recipe.sampler.options == {"ratio": 0.1, "projection_dim": 128}
     assert "border" in recipe.summary
     assert "NOT inspected" in recipe.summary
-
-
-def test_a_wheel_holds_what_is_read_at_run_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = pytest.importorskip("hatchling.build", reason="hatchling is not installed")
-    package = Path(patchcore_plugin.__file__).parent
-    if not (package.parent / "pyproject.toml").is_file():
-        pytest.skip("the package is not tested from its source")
-    monkeypatch.chdir(package.parent)
-    with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
-        names = set(wheel.namelist())
-        (points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert "patchcore = patchcore_plugin.cli:main" in wheel.read(points).decode()
-    data = [path for path in package.rglob("*") if path.suffix in (".toml", ".j2", ".typed")]
-    assert len(data) >= len(SHIPPED) + 2
-    for path in [*data, *package.rglob("*.py")]:
-        assert path.relative_to(package.parent).as_posix() in names
-    assert not [name for name in names if not re.match(r"patchcore_plugin(/|-[\d.]+\.dist-info/)", name)]
 
 
 # Loading

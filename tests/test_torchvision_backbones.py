@@ -5,52 +5,17 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from patchcore_plugin.builtin.torchvision_backbones import patchcore_backbones
-from patchcore_plugin.errors import OptionError, PatchcoreError, TensorError, WeightsError
-from patchcore_plugin.roles import Backbone, hash_weights
-
-SPECS = {spec.name: spec for spec in patchcore_backbones()}
-
-
-def create(name: str, **options: Any) -> Any:
-    spec = SPECS[name]
-    return spec.create(spec.config(**options))
-
-
-def message(kind: type[PatchcoreError], name: str, **options: Any) -> str:
-    with pytest.raises(kind) as caught:
-        create(name, **options)
-    return str(caught.value)
-
-
-def images(height: int = 97, width: int = 131) -> torch.Tensor:
-    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 4 - 2
-
-
-@pytest.fixture(scope="module")
-def resnet18() -> Any:
-    """A whole network with weights of its own, batch statistics included."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        network = torchvision.models.resnet18(weights=None).eval()
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
-                module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    return network
+from patchcore_plugin.errors import OptionError, TensorError
+from patchcore_plugin.roles import Backbone
+from tests.torchvision_networks import SPECS, create, images, message, whole_resnet18
 
 
 @pytest.mark.parametrize(
@@ -79,10 +44,10 @@ def test_default_layers_have_strides_8_and_16_at_odd_sizes(name: str, channels: 
     assert all(m.dtype == torch.float32 and not m.requires_grad for m in maps)
 
 
-def test_maps_are_those_of_the_whole_network(resnet18: Any, tmp_path: Path) -> None:
-    torch.save(resnet18.state_dict(), tmp_path / "r.pth")
+def test_maps_are_those_of_the_whole_network(tmp_path: Path) -> None:
+    torch.save(whole_resnet18().state_dict(), tmp_path / "r.pth")
     layers = ("layer1", "layer2", "layer3", "layer4")
-    whole = create_feature_extractor(resnet18, list(layers))
+    whole = create_feature_extractor(whole_resnet18(), list(layers))
     with torch.no_grad():
         expected = whole(images())
     for got, layer in zip(
@@ -130,26 +95,6 @@ def test_maps_are_those_of_the_whole_efficientnet(tmp_path: Path) -> None:
         assert (g - e).norm() < 1e-5 * e.norm()
 
 
-def test_random_biases_are_zero() -> None:
-    """Squeeze-and-excitation has convolutions with biases, which no file fills."""
-    for module in create("efficientnet_b4", weights="random", layers=("stage2",))._stages.modules():
-        if hasattr(module, "fc1"):
-            assert not module.fc1.bias.any()
-            assert not module.fc2.bias.any()
-
-
-def test_weights_come_back_from_both_formats_bit_for_bit(resnet18: Any, tmp_path: Path) -> None:
-    torch.save(resnet18.state_dict(), tmp_path / "r.pth")
-    save_file(resnet18.state_dict(), tmp_path / "r.safetensors")
-    headless = {k: t for k, t in resnet18.state_dict().items() if not k.startswith("fc.")}
-    torch.save(headless | {"fc.weight": torch.zeros(5, 512)}, tmp_path / "tuned.pth")
-    a, b, c = (create("resnet18", weights=str(tmp_path / n)) for n in ("r.pth", "r.safetensors", "tuned.pth"))
-    assert a.weight_hash() == b.weight_hash() == c.weight_hash()
-    for x, y, z in zip(a(images()), b(images()), c(images()), strict=True):
-        assert torch.equal(x, y)
-        assert torch.equal(x, z)
-
-
 @pytest.mark.parametrize("name", ["resnet18", "densenet201"])
 def test_nothing_after_the_last_layer_is_kept(name: str) -> None:
     first, second = SPECS[name].config().layers
@@ -179,32 +124,6 @@ def test_input_is_not_changed() -> None:
     before = x.clone()
     create("resnet18", weights="random")(x)
     assert torch.equal(x, before)
-
-
-def test_random_weights_depend_on_the_seed_alone() -> None:
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    a = create("resnet18", weights="random", seed=3).weight_hash()
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(6)
-    assert create("resnet18", weights="random", seed=3).weight_hash() == a
-    assert create("resnet18", weights="random", seed=4).weight_hash() != a
-    assert not torch.cuda.is_initialized()
-
-
-def test_hash_is_that_of_the_weights_as_published_batch_statistics_included(resnet18: Any, tmp_path: Path) -> None:
-    """However the backbone computes, models saved before must load."""
-    tensors = {key: tensor.clone() for key, tensor in resnet18.state_dict().items()}
-    save_file(tensors, tmp_path / "r.safetensors")
-    tensors["bn1.running_mean"][0] += 1
-    save_file(tensors, tmp_path / "changed.safetensors")
-    backbone, changed = (
-        create("resnet18", weights=str(tmp_path / n)) for n in ("r.safetensors", "changed.safetensors")
-    )
-    kept = {key: tensor for key, tensor in resnet18.state_dict().items() if not key.startswith(("layer4.", "fc."))}
-    assert backbone.weight_hash() == hash_weights(kept)
-    assert backbone.weight_hash() != changed.weight_hash()
-    assert backbone.to("cpu") is backbone
 
 
 @pytest.mark.parametrize(("name", "left"), [("wide_resnet50", 0), ("resnet18", 0), ("densenet201", 68)])
@@ -268,99 +187,6 @@ def test_wrong_images_are_named() -> None:
 )
 def test_layers_that_do_not_exist_are_refused(name: str, layers: tuple[str, ...], text: str) -> None:
     assert message(OptionError, name, layers=layers) == text
-
-
-def test_missing_file_is_told_in_one_line() -> None:
-    assert message(WeightsError, "resnet18", weights="imagnet") == (
-        "backbone resnet18: weights: no file imagnet; give imagenet, random, or the path of a .pth or .safetensors file"
-    )
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_damaged_file_is_told_in_one_line(name: str, resnet18: Any, tmp_path: Path) -> None:
-    path = tmp_path / name
-    (torch.save if name == "w.pth" else save_file)(resnet18.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:100_000])
-    text = message(WeightsError, "resnet18", weights=str(path))
-    kind = "RuntimeError" if name == "w.pth" else "SafetensorError"
-    assert text == (
-        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
-        f"({kind}); save one with torch.save(network.state_dict(), PATH)"
-    )
-
-
-def test_pickled_objects_are_not_run(resnet18: Any, tmp_path: Path) -> None:
-    path = tmp_path / "whole.pth"
-    torch.save(resnet18, path)
-    assert message(WeightsError, "resnet18", weights=str(path)) == (
-        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
-        "(UnpicklingError); save one with torch.save(network.state_dict(), PATH)"
-    )
-
-
-def test_a_checkpoint_that_holds_a_state_dict_is_read(resnet18: Any, tmp_path: Path) -> None:
-    for name, content in (
-        ("plain.pth", resnet18.state_dict()),
-        ("c.pth", {"epoch": 3, "state_dict": resnet18.state_dict()}),
-    ):
-        torch.save(content, tmp_path / name)
-    plain, checkpoint = (create("resnet18", weights=str(tmp_path / name)) for name in ("plain.pth", "c.pth"))
-    assert plain.weight_hash() == checkpoint.weight_hash()
-
-
-@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {1: torch.zeros(1)}])
-def test_files_of_something_else_are_refused(content: object, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pth"
-    torch.save(content, path)
-    assert message(WeightsError, "resnet18", weights=str(path)) == (
-        f"backbone resnet18: weights: {path} holds something else than named tensors; "
-        "save the network with torch.save(network.state_dict(), PATH)"
-    )
-
-
-def test_weights_of_another_network_are_refused(resnet18: Any, tmp_path: Path) -> None:
-    path = tmp_path / "r.pth"
-    torch.save(resnet18.state_dict(), path)
-    assert message(WeightsError, "resnet50", weights=str(path)) == (
-        f"backbone resnet50: weights: {path} is of another network; tensors: "
-        "165 missing (layer1.0.conv3.weight, layer1.0.bn3.weight, ...); "
-        "23 of another shape (layer1.0.conv1.weight, layer1.1.conv1.weight, ...)"
-    )
-    tensors = resnet18.state_dict()
-    tensors["extra"] = torch.zeros(1)
-    torch.save(tensors, path)
-    assert message(WeightsError, "resnet18", weights=str(path)) == (
-        f"backbone resnet18: weights: {path} is of another network; tensors: 1 unexpected (extra)"
-    )
-
-
-def test_without_network_three_ways_out_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert message(WeightsError, "wide_resnet50") == (
-        "backbone wide_resnet50: the ImageNet weights are not on this computer and cannot be downloaded "
-        "(no route to host): connect to the network once so that torchvision downloads them, "
-        "or give a weights file with backbone.weights=PATH, "
-        "or choose a backbone whose weights come with its package, "
-        "such as efficientnet-lite0 from patchcore-efficientnet-lite"
-    )
-    assert capfd.readouterr() == ("", "")
-    assert not list(tmp_path.iterdir())
-
-
-def test_imagenet_weights_come_from_torchvisions_cache(
-    resnet18: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(resnet18.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    file = str(tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
-    assert create("resnet18").weight_hash() == create("resnet18", weights=file).weight_hash()
 
 
 def test_listing_imports_no_torch_and_every_option_has_a_default() -> None:

@@ -108,7 +108,8 @@ def test_a_wheel_holds_the_package_whole_and_nothing_else(source: Path, wheels: 
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {name.partition("/")[2] for name in info} >= {"METADATA", "entry_points.txt", "licenses/LICENSE"}
+    ours = {"entry_points.txt", "licenses/LICENSE"}
+    assert {name.partition("/")[2] for name in info} == {"METADATA", "WHEEL", "RECORD", *ours}
 
 
 def test_the_wheel_holds_what_is_no_python(wheels: Path) -> None:

@@ -24,8 +24,8 @@ from patchcore_plugin.model_file import read_manifest
 from patchcore_plugin.recalibration import recalibrated
 from patchcore_plugin.thumbnails import LIMIT, LONGEST, decoded, packed, thumbnail, unpacked
 from patchcore_plugin.why import GAP, LEAST, REMEMBERED, SIDE, WhyPictures, why_picture
+from tests.commands import SMALL, patchcore
 from tests.conftest import draw, write
-from tests.test_cli import SMALL, patchcore
 
 RED, GREEN, GREY = (200, 30, 30), (30, 160, 30), (90, 90, 90)
 LEFT, RIGHT = np.s_[:, :SIDE], np.s_[:, SIDE + GAP :]

@@ -1,87 +1,27 @@
-"""The ONNX plugin, through the public API only, on networks written by hand: they pool colours."""
+"""The ONNX plugin, through the public API only: features, their normalisation, sizes and layers."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import onnxruntime
 import patchcore_onnx as plugin
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from torch.nn.functional import avg_pool2d
 
 import patchcore_plugin as pp
 from patchcore_plugin.testing import Check, checks
 
-DYNAMIC = ("batch", 3, "height", "width")
+from .networks import DYNAMIC, create, draw, images, message, one_node
 
 
-def draw(
-    path: Path,
-    shape: Sequence[int | str] = DYNAMIC,
-    *,
-    half: int = TensorProto.FLOAT,
-    factor_size: tuple[int, int] = (1, 1),
-    metadata: dict[str, str] | None = None,
-    external: bool = False,
-) -> Path:
-    """Write a network with the outputs quarter (stride 4), half (stride 2, times 3) and mean [B, 3]."""
-
-    def pool(stride: int, name: str) -> onnx.NodeProto:
-        return helper.make_node("AveragePool", ["images"], [name], kernel_shape=[stride] * 2, strides=[stride] * 2)
-
-    factor = numpy_helper.from_array(np.full((1, 3, *factor_size), 3, np.float32), "factor")
-    nodes = [
-        pool(4, "quarter"),
-        pool(2, "pooled"),
-        helper.make_node("Mul", ["pooled", "factor"], ["tripled"]),
-        helper.make_node("Cast", ["tripled"], ["half"], to=half),
-        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[2, 3], keepdims=0),
-    ]
-    outputs = [
-        helper.make_tensor_value_info("quarter", TensorProto.FLOAT, [shape[0], 3, "h4", "w4"]),
-        helper.make_tensor_value_info("half", half, [shape[0], 3, "h2", "w2"]),
-        helper.make_tensor_value_info("mean", TensorProto.FLOAT, [shape[0], 3]),
-    ]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)
-    model = helper.make_model(
-        helper.make_graph(nodes, "colours", [images], outputs, [factor]),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    helper.set_model_props(model, metadata or {})
-    onnx.checker.check_model(model)
-    onnx.save(model, path, save_as_external_data=external, location="weights.data", size_threshold=0)
-    return path
-
-
-def create(file: Path | str, **options: Any) -> Any:
-    return pp.Host(entry_points=False, extra={"onnx": plugin}).create("backbone", "onnx", file=str(file), **options)
-
-
-def message(kind: type[pp.PatchcoreError], file: Path | str, **options: Any) -> str:
-    with pytest.raises(kind) as caught:
-        create(file, **options)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
-def images(batch: int = 3, height: int = 24, width: int = 32) -> torch.Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return draw(tmp_path / "net.onnx")
+def test_conformance(file: Path) -> None:
+    found: list[Check] = checks(plugin, options={"onnx": {"file": str(file)}})
+    assert found
+    for check in found:
+        check()
 
 
 # Features
@@ -227,129 +167,6 @@ def test_no_layers_at_all_are_refused(file: Path) -> None:
     assert "option 'layers' must have at least 1 value" in message(pp.OptionError, file, layers=())
 
 
-def one_node(
-    path: Path, operation: str, kinds: Sequence[int], shape: Sequence[int | str], output: list[Any], **attributes: Any
-) -> Path:
-    names = [f"in{index}" for index in range(len(kinds))]
-    model = helper.make_model(
-        helper.make_graph(
-            [helper.make_node(operation, names, ["out"], **attributes)],
-            "one",
-            [helper.make_tensor_value_info(name, kind, shape) for name, kind in zip(names, kinds, strict=True)],
-            [helper.make_tensor_value_info("out", kinds[0], output)],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    onnx.save(model, path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("operation", "kinds", "shape", "has"),
-    [
-        (
-            "Add",
-            [TensorProto.FLOAT] * 2,
-            [1, 3, 8, 8],
-            "in0 tensor(float) [1, 3, 8, 8]; in1 tensor(float) [1, 3, 8, 8]",
-        ),
-        ("Relu", [TensorProto.DOUBLE], [1, 3, 8, 8], "in0 tensor(double) [1, 3, 8, 8]"),
-        ("Relu", [TensorProto.FLOAT], [1, 8, 8, 3], "in0 tensor(float) [1, 8, 8, 3]"),
-        ("Relu", [TensorProto.FLOAT], [3, 8, 8], "in0 tensor(float) [3, 8, 8]"),
-    ],
-)
-def test_other_inputs_are_refused(tmp_path: Path, operation: str, kinds: list[int], shape: list[int], has: str) -> None:
-    file = one_node(tmp_path / "net.onnx", operation, kinds, shape, [*shape])
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file}: expected one input, float32 [B, 3, H, W], it has: {has}"
-    )
-
-
-def test_a_file_without_feature_maps_is_refused(tmp_path: Path) -> None:
-    file = one_node(tmp_path / "net.onnx", "Flatten", [TensorProto.FLOAT], DYNAMIC, ["batch", "features"])
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file}: no output is a feature map, float32 or float16 [B, C, h, w]; it has: out; "
-        "cut it, for example with onnx.utils.extract_model"
-    )
-
-
-# Files
-
-
-def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert message(pp.WeightsError, "net.onnx") == (
-        f"backbone onnx: no file net.onnx (seen from {tmp_path}); put it there, or give another path with "
-        "backbone.file=PATH and fit again"
-    )
-
-
-def test_a_damaged_file_is_told_in_one_line(file: Path) -> None:
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file} is no ONNX file, or damaged; copy it again from its source"
-    )
-
-
-def test_a_file_that_the_runtime_refuses_is_told_in_one_line(file: Path) -> None:
-    model = onnx.load(file)
-    model.graph.node[0].op_type = "Guess"
-    onnx.save(model, file)
-    text = message(pp.WeightsError, file)
-    assert text.startswith(f"backbone onnx: {file} cannot be loaded ([ONNXRuntimeError] : ")
-    assert "Guess" in text
-    assert text.endswith("; copy it again from its source, or export it for this version of ONNX Runtime")
-
-
-def test_the_hash_is_of_all_weights(tmp_path: Path) -> None:
-    inside = create(draw(tmp_path / "net.onnx")).weight_hash()
-    assert inside == create(draw(tmp_path / "copy.onnx")).weight_hash()
-    beside = draw(tmp_path / "net.onnx", external=True)
-    weights = tmp_path / "weights.data"
-    first = create(beside)
-    torch.testing.assert_close(first(images())[0], 3 * avg_pool2d(images(), 2))
-    content = bytearray(weights.read_bytes())
-    content[:12] = np.full(3, 5, np.float32).tobytes()
-    weights.write_bytes(content)
-    second = create(beside)
-    assert len({inside, first.weight_hash(), second.weight_hash()}) == 3
-    weights.unlink()
-    assert message(pp.WeightsError, beside) == (
-        f"backbone onnx: {beside} keeps weights in 'weights.data' beside it, which is missing; copy that file too"
-    )
-
-
-@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link"])
-def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
-    (tmp_path / "secret").write_bytes(bytes(12))
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path / "secret")
-    file = draw(folder / "net.onnx", external=True)
-    model = onnx.load(file, load_external_data=False)
-    (entry,) = (each for each in model.graph.initializer[0].external_data if each.key == "location")
-    entry.value = location
-    file.write_bytes(model.SerializeToString())
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file} keeps weights outside its folder ({location!r}), which is refused; "
-        "save it with its weights inside or beside it"
-    )
-
-
-def test_weights_outside_are_found_in_attributes_too(tmp_path: Path) -> None:
-    value = numpy_helper.from_array(np.ones(3, np.float32))
-    value.ClearField("raw_data")
-    value.data_location = TensorProto.EXTERNAL
-    value.external_data.add(key="location", value="../secret")
-    file = draw(tmp_path / "net.onnx")
-    model = onnx.load(file)
-    model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=value))
-    file.write_bytes(model.SerializeToString())
-    assert "keeps weights outside its folder ('../secret')" in message(pp.WeightsError, file)
-
-
 # Providers and devices
 
 
@@ -374,34 +191,3 @@ def test_a_device_without_a_provider_says_what_to_do(file: Path) -> None:
     create(file, providers=("CPUExecutionProvider",)).to("cuda:1")
     with pytest.raises(pp.TensorError, match="no execution provider is known for device xpu"):
         create(file).to("xpu")
-
-
-# The contract and the distribution
-
-
-def test_conformance(file: Path) -> None:
-    found: list[Check] = checks(plugin, options={"onnx": {"file": str(file)}})
-    assert found
-    for check in found:
-        check()
-
-
-def test_listing_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; import patchcore_onnx as p; p.patchcore_backbones();"
-        "assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def test_a_wheel_holds_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = pytest.importorskip("hatchling.build", reason="hatchling is not installed")
-    monkeypatch.chdir(Path(__file__).parents[1])
-    with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
-        files = {name.partition("dist-info/")[2] or name for name in wheel.namelist()}
-        assert files == {
-            *(f"patchcore_onnx/{name}" for name in ("__init__.py", "_features.py", "_file.py", "py.typed")),
-            *("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"),
-        }
-        points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-        assert wheel.read(points).decode().split("\n")[:2] == ["[patchcore_plugin]", "onnx = patchcore_onnx"]
