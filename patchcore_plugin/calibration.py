@@ -123,9 +123,9 @@ class Calibration:
     rate: float | None = None
 
     @classmethod
-    def none(cls, why: str) -> Calibration:
-        """Return that of a detector that has no held-out photos."""
-        return cls(threshold=None, source=f"none: {why}", map_scale=(0.0, 1.0))
+    def none(cls, why: str, highest: float = 1.0) -> Calibration:
+        """Return that of a model by which no unknown photo was judged; `highest` is a map's last colour."""
+        return cls(threshold=None, source=f"none: {why}", map_scale=(0.0, highest))
 
     @classmethod
     def of_good(cls, good: Sequence[GoodPhoto], source: str, rate: float | None = None) -> Calibration:

@@ -185,12 +185,16 @@ class Detector(Fittable[Recipe]):
             require_rate(rate, learning.judges(len(read.early + read.late)))
         self.skipped = read.skipped
         judged = learning.judged()
-        self.calibration = (
-            Calibration.of_good(read.good(judged, self.recipe), read.source(len(judged), learning.judging), rate)
-            if judged
-            else Calibration.none("too few photos to judge one by the others")
-        )
-        self._become(learning.learned(), read, FittedState())
+        self.good_scores = read.scored([found.score for found in judged])
+        learned = learning.learned()
+        if judged:
+            source = read.source(len(judged), learning.judging)
+            self.calibration = Calibration.of_good(read.good(judged, self.recipe), source, rate)
+        else:
+            # Of one photo, all that is known of its maps is how far its own patches are from the bank.
+            radius = learned.radius_curve[-1][1] if learned.radius_curve else 0.0
+            self.calibration = Calibration.none("too few photos to judge one by the others", 2 * radius or 1.0)
+        self._become(learned, read, FittedState())
         return judged
 
     def _learner_of_more(self, capacity: int, progress: Progress | None) -> Learner:
@@ -201,6 +205,7 @@ class Detector(Fittable[Recipe]):
     def _extend(self, judged: Sequence[Judged], learned: Learned, read: Read) -> None:
         """Become what was learned from more photos."""
         self.skipped = read.skipped
+        self.good_scores = read.scored([found.score for found in judged])
         self.calibration = extended(self.calibration, read.good(judged, self.recipe))
         self._become(learned, read, self._state)
 

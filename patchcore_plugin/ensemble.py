@@ -196,6 +196,7 @@ class Ensemble(Fittable[EnsembleRecipe]):
         by_member = _in_order(judged)
         self._units = [Unit.of_good(each, label) for each, label in zip(by_member, self._labels, strict=True)]
         good = self._good(by_member, read)
+        self.good_scores = read.scored([each.score for each in good])
         self.calibration = (
             Calibration.of_good(
                 good, read.source(len(good), "each judged by members that do not know it"), false_alarm_rate
@@ -214,7 +215,9 @@ class Ensemble(Fittable[EnsembleRecipe]):
         judged, learned = [each.judged() for each in learners], [each.learned() for each in learners]
         _, read = reads[-1]
         self.skipped = read.skipped
-        self.calibration = extended(self.calibration, self._good(judged, read))
+        good = self._good(judged, read)
+        self.good_scores = read.scored([each.score for each in good])
+        self.calibration = extended(self.calibration, good)
         for number, member in enumerate(self.members):
             member._extend(judged[number], learned[number], _kept_by(number, read))
 

@@ -39,6 +39,9 @@ class Fittable(Calibrated, Generic[R]):
 
     skipped: list[ImageError]
     """What was wrong with photos that the last fit or update left out."""
+    good_scores: Sequence[tuple[str | None, float]] = ()
+    """Path (None for an array) and score of each good photo that the last fit or update judged by what did not know it:
+    a defect among them is among the highest, and the fitted model would pass it, because it knows it."""
     _format: ClassVar[int] = 1
     """Of its model files: that of the oldest program that can read them."""
 

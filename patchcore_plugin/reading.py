@@ -36,6 +36,11 @@ class Read(NamedTuple):
         photos = len(self.early) + len(self.late)
         return f"scores of {judged if judged == photos else f'{judged} of {photos}'} good photos, {judging}"
 
+    def scored(self, scores: Sequence[float]) -> list[tuple[str | None, float]]:
+        """Return paths of the photos, the last ones, that got these scores, and the scores."""
+        photos = self.early + self.late
+        return [(photo.path, score) for photo, score in zip(photos[len(photos) - len(scores) :], scores, strict=True)]
+
     def good(self, judged: Sequence[Judged], recipe: Recipe) -> list[GoodPhoto]:
         """Return what is known of the photos, the last ones, that were judged by a model that does not know them."""
         photos = (self.early + self.late)[len(self.early) + len(self.late) - len(judged) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,11 +109,19 @@ def test_by_other_good_photos(model: Path, others: Path, tmp_path: Path) -> None
         "false_alarm_rate": 0.1,
         "smallest_false_alarm_rate": 0.05,
         "good_photos": 19,
+        "good_above_before": sum(score > before["threshold"] for score in scores),
         "defective_photos": 0,
         "defective_found": 0,
         "threshold_source": "at most 10.00% false alarms; scores of 19 good photos that the model was not fitted on",
         "skipped": [],
     }
+
+
+def test_defective_photos_given_as_good_are_noticed(model: Path, dataset: Path, others: Path, tmp_path: Path) -> None:
+    wrong = [dataset / "test" / "blot", others, "--out", tmp_path / "m.safetensors"]
+    said = done("calibrate", model, *wrong, "--false-alarm-rate", 0.1, "--device", "cpu").out
+    (above,) = re.findall(r"^good       (\d+) of 22 photos are above the former threshold$", said, re.M)
+    assert int(above) >= 3
 
 
 def test_by_defective_photos_too(model: Path, dataset: Path, others: Path) -> None:

@@ -62,6 +62,8 @@ def test_one_photo_has_no_threshold() -> None:
     assert detector.threshold is None
     assert found.is_anomalous is None
     assert detector.calibration.source == "none: too few photos to judge one by the others"
+    assert detector.covering_radius
+    assert detector.map_scale == (0.0, 2 * detector.covering_radius)
 
 
 def test_origin_says_where_each_bank_row_comes_from(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import patchcore_plugin as pp
-from tests.commands import SMALL, Ended, corrupt, done, failure, patchcore
+from tests.commands import SMALL, Ended, corrupt, done, failure, loaded, patchcore
 
 
 def test_fit_says_what_it_did(fitted_washer: tuple[Path, Ended]) -> None:
@@ -28,6 +28,7 @@ photos     10, in \d+\.\d s
 bank       32 of 640 patches, covering radius \d+\.\d{{4}}
 smaller    covering radius by bank rows, for --set sampler.radius=\.\.\.(  \d+: \d+\.\d{{3}})+
 threshold  \d+\.\d{{4}} \(at most 9\.09% false alarms; {judged} \(5 folds\)\)
+highest    (\S+\.png \(\d+\.\d{{4}}\)(, )?){{3}}: if one of these good photos shows a defect, remove it and fit again
 next       patchcore predict {re.escape(str(model))} PHOTOS --out results
 """,
         ended.out,
@@ -38,6 +39,18 @@ next       patchcore predict {re.escape(str(model))} PHOTOS --out results
     )
     assert "patchcore:" not in ended.err
     assert [path.name for path in model.parent.iterdir()] == [model.name]
+
+
+def test_a_defect_among_the_good_photos_is_named_first(dataset: Path, good: Path, tmp_path: Path) -> None:
+    defect = next((dataset / "test" / "blot").iterdir())
+    summary = loaded("fit", good, defect, "--out", tmp_path / "m.safetensors", *SMALL)
+    scores = [each["score"] for each in summary["highest"]]
+    assert summary["highest"][0]["path"] == str(defect)
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3
+    # Which is why it is told: the model knows the defect now, and passes it.
+    (found,) = pp.Detector.load(tmp_path / "m.safetensors", device="cpu").predict([defect])
+    assert found.score < min(scores)
 
 
 def test_the_command_to_go_on_with_can_be_copied(good: Path, tmp_path: Path) -> None:
@@ -64,6 +77,7 @@ def test_fit_as_json_with_an_unreadable_photo_skipped(good: Path, tmp_path: Path
         "threshold_source",
         "map_threshold",
         "false_alarm_rate",
+        "highest",
         "seconds",
     ]
     (reason,) = summary["skipped"]

@@ -361,6 +361,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert re.search(r"before     39 of 384 patches, covering radius [\d.]+\n", said)
     assert re.search(r"after      58 of 576 patches, covering radius at most [\d.]+\n", said)
     assert re.search(r"threshold  [\d.]+ \(at most 10.00% false alarms; .*\), before [\d.]+\n", said)
+    above = sum(each["score"] > found["before"]["threshold"] for each in found["highest"])
+    assert (len(found["highest"]), found["above_before"]) == (3, above)
+    assert f"new        {above} of 3 photos were above the former threshold\nhighest    {tmp_path}" in said
     assert model.read_bytes() == (tmp_path / "n.safetensors").read_bytes()
     assert run(monkeypatch, "update", model, tmp_path / "photos") == 1
     assert capsys.readouterr().err.startswith("patchcore: all 9 photos are in the model already")

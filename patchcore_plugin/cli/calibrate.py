@@ -65,6 +65,7 @@ def command(
     detector.calibration = calibration
     detector.save(out or model)
     found = sum(score > (calibration.threshold or 0) for score in calibration.defective)
+    above = sum(score > before for score in calibration.scores) if good and before is not None else None
     if as_json:
         print_json(
             {
@@ -75,6 +76,7 @@ def command(
                 "false_alarm_rate": calibration.false_alarm_rate,
                 "smallest_false_alarm_rate": calibration.smallest_rate,
                 "good_photos": len(calibration.scores),
+                "good_above_before": above,
                 "defective_photos": len(calibration.defective),
                 "defective_found": found,
                 "threshold_source": calibration.describe(),
@@ -86,6 +88,8 @@ def command(
         print(f"threshold  {number(calibration.threshold)} ({calibration.describe()}), before {number(before)}")
         if calibration.map_threshold is not None:
             print(f"map        regions are above {number(calibration.map_threshold)}")
+        if above is not None:
+            print(f"good       {above} of {len(calibration.scores)} photos are above the former threshold")
         if calibration.defective:
             print(f"defective  {found} of {len(calibration.defective)} photos are above the threshold")
     setup.report_unreadable(skipped, len(good) + len(bad))

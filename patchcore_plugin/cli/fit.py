@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ from .console import Reporter, number, print_json
 if TYPE_CHECKING:
     from patchcore_plugin.detector import Detector
     from patchcore_plugin.ensemble import Ensemble
+
+HIGHEST = 3
+"""Of the good photos so many are named, those with the highest scores."""
 
 
 def command(
@@ -107,6 +111,7 @@ def command(
         "threshold_source": detector.calibration.describe(),
         "map_threshold": detector.calibration.map_threshold,
         "false_alarm_rate": detector.calibration.false_alarm_rate,
+        "highest": highest(detector),
         "seconds": seconds,
     }
     if as_json:
@@ -120,8 +125,22 @@ def command(
             print(f"member {place}   {member['name']}")
             _show(member, f"{place}.")
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
+        if summary["highest"]:
+            print(highest_line(summary["highest"]))
         print(f"next       patchcore predict {shlex.quote(str(out))} PHOTOS --out results")
     setup.report_unreadable(detector.skipped, len(photos))
+
+
+def highest(detector: Detector | Ensemble) -> list[dict[str, Any]]:
+    """Return which of the good photos got the highest scores, a few."""
+    scores = sorted(detector.good_scores, key=lambda each: -each[1])
+    return [{"path": path, "score": score} for path, score in scores[:HIGHEST]]
+
+
+def highest_line(highest: Sequence[Mapping[str, Any]]) -> str:
+    """Say so, and what it is good for."""
+    named = ", ".join(f"{each['path']} ({number(each['score'])})" for each in highest)
+    return f"highest    {named}: if one of these good photos shows a defect, remove it and fit again"
 
 
 def learned(detector: Detector | Ensemble) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from patchcore_plugin.errors import ModelFileError
 
 from . import setup
 from .console import Reporter, number, print_json
-from .fit import bank_line, learned
+from .fit import bank_line, highest, highest_line, learned
 
 if TYPE_CHECKING:
     from patchcore_plugin.detector import Detector
@@ -57,7 +57,8 @@ def command(
     detector.save(out or model)
     seconds = time.perf_counter() - start
     after = _state(detector)
-    summary = {
+    limit = before["threshold"]
+    summary: dict[str, Any] = {
         "model": str(out or model),
         "photos_added": len(new) - len(detector.skipped),
         "photos_known": len(photos) - len(new),
@@ -65,6 +66,8 @@ def command(
         "before": before,
         "after": after,
         "threshold_source": detector.calibration.describe(),
+        "above_before": None if limit is None else sum(score > limit for _, score in detector.good_scores),
+        "highest": highest(detector),
         "seconds": seconds,
     }
     if as_json:
@@ -78,8 +81,12 @@ def command(
                 print(f"member {place}   {now['name']}")
             print(f"before     {bank_line(old)}")
             print(f"after      {bank_line(now)}")
-        was = number(before["threshold"])
-        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()}), before {was}")
+        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()}), before {number(limit)}")
+        if summary["above_before"] is not None:
+            judged = len(detector.good_scores)
+            print(f"new        {summary['above_before']} of {judged} photos were above the former threshold")
+        if summary["highest"]:
+            print(highest_line(summary["highest"]))
     setup.report_unreadable(detector.skipped, len(new))
 
 
