@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from .datasets.files import PICTURES, RESULTS
+from .errors import ResultsError
 from .whole_file import delete_unfinished
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class PredictionLike(Protocol):
     def regions(self) -> Sequence[Region]: ...  # noqa: D102
 
 
+JUDGED_AT = "judged_at"
+"""Only a watch's records have it: when the photo was judged."""
 CHARACTERS, BYTES = 100, 200
 """Of a picture's name so much is kept at most, from its end: file systems allow 255 bytes or characters."""
 
@@ -69,7 +72,8 @@ class ResultsWriter:
 
     A context manager. Every line is on disk before the next photo starts, so that a run that breaks off
     leaves all that it had done; a line's pictures are written before the line. An earlier run's
-    ``results.jsonl`` in the folder is replaced, unless the new lines are to come after its own.
+    ``results.jsonl`` in the folder is replaced, unless the new lines are to come after its own. That of a watch, which
+    nobody else has, is not: a `ResultsError` says so when the context is entered.
 
     Parameters
     ----------
@@ -101,6 +105,8 @@ class ResultsWriter:
 
     def __enter__(self) -> ResultsWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.append:
+            _require_no_log(self.folder / RESULTS)
         for pictures in PICTURES.values():
             delete_unfinished(self.folder / pictures)
         self._lines = (self.folder / RESULTS).open("a" if self.append else "w", encoding="utf-8", newline="\n")
@@ -245,3 +251,13 @@ def named_after(path: str | None) -> str:
     """Return ``folder_stem`` of a photo."""
     parts = [] if path is None else [Path(path).parent.name, Path(path).stem]
     return "_".join(part for part in parts if part not in ("", ".."))
+
+
+def _require_no_log(file: Path) -> None:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first = json.loads(lines.readline())
+    except (OSError, ValueError):
+        return
+    if isinstance(first, dict) and JUDGED_AT in first:
+        raise ResultsError(f"{file}: the log of a watch, which would be lost; give another folder")

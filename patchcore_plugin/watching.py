@@ -17,7 +17,7 @@ from .errors import DatasetError, ImageError, ResultsError
 from .images import read_photo
 from .judging import Judge
 from .result_journal import locked, read_back, sync_folder
-from .result_writer import PredictionLike, ResultsWriter
+from .result_writer import JUDGED_AT, PredictionLike, ResultsWriter
 from .whole_file import delete_unfinished
 
 STEP = 0.1
@@ -160,7 +160,7 @@ class Watch:
         # What was read while it changed is not what was identified.
         if arrivals.identify(identity.path) != identity:
             return None
-        about = {**identity._asdict(), "judged_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
+        about = {**identity._asdict(), JUDGED_AT: datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
         if not isinstance(found, ImageError):
             return writer.write(found, pixels, name=picture_name(identity), **about)
         if time.monotonic() - arrival.seen < self.patience:

@@ -11,6 +11,7 @@ import pytest
 
 from patchcore_plugin.arrivals import Identity
 from patchcore_plugin.calibration import Calibration
+from patchcore_plugin.errors import ResultsError
 from patchcore_plugin.prediction import Prediction
 from patchcore_plugin.result_writer import BYTES, ResultsWriter
 from patchcore_plugin.watching import Watch, picture_name
@@ -115,3 +116,15 @@ def test_lines_are_on_disk_at_once_and_a_new_run_starts_afresh(tmp_path: Path) -
             assert (record["overlay"], record["note"]) == (None, "x")
     with pytest.raises(ValueError, match="with"):
         writer.write(found("1.png"), None)
+
+
+def test_the_log_of_a_watch_is_not_overwritten(tmp_path: Path) -> None:
+    with ResultsWriter(tmp_path, (0.0, 4.0), append=True) as writer:
+        writer.write(found("a.png"), None, judged_at="2026-01-01T00:00:00.000+00:00")
+    before = (tmp_path / "results.jsonl").read_bytes()
+    with pytest.raises(ResultsError) as told, ResultsWriter(tmp_path, (0.0, 4.0)):
+        pass
+    assert str(told.value) == (
+        f"{tmp_path / 'results.jsonl'}: the log of a watch, which would be lost; give another folder"
+    )
+    assert (tmp_path / "results.jsonl").read_bytes() == before
