@@ -147,14 +147,23 @@ def commit() -> str:
 
 def keep(part: str, case: str, row: Row) -> None:
     """Write a row into the part's file, in place of an older one; rows of another environment are dropped."""
+    _add(part, "rows", {case: {**row, "commit": commit()}})
+    print(f"{part}: {case}\n  {json.dumps(row)}", file=sys.stderr, flush=True)
+
+
+def keep_grid(groups: Mapping[str, Mapping[str, float]]) -> None:
+    """Write medians, in seconds, of ways to compute the same into `grid.json`, in place of older ones of a group."""
+    now = commit()
+    _add("grid", "groups", {name: {**medians, "commit": now} for name, medians in groups.items()})
+
+
+def _add(part: str, key: str, new: Mapping[str, Any]) -> None:
     path = RESULTS / f"{part}.json"
     data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     now = environment()
-    rows = data.get("rows", {}) if data.get("environment") == now else {}
-    rows[case] = {**row, "commit": commit()}
+    old = data.get(key, {}) if data.get("environment") == now else {}
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"environment": now, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-    print(f"{part}: {case}\n  {json.dumps(row)}", file=sys.stderr, flush=True)
+    path.write_text(json.dumps({"environment": now, key: {**old, **new}}, indent=2) + "\n", encoding="utf-8")
 
 
 def tables() -> str:
@@ -162,7 +171,7 @@ def tables() -> str:
     lines: list[str] = []
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
-        if "rows" not in data:
+        if not {"rows", "groups"} & set(data):
             continue
         env = data["environment"]
         lines += [f"### {path.stem.capitalize()}", ""]
@@ -170,6 +179,11 @@ def tables() -> str:
             f"{env['processor']}, {env['instructions']}, {env['cores']} cores, {env['threads']} threads, "
             f"Python {env['python']}, " + ", ".join(f"{k} {v}" for k, v in env["versions"].items()),
             "",
+        ]
+        if "groups" in data:
+            lines += [*_grid(data["groups"]), ""]
+            continue
+        lines += [
             "| Case | Beside | Ours, s | Theirs, s | Theirs / ours | Range | Notes |",
             "|---|---|---:|---:|---:|---:|---|",
         ]
@@ -186,10 +200,20 @@ def tables() -> str:
     return "\n".join(lines)
 
 
-def write_tables() -> None:
-    """Put the tables into the README, between its marks, and print them."""
+def _grid(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = ["| Input | Reference, s | Torch, s | Compiled, s | First / last | |", "|---|---:|---:|---:|---:|---|"]
+    for name, group in groups.items():
+        ways = ("reference", "torch", "compiled")
+        there = [group[way] for way in ways if way in group]
+        seconds = " | ".join(f"{group[way]:.3g}" if way in group else "" for way in ways)
+        lines.append(f"| {name} | {seconds} | **{there[0] / there[-1]:.3g}** | at {group['commit']} |")
+    return lines
+
+
+def write_tables() -> str:
+    """Put the tables into the README, between its marks, and return them."""
     found = tables()
     before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     README.write_text(f"{before}{MARKS[0]}\n\n{found}\n{MARKS[1]}{after}", encoding="utf-8")
-    print(found)
+    return found

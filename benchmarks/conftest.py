@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks._measure import keep_grid, write_tables
 from benchmarks.gate import REFERENCE, Case, Result, missing, using
 
 Timed = Callable[[Case, str, str, int], Result]
@@ -66,3 +67,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for way, median in medians.items():
             ratio = "" if base in (None, way) else f"{medians[base] / median:10.1f} x {base}"
             terminalreporter.line(f"    {way:<26}{median:12.4f} s{ratio}")
+    if config.getoption("--full"):
+        keep_grid(groups)
+        write_tables()

@@ -325,7 +325,7 @@ def main() -> None:
         if part != "table":
             {**PARTS, **STEPS}[part](options)
     if not set(options.parts) & set(STEPS):
-        write_tables()
+        print(write_tables())
 
 
 if __name__ == "__main__":
