@@ -27,7 +27,8 @@ FARTHEST = 2.0**31 - 1025
 def fast(points: Tensor) -> bool:
     """Whether torch multiplies 8-bit integers fast here, which it does with the instructions called VNNI."""
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    return points.device.type == "cpu" and codable(points) and hasattr(torch, "_int_mm") and bool(supported())
+    usable = points.device.type == "cpu" and codable(points) and points.shape[1] > 1  # of one value, torch 2.14 errs
+    return usable and hasattr(torch, "_int_mm") and bool(supported())
 
 
 class RoundedRows:
