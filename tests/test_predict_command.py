@@ -80,6 +80,8 @@ def test_predict_prints_a_table(judged: Judged) -> None:
     out, photos, ended = judged
     assert re.search(rf"^defect +\d+\.\d{{3}} +0\.091 +{re.escape(str(photos[1]))} *$", ended.out, re.MULTILINE)
     assert re.search(rf"^\w+ +\d+\.\d{{3}} +[01]\.\d{{3}} +{re.escape(str(photos[2]))} *$", ended.out, re.MULTILINE)
+    defective = sum(record["is_anomalous"] for record in json_lines(out / "results.jsonl"))
+    assert f"\njudged     3, {defective} defective\nthreshold  " in ended.out
     assert " (at most 9.09% false alarms; scores of 10 good photos, " in ended.out
     assert f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}, {out / 'why'}\n" in ended.out
     assert ended.err == "judging photos: 3/3\n"

@@ -92,6 +92,9 @@ def command(
             for each in records
         ]
         print_table(["verdict", "score", "p-value", "photo"], rows)
+        defective = sum(each["is_anomalous"] is True for each in records)
+        found = "" if detector.threshold is None else f", {defective} defective"
+        print(f"judged     {len(records)}{found}")
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
         if any(each["map"] for each in records):
             low, high = detector.map_scale
