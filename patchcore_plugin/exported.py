@@ -21,6 +21,7 @@ from .errors import ImageError, ModelFileError, OptionError, PluginError, Tensor
 from .export_description import ENTRY, damaged, described
 from .features import BATCH, READERS, OnError, Photo
 from .images import as_photo, read_photo, to_unit
+from .model_file import require_file
 from .prediction import Nearest, Prediction, nearest_patch
 from .preprocessing import geometry
 from .recipe import Recipe
@@ -95,8 +96,7 @@ class ExportedModel(Calibrated):
             If it cannot compute on the device.
         """
         path = Path(path)
-        if not path.is_file():
-            raise ModelFileError(f"{path}: no such model file; make one with: patchcore export MODEL --out {path}")
+        require_file(path, "export MODEL")
         session = _session(path, device)
         text = session.get_modelmeta().custom_metadata_map.get(ENTRY, "")
         inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]

@@ -22,6 +22,7 @@ from .specs import CONTRACT_VERSION, ROLES, ComponentSpec
 
 OWN_DISTRIBUTION = "patchcore-plugin"
 _PROTOCOLS = {"backbone": Backbone, "aggregator": Aggregator, "sampler": Sampler, "scorer": Scorer}
+_HOOKS = tuple(f"patchcore_{role}s" for role in ROLES)
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 
 
@@ -256,6 +257,10 @@ class Host:
     def _records(self, plugin: object) -> tuple[ComponentSpec, ...]:
         records: list[ComponentSpec] = []
         callers = self._manager.get_hookcallers(plugin) or []
+        marked = {caller.name for caller in callers}
+        for hook in _HOOKS:
+            if hook not in marked and callable(getattr(plugin, hook, None)):
+                raise PluginError(f"{hook} is not marked as a hook; write @patchcore_plugin.hookimpl above it")
         if not callers:
             raise PluginError("it has no hooks; mark a function such as patchcore_samplers with hookimpl")
         for caller in callers:
@@ -329,10 +334,9 @@ def _reason(error: BaseException, lines: int | None = None) -> str:
     if isinstance(error, pluggy.PluginValidationError):
         match = re.search(r"unknown hook '(\w+)'", str(error))
         if match:
-            hooks = [f"patchcore_{role}s" for role in ROLES]
-            close = difflib.get_close_matches(match[1], hooks, n=1)
+            close = difflib.get_close_matches(match[1], _HOOKS, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            return f"unknown hook {match[1]!r}; {hint}the hooks are: {', '.join(hooks)}"
+            return f"unknown hook {match[1]!r}; {hint}the hooks are: {', '.join(_HOOKS)}"
     text = " ".join(" ".join(str(error).splitlines()[:lines]).split())
     if isinstance(error, PluginError):
         return text

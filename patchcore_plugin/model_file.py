@@ -26,6 +26,8 @@ from .whole_file import delete_unfinished, replacing
 FORMAT_VERSION = 2
 """The newest format that this program reads. A file is written in the oldest one that can hold it."""
 _ENTRY = "patchcore"
+_HEAD = 9
+_GIVE = "give the file that patchcore fit or patchcore export has written"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], *, version: int = 1) -> None:
@@ -75,9 +77,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     ModelFileError
         If there is no such file, it is damaged, no model, or written by a newer version of this program.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file; make one with: patchcore fit PHOTOS --out {path}")
+    require_file(path, "fit PHOTOS")
     try:
+        start = head(path)
+        if len(start) == _HEAD and not start.endswith(b"{"):
+            raise ModelFileError(f"{path}: not a model file (.safetensors of patchcore, or an exported .onnx); {_GIVE}")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
@@ -97,6 +101,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(version, int) or version < 1 or not isinstance(manifest, dict) or _digest(manifest) != digest:
         raise _damaged(path, "its manifest does not match its checksum")
     return manifest
+
+
+def require_file(path: Path, command: str) -> None:
+    """Refuse a path where no file is; `command` is what makes one with ``--out``, such as "fit PHOTOS".
+
+    Raises
+    ------
+    ModelFileError
+        If there is nothing, or a folder.
+    """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder, not a model file; {_GIVE}")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file; make one with: patchcore {command} --out {path}")
+
+
+def head(path: Path) -> bytes:
+    """Return the first bytes of a file, by which its kind is known: safetensors have a { after a length of 8 bytes."""
+    with path.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

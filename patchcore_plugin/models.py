@@ -46,7 +46,7 @@ def load_model(
         If an exported model is to compute in another precision than fp32.
     """
     path = Path(path)
-    head = _head(path)
+    head = model_file.head(path) if path.is_file() else b""
     if head.startswith(ZIP):
         raise ModelFileError(
             f"{path}: a program of torch.export, which patchcore writes and does not read, because reading one can run "
@@ -58,11 +58,3 @@ def load_model(
         return ExportedModel.load(path, device=device)
     kind = Ensemble if "members" in model_file.read_manifest(path) else Detector
     return kind.load(path, device=device, precision=precision, host=host)
-
-
-def _head(path: Path) -> bytes:
-    """Return the first bytes of a file, by which its kind is known: safetensors have a { after a length of 8 bytes."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as file:
-        return file.read(9)

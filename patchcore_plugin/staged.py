@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .errors import TensorError
+from .errors import OptionError, TensorError
 from .roles import hash_weights
 
 
@@ -32,6 +33,11 @@ class StagedBackbone:
     fold
         Whether to fold each batch normalisation into the convolution that is registered right before it: equal
         maps up to rounding, in less time. Only for networks that use those convolutions for nothing else.
+
+    Raises
+    ------
+    OptionError
+        If `layers` is empty, names one twice, or names one that no stage has.
     """
 
     def __init__(
@@ -44,6 +50,8 @@ class StagedBackbone:
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         fold: bool = False,
     ) -> None:
+        layers = tuple(layers)
+        check_layers(name, layers, [stage for stage, _ in stages.named_children()])
         self.mean = mean
         self.std = std
         self._name = name
@@ -101,6 +109,26 @@ class StagedBackbone:
     def weight_hash(self) -> str:
         """Return the SHA-256 of the weights that were kept, as they were given."""
         return self._hash
+
+
+def check_layers(name: str, layers: Sequence[str], available: Sequence[str]) -> None:
+    """Refuse a choice of layers that the backbone `name` cannot serve.
+
+    Raises
+    ------
+    OptionError
+        If `layers` is empty, names one twice, or names one that is not `available`.
+    """
+    choices = ", ".join(available)
+    if not layers:
+        raise OptionError(f"backbone {name}: layers is empty; choose from {choices}")
+    for index, layer in enumerate(layers):
+        if layer not in available:
+            near = difflib.get_close_matches(layer, available, n=1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise OptionError(f"backbone {name}: layers has no '{layer}'{hint}; choose from {choices}")
+        if layer in layers[:index]:
+            raise OptionError(f"backbone {name}: layers names '{layer}' twice")
 
 
 class _Pointwise(nn.Conv2d):

@@ -42,7 +42,11 @@ BROKEN = {
     "no hooks": ("X = 1", "it has no hooks; mark a function such as patchcore_samplers with hookimpl"),
     "a hook without the marker": (
         GOOD.replace("@pp.hookimpl", ""),
-        "it has no hooks; mark a function such as patchcore_samplers with hookimpl",
+        "patchcore_samplers is not marked as a hook; write @patchcore_plugin.hookimpl above it",
+    ),
+    "one hook of two without the marker": (
+        textwrap.dedent(GOOD) + "\ndef patchcore_scorers():\n    return []\n",
+        "patchcore_scorers is not marked as a hook; write @patchcore_plugin.hookimpl above it",
     ),
     "a generator": (GOOD.replace("return [pp", "yield [pp"), "patchcore_samplers must return a list, got generator"),
     "a tuple": (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +89,19 @@ def test_without_a_command_there_is_help(arguments: list[str]) -> None:
     ended = patchcore(*arguments)
     assert ended.code in (0, 2)  # 0 from click before 8.2
     assert f"Usage: {' '.join(['patchcore', *arguments])} [OPTIONS] COMMAND" in unframed(ended)
+
+
+def test_the_version() -> None:
+    version = importlib.metadata.version("patchcore-plugin")
+    assert done("--version") == Ended(0, f"patchcore-plugin {version}\n", "")
+    assert done("--version", "fitt").out == f"patchcore-plugin {version}\n"
+
+
+def test_the_package_runs_as_the_command() -> None:
+    command = [sys.executable, "-W", "error", "-m", "patchcore_plugin", "plugins", "show", "no-such-component"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("patchcore: no component is called 'no-such-component'; there are: ")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

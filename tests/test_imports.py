@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ def test_looking_around_imports_nothing_heavy() -> None:
         step("resolve", "")
         for arguments in (
             ["--help"],
+            ["--version"],
             ["fit", "--help"],
             ["plugins", "list"],
             ["plugins", "show", "wide_resnet50"],
@@ -79,6 +81,22 @@ def test_looking_around_imports_nothing_heavy() -> None:
     assert "wide_resnet50" in said["names"]
     assert {what: text for what, text in said.items() if "patchcore_plugin" in what or "Error" in text} == {}
     assert all(text.startswith("exit 0: ") for text in list(said.values())[6:])
+
+
+def test_running_the_package_imports_nothing_heavy() -> None:
+    report = in_a_new_process(
+        """
+        import runpy
+
+        sys.argv = ["patchcore", "--version"]
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            try:
+                runpy.run_module("patchcore_plugin", run_name="__main__", alter_sys=True)
+            except SystemExit as ended:
+                report = [ended.code, said.getvalue(), heavy()]
+        """
+    )
+    assert report == [0, f"patchcore-plugin {version('patchcore-plugin')}\n", []]
 
 
 def test_what_is_misspelt_is_told_before_anything_heavy_is_imported() -> None:

@@ -144,8 +144,22 @@ def test_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(pp.ModelFileError, match="not a model file of this program"):
         pp.Detector.load(tmp_path / "weights.safetensors")
     (tmp_path / "photo.safetensors").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with pytest.raises(pp.ModelFileError, match="damaged"):
-        pp.Detector.load(tmp_path / "photo.safetensors")
+    for path, found in (
+        (tmp_path / "photo.safetensors", "not a model file (.safetensors of patchcore, or an exported .onnx)"),
+        (tmp_path, "is a folder, not a model file"),
+    ):
+        for load in (pp.Detector.load, pp.load_model):
+            with pytest.raises(pp.ModelFileError) as caught:
+                load(path)
+            said = f"{path}: {found}; give the file that patchcore fit or patchcore export has written"
+            assert str(caught.value) == said
+
+
+def test_a_folder_that_is_called_like_an_exported_model(tmp_path: Path) -> None:
+    path = tmp_path / "part.onnx"
+    path.mkdir()
+    with pytest.raises(pp.ModelFileError, match=r"part\.onnx: is a folder, not a model file; give the file that"):
+        pp.load_model(path)
 
 
 def test_failed_write_leaves_the_old_file_and_no_litter(

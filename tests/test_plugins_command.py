@@ -44,7 +44,7 @@ SOUND = SAMPLER.format(default=2, first="pass")
 INVALID = SAMPLER.format(default=2, first="vectors.add_(1)").replace("'''Keep every step-th patch.'''", "")
 SAID = (
     "patchcore: sampler 'every': expected a docstring of option 'step', found none; "
-    "write its meaning as a string below the field\n"
+    "write its meaning as a string below the field [options-are-documented]\n"
 )
 UNAVAILABLE = """
     from dataclasses import dataclass
@@ -110,10 +110,39 @@ def test_a_component_that_breaks_its_contract(distribution: Install) -> None:
     assert ended.err == (
         "patchcore: zenith (zenith 1.5): RuntimeError: no licence\n"
         + SAID
-        + "patchcore: sampler 'every': expected its input unchanged, found 1 of 1 tensors changed; work on a copy\n"
+        + "patchcore: sampler 'every': expected its input unchanged, found 1 of 1 tensors changed; work on a copy "
+        "[input-stays-unchanged]\n"
     )
     failed = {each["name"]: each["failed"] for each in json.loads(ended.out)["checked"] if each["failed"]}
     assert failed == {"every": ["options-are-documented", "input-stays-unchanged"]}
+
+
+def test_a_fault_is_told_once_with_its_place_and_the_checks_that_find_it(distribution: Install) -> None:
+    source = SAMPLER.format(default=2, first="torch.zeros(3).reshape(2)  # fails in torch")
+    file = distribution("acme", source) / "acme.py"
+    number = 1 + next(i for i, line in enumerate(file.read_text().splitlines()) if line.endswith("# fails in torch"))
+    ended = patchcore("plugins", "check", "every", "--json")
+    (problem,) = (each for each in json.loads(ended.out)["problems"] if "expected no exception" in each)
+    found, _, rest = problem.partition("; see ")
+    assert found == (
+        "sampler 'every': expected no exception, found RuntimeError: shape '[2]' is invalid for input of size 3"
+    )
+    place, _, titles = rest.rstrip("]").partition(" [")
+    assert place == f"{file}, line {number}"
+    failed = entry(json.loads(ended.out), "every")["failed"]
+    assert {"input-stays-unchanged", "few-rows-work"} <= set(titles.split(", ")) <= set(failed)
+    assert all(each.endswith("]") for each in json.loads(ended.out)["problems"])
+
+
+def test_an_exception_of_a_library_is_placed_where_the_plugin_called_it(distribution: Install) -> None:
+    said = SAMPLER.format(default=2, first="sorted([3, 4], key=lambda each: __import__('json').loads('{'))")
+    file = distribution("acme", said) / "acme.py"
+    assert f"; see {file}, line " in patchcore("plugins", "check", "every").err
+
+
+def test_one_is_no_plural(distribution: Install) -> None:
+    distribution("acme", SOUND)
+    assert " 0 failed, of 1 component\n" in done("plugins", "check", "every").out
 
 
 def test_the_names_restrict_what_is_checked(distribution: Install) -> None:

@@ -9,14 +9,12 @@ A model for other backbone plugins: listing what there is needs no torch, which 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Lt
 
-from patchcore_plugin.errors import OptionError
 from patchcore_plugin.hookspecs import hookimpl
 from patchcore_plugin.specs import BackboneSpec
 
@@ -108,31 +106,13 @@ def _creator(
     """Return a `create` for a network whose layers are `available`; `children` are torchvision's names of them."""
 
     def create(config: Config) -> Backbone:
-        check_layers(name, config.layers, available)
+        from patchcore_plugin.staged import check_layers
 
         from ._feature_maps import create_feature_maps
 
+        # Before the network is cut after the last of the layers: all are choices then.
+        check_layers(name, config.layers, available)
         layers = config.layers if children is None else [children[available.index(layer)] for layer in config.layers]
         return create_feature_maps(name, architecture, layers=layers, weights=config.weights, seed=config.seed)
 
     return create
-
-
-def check_layers(name: str, layers: Sequence[str], available: Sequence[str]) -> None:
-    """Refuse a choice of layers that the backbone `name` cannot serve.
-
-    Raises
-    ------
-    OptionError
-        If `layers` is empty, names one twice, or names one that is not `available`.
-    """
-    choices = ", ".join(available)
-    if not layers:
-        raise OptionError(f"backbone {name}: layers is empty; choose from {choices}")
-    for index, layer in enumerate(layers):
-        if layer not in available:
-            near = difflib.get_close_matches(layer, available, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise OptionError(f"backbone {name}: layers has no '{layer}'{hint}; choose from {choices}")
-        if layer in layers[:index]:
-            raise OptionError(f"backbone {name}: layers names '{layer}' twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from patchcore_plugin.errors import PatchcoreError
+from patchcore_plugin.host import OWN_DISTRIBUTION
 
 from . import (
     calibrate,
@@ -49,6 +51,12 @@ app.command("app")(web.command)
 app.command("demo")(demo.command)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"{OWN_DISTRIBUTION} {importlib.metadata.version(OWN_DISTRIBUTION)}")
+        raise typer.Exit
+
+
 @app.callback()
 def global_options(
     context: typer.Context,
@@ -61,6 +69,9 @@ def global_options(
         ),
     ] = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load the built-in plugins only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version)
+    ] = False,
 ) -> None:
     """Find defects in product photos after seeing only good ones."""
     context.obj = Blocked(names=tuple(block or ()), entry_points=not no_plugins)

@@ -172,7 +172,7 @@ def check_plugins(
             }
         )
     else:
-        print(f"{len(loaded)} plugins loaded, {len(host.components())} components")
+        print(f"{_counted(len(loaded), 'plugin')} loaded, {_counted(len(host.components()), 'component')}")
         report.print(asked=bool(names))
     for problem in problems:
         typer.echo(f"patchcore: {problem}", err=True)
@@ -193,6 +193,10 @@ def _options_by_role(texts: list[str], wanted: list[Component]) -> dict[str, dic
     return given
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @dataclass
 class _Report:
     """What was checked, and what came of it."""
@@ -207,6 +211,7 @@ class _Report:
 
         passed: list[str] = []
         failed: list[str] = []
+        faults: dict[str, list[str]] = {}
         for check in component_checks(host, component, options=options, behaviour=behaviour):
             try:
                 check()
@@ -215,9 +220,10 @@ class _Report:
                 break
             except ConformanceError as error:
                 failed.append(check.title)
-                self.problems.append(str(error))
+                faults.setdefault(str(error), []).append(check.title)
             else:
                 passed.append(check.title)
+        self.problems += [f"{fault} [{', '.join(titles)}]" for fault, titles in faults.items()]
         spec = component.spec
         self.checked.append({"role": spec.role, "name": spec.name, "passed": passed, "failed": failed})
 
@@ -225,7 +231,7 @@ class _Report:
         """Say what was checked."""
         called = [f"{each['role']} {each['name']}" for each in self.checked if "can-be-made" in each["passed"]]
         passed, failed = (sum(len(each[what]) for each in self.checked) for what in ("passed", "failed"))
-        print(f"{passed} checks passed, {failed} failed, of {len(self.checked)} components")
+        print(f"{_counted(passed, 'check')} passed, {failed} failed, of {_counted(len(self.checked), 'component')}")
         if called:
             print(f"made and called: {', '.join(called)}")
         if asked:

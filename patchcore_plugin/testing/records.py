@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import subprocess
@@ -75,6 +76,19 @@ def options_are_typed(it: Subject) -> None:
     for each in dataclasses.fields(it.component.spec.config):
         hint = hints[each.name]
         it.expect(hint not in (Any, object), f"a type of option {each.name!r}", getattr(hint, "__name__", hint), remedy)
+    for name in _unannotated(it.component.spec.config):
+        remedy = f"write {name}: TYPE = VALUE, or annotate it as ClassVar if it is no option"
+        raise it.failure(f"a type of option {name!r}", "none, so that it is no option", remedy)
+
+
+def _unannotated(config: type[Any]) -> Iterator[str]:
+    """Yield names of values in a dataclass's body that would be its fields if they had a type."""
+    for cls in config.__mro__:
+        if "__dataclass_fields__" in vars(cls):
+            for name, value in vars(cls).items():
+                plain = not (name.startswith("_") or callable(value) or hasattr(value, "__get__"))
+                if plain and name not in inspect.get_annotations(cls):
+                    yield name
 
 
 def options_are_documented(it: Subject) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from patchcore_plugin import roles
@@ -104,6 +106,19 @@ class Subject:
         """The component, made once for all checks that only call it; a large backbone takes a while to make."""
         return self.make()
 
+    def place_of(self, error: BaseException) -> str:
+        """Return file and line where the plugin's own code was last at work when an exception was raised."""
+        modules = (self.module or "", self.component.spec.config.__module__)
+        packages = {module.partition(".")[0] for module in modules}
+
+        def is_own(frame: FrameType) -> bool:
+            module = str(frame.f_globals.get("__name__"))
+            return module.partition(".")[0] in packages and not module.startswith(f"{__package__}.")
+
+        frames = list(traceback.walk_tb(error.__traceback__))
+        frame, line = ([each for each in frames if is_own(each[0])] or frames)[-1]
+        return f"{frame.f_code.co_filename}, line {line}"
+
     def expect(self, condition: bool, expected: str, found: object, remedy: str) -> None:
         """Raise a `ConformanceError` unless `condition` holds."""
         if not condition:
@@ -163,7 +178,7 @@ class Check:
         except ConformanceError as error:
             raise type(error)(" ".join(str(error).split())) from error.__cause__
         except Exception as error:
-            message = f"{self.subject}: expected no exception, found {told(error)}; see it above for the place"
+            message = f"{self.subject}: expected no exception, found {told(error)}; see {self.subject.place_of(error)}"
             raise ConformanceError(" ".join(message.split())) from error
 
 

@@ -221,7 +221,7 @@ class Likelihood(Scorer):
 @breaks(
     "scorer",
     "small-banks-work",
-    "expected no exception, found IndexError: no third neighbour; see it above for the place",
+    "expected no exception, found IndexError: no third neighbour; see <place>",
 )
 class ThreeNeighbours(Scorer):
     def scores(self, differences: Tensor) -> pp.Scores:

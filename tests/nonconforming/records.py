@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Gt
 
@@ -68,6 +68,22 @@ class Unresolved:
     """Something to choose."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unannotated:
+    SIDES: ClassVar[int] = 4
+    step = 10
+
+    @property
+    def twice(self) -> int:
+        return 2 * self.step
+
+
+record_breaks(
+    "options-are-typed",
+    "expected a type of option 'step', found none, so that it is no option; "
+    "write step: TYPE = VALUE, or annotate it as ClassVar if it is no option",
+    config=Unannotated,
+)
 record_breaks("options-are-typed", f"expected a type of option 'step', found Any; {ANNOTATE}", config=Untyped)
 record_breaks(
     "options-are-typed",

@@ -109,7 +109,10 @@ def plugin(spec: pp.ComponentSpec) -> object:
 
 @dataclass(frozen=True)
 class Broken:
-    """A component, the check that it must fail, and what the check says of it; ``<number>`` is any."""
+    """A component, the check that it must fail, and what the check says of it.
+
+    ``<number>`` is any; ``<place>`` is a line of a file in this folder.
+    """
 
     spec: pp.ComponentSpec
     title: str
