@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from nicegui import events, ui
 
 from patchcore_plugin.app.visit import display_name
+from patchcore_plugin.datasets.files import PHOTO_SUFFIXES
 
 from .parts import Messages
 
 if TYPE_CHECKING:
     from patchcore_plugin.app.limits import Limits
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TAKEN = "PNG, JPEG, BMP, TIFF and WebP are taken"
 # A key pressed on a button is no click on the input in it, so the buttons say what they do.
 _DROP = """
@@ -50,7 +50,7 @@ class Uploads:
     ) -> None:
         self._limits, self._messages = limits, messages
         box = ui.upload(multiple=True, auto_upload=True, on_upload=on_upload).classes("pc-upload").props("flat")
-        box.props["accept"] = ",".join(SUFFIXES)
+        box.props["accept"] = ",".join(PHOTO_SUFFIXES)
         box.props["max-file-size"] = limits.upload
         box.props["data-most"] = limits.photos
         box.props("no-thumbnails")
