@@ -68,7 +68,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         half = terms // 2
         squares[..., :half] += squares[..., terms - half : terms]
         terms -= half
-    return squares[..., 0]
+    return squares[..., 0].clone()  # a view would keep all squares for as long as the sums
 
 
 def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor) -> Tensor:
