@@ -11,7 +11,7 @@ help:
 	@echo "make test   formatting, lint, types, import layers, tests"
 	@echo "make lint   the same without the tests"
 	@echo "make docs   build the documentation site into ./site"
-	@echo "make bench  time the kernels beside their references, all sizes: an hour"
+	@echo "make bench  time the kernels beside their references, all sizes: minutes"
 	@echo "make bench-peers  time them beside anomalib and faiss, in an environment of its own; see benchmarks/README.md"
 	@echo "make bench-compare REF=main  time the fast kernels beside those of another commit; fails if 10 % slower"
 	@echo "make bench-family DATA=folder  compare all recipes on a data set"
