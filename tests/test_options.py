@@ -158,7 +158,7 @@ def test_inherited_fields_keep_their_meaning() -> None:
 
 
 def test_a_dataclass_made_at_run_time_has_options_without_meanings() -> None:
-    made = make_dataclass("Config", [("path", str), ("ratio", Annotated[float, Ge(0)], 0.5)])
+    made = make_dataclass("Made", [("path", str), ("ratio", Annotated[float, Ge(0)], 0.5)])
     assert describe(made) == [
         Option(name="path", type="str", default="required", meaning=""),
         Option(name="ratio", type="float, >= 0", default="0.5", meaning=""),
