@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from torch import Tensor
 from .errors import ImageError, OptionError, PatchcoreError
 from .features import Photo
 from .roles import Patches, hash_weights
+from .whole_file import delete_unfinished, replacing
 
 SUFFIX = ".safetensors"
 _ENTRY, _DIGEST = "features", "sha256"
@@ -137,19 +136,12 @@ class FeatureStore:
             "levels": [patches.levels for patches in extracted.patches],
             "sha256": hash_weights(stored),
         }
-        temporary: Path | None = None
+        described = json.dumps(content)
         try:
-            handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=self._folder)
-            os.close(handle)
-            temporary = Path(name)
-            described = json.dumps(content)
-            save_file(stored, temporary, metadata={_ENTRY: described, _DIGEST: _digest(described)})
-            temporary.replace(path)
+            with replacing(path) as unfinished:
+                save_file(stored, unfinished, metadata={_ENTRY: described, _DIGEST: _digest(described)})
         except (OSError, SafetensorError) as error:
             raise _cannot(path, error) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return tensors and description in a file; None if there is none, or it is not as it was written."""
@@ -185,8 +177,9 @@ class FeatureStore:
 
 def discard(folder: Path) -> None:
     """Delete the files of a store, and the folder, if nothing else is in it; it need not be there."""
-    for path in [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{SUFFIX}.*.part")]:
+    for path in folder.glob(f"*{SUFFIX}"):
         path.unlink(missing_ok=True)
+    delete_unfinished(folder, age=0)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

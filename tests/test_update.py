@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import torch
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin import cli
 from patchcore_plugin.calibration import Calibration, GoodPhoto
 from patchcore_plugin.reducing import reduced
 from patchcore_plugin.updating import extended
@@ -331,39 +328,3 @@ def test_more_rows_than_allowed_are_refused() -> None:
     sampler: Any = HOST.create("sampler", "all")
     with pytest.raises(pp.TensorError, match="sampler 'greedy-coreset': expected at most 3 indices, got 9"):
         parts.select(sampler, torch.randn(9, 2), pp.Reduction(rows=0, seen=9, limit=3))
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["patchcore", *map(str, words)])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    return int(done.value.code or 0)
-
-
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = tiny.write(tmp_path / "photos", 9)
-    monkeypatch.setattr("patchcore_plugin.cli.setup.Host", lambda **_: tiny.host())
-    model = tmp_path / "m.safetensors"
-    tiny.detector().fit(paths[:6]).save(model)
-    before = model.read_bytes()
-    assert run(monkeypatch, "update", model, tmp_path / "photos", "--out", tmp_path / "n.safetensors", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert model.read_bytes() == before
-    assert (found["photos_added"], found["photos_known"]) == (3, 6)
-    assert (found["before"]["bank_rows"], found["after"]["bank_rows"]) == (39, 58)
-    assert (found["before"]["patches_seen"], found["after"]["patches_seen"]) == (384, 576)
-    assert found["before"]["radius_is_exact"]
-    assert not found["after"]["radius_is_exact"]
-    assert run(monkeypatch, "update", model, tmp_path / "photos") == 0
-    said = capsys.readouterr().out
-    assert "photos     3 added, in " in said
-    assert "; 6 are in the model already" in said
-    assert re.search(r"before     39 of 384 patches, covering radius [\d.]+\n", said)
-    assert re.search(r"after      58 of 576 patches, covering radius at most [\d.]+\n", said)
-    assert re.search(r"threshold  [\d.]+ \(at most 10.00% false alarms; .*\), before [\d.]+\n", said)
-    above = sum(each["score"] > found["before"]["threshold"] for each in found["highest"])
-    assert (len(found["highest"]), found["above_before"]) == (3, above)
-    assert f"new        {above} of 3 photos were above the former threshold\nhighest    {tmp_path}" in said
-    assert model.read_bytes() == (tmp_path / "n.safetensors").read_bytes()
-    assert run(monkeypatch, "update", model, tmp_path / "photos") == 1
-    assert capsys.readouterr().err.startswith("patchcore: all 9 photos are in the model already")

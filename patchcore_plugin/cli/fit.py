@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import setup
-from .console import Reporter, number, print_json
+from .console import Reporter, number, print_json, printable
 
 if TYPE_CHECKING:
     from patchcore_plugin.detector import Detector
@@ -139,7 +139,7 @@ def highest(detector: Detector | Ensemble) -> list[dict[str, Any]]:
 
 def highest_line(highest: Sequence[Mapping[str, Any]]) -> str:
     """Say so, and what it is good for."""
-    named = ", ".join(f"{each['path']} ({number(each['score'])})" for each in highest)
+    named = ", ".join(f"{printable(each['path'])} ({number(each['score'])})" for each in highest)
     return f"highest    {named}: if one of these good photos shows a defect, remove it and fit again"
 
 
