@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: help test lint demo bench clean
 
 help:
-	@echo "make demo   draw photos, fit, predict, evaluate, report; all offline, in ./demo"
+	@echo "make demo   draw images, fit, predict, evaluate, report; all offline, in ./demo"
 	@echo "make test   formatting, lint, types, import layers, tests"
 	@echo "make lint   the same without the tests"
 	@echo "make docs   build the documentation site into ./site"
@@ -45,8 +45,8 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 
 test: lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --ignore=tests/test_gate.py
-	$(BIN)/python -m pytest tests/test_gate.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --ignore=tests/e2e/test_gate.py
+	$(BIN)/python -m pytest tests/e2e/test_gate.py
 
 # The page is tested in Chromium: the machine's, or one that is fetched, where that is possible.
 .PHONY: browser

@@ -1,4 +1,4 @@
-"""What the benchmarks compute on: patch features of drawn photos, made once and kept in `CACHE`, and made-up ones."""
+"""What the benchmarks compute on: patch features of drawn images, made once and kept in `CACHE`, and made-up ones."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 
 import patchcore_plugin as pp
 from benchmarks._vectors import patch_features
-from patchcore_plugin.images import read_photo
+from patchcore_plugin.data.images import read_image
+from patchcore_plugin.data.synthetic import draw_dataset
 from patchcore_plugin.kernels.coreset import greedy_coreset
 from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embedding
-from patchcore_plugin.synthetic import draw_dataset
 
 CACHE = Path(".benchmarks/features")
-PHOTOS = 205
+IMAGES = 205
 """Of 224 x 224 pixels, 28 x 28 patches each: 160,720 patches."""
 PER_SEED = 41
 KINDS = ("parts", "turned")
-"""Photos as drawn, each part at about the same place; and pieces of them, turned and moved at random."""
+"""Images as drawn, each part at about the same place; and pieces of them, turned and moved at random."""
 
-Photo = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
 def mostly_copies(count: int, dims: int) -> Tensor:
@@ -57,11 +57,11 @@ def cached(name: str, make: Callable[[], Tensor]) -> Tensor:
     return tensor
 
 
-def photos(count: int, size: int, *, kind: str = "parts", test: bool = False) -> list[Photo]:
-    """Return drawn photos [size, size, 3], the same for the same arguments; half of a test set is defective."""
+def images(count: int, size: int, *, kind: str = "parts", test: bool = False) -> list[Image]:
+    """Return drawn images [size, size, 3], the same for the same arguments; half of a test set is defective."""
 
     def draw() -> Tensor:
-        found: list[Photo] = []
+        found: list[Image] = []
         for seed in range(-(-count // PER_SEED)):
             with tempfile.TemporaryDirectory() as folder:
                 root = draw_dataset(
@@ -77,22 +77,22 @@ def photos(count: int, size: int, *, kind: str = "parts", test: bool = False) ->
                     defective = [path for path in sorted(root.glob("test/*/*.png")) if path.parent.name != "good"]
                     every = len(defective) // len(paths)
                     paths = [path for pair in zip(paths, defective[::every], strict=False) for path in pair]
-                found += [np.asarray(read_photo(path), dtype=np.uint8) for path in paths]
+                found += [np.asarray(read_image(path), dtype=np.uint8) for path in paths]
         return torch.from_numpy(np.stack(found[:count]))
 
-    drawn = cached(f"photos-{count}-{size}{'-test' if test else ''}", draw).numpy()
+    drawn = cached(f"images-{count}-{size}{'-test' if test else ''}", draw).numpy()
     if kind == "turned":
         rng = np.random.default_rng(int(test))
-        drawn = np.stack([_turned(photo, rng) for photo in drawn])
+        drawn = np.stack([_turned(image, rng) for image in drawn])
     return list(drawn)
 
 
-def _turned(photo: Photo, rng: np.random.Generator) -> Photo:
-    size = photo.shape[0]
+def _turned(image: Image, rng: np.random.Generator) -> Image:
+    size = image.shape[0]
     centre = rng.uniform(0.3, 0.7, 2) * size
     matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), rng.uniform(0, 360), 2.0)
     matrix[:, 2] += size / 2 - centre
-    return np.asarray(cv2.warpAffine(photo, matrix, (size, size), borderMode=cv2.BORDER_REFLECT), dtype=np.uint8)
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REFLECT), dtype=np.uint8)
 
 
 def component(role: str, name: str, **options: Any) -> Any:
@@ -101,29 +101,29 @@ def component(role: str, name: str, **options: Any) -> Any:
     return host.build(role, name, host.configure(role, name, options))
 
 
-def efficientnet_maps(batch: Sequence[Photo]) -> list[Tensor]:
+def efficientnet_maps(batch: Sequence[Image]) -> list[Tensor]:
     """Return stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights."""
     return _maps(component("backbone", "efficientnet-lite0", layers=("stage3", "stage4", "stage5", "stage6")), batch)
 
 
-def wide_resnet_maps(batch: Sequence[Photo]) -> list[Tensor]:
+def wide_resnet_maps(batch: Sequence[Image]) -> list[Tensor]:
     """Return layers 2 and 3 of wide_resnet50 with random weights, the same each time."""
     return _maps(component("backbone", "wide_resnet50", weights="random"), batch)
 
 
-def _maps(backbone: Any, batch: Sequence[Photo]) -> list[Tensor]:
+def _maps(backbone: Any, batch: Sequence[Image]) -> list[Tensor]:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     return list(backbone((torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255 - mean) / std))
 
 
-EMBEDDED: dict[int, Callable[[Sequence[Photo]], Tensor]] = {
+EMBEDDED: dict[int, Callable[[Sequence[Image]], Tensor]] = {
     1024: lambda batch: adaptive_embedding(efficientnet_maps(batch), 3, 1, 1024, "bilinear"),
     1536: lambda batch: average_embedding(wide_resnet_maps(batch), 3, 1, "bilinear"),
 }
 
 
 def patch_vectors(dims: int, *, kind: str = "parts", test: bool = False) -> Tensor:
-    """Return patch vectors, float32: [160,720, dims], or [6,272, dims] of test photos.
+    """Return patch vectors, float32: [160,720, dims], or [6,272, dims] of test images.
 
     1024 are the authors' values of stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights; 1536 the paper's
     averages of layers 2 and 3 of wide_resnet50 with random weights; any other number is the first after the Gaussian
@@ -131,12 +131,12 @@ def patch_vectors(dims: int, *, kind: str = "parts", test: bool = False) -> Tens
     """
     name = f"{kind}{'-test' if test else ''}-{dims}"
     if dims in EMBEDDED:
-        return cached(name, lambda: _embedded(dims, photos(8 if test else PHOTOS, 224, kind=kind, test=test)))
+        return cached(name, lambda: _embedded(dims, images(8 if test else IMAGES, 224, kind=kind, test=test)))
     projection = torch.randn(1024, dims, generator=torch.Generator().manual_seed(0)) / dims**0.5
     return cached(name, lambda: patch_vectors(1024, kind=kind, test=test) @ projection)
 
 
-def _embedded(dims: int, shown: Sequence[Photo]) -> Tensor:
+def _embedded(dims: int, shown: Sequence[Image]) -> Tensor:
     out: Tensor | None = None
     for first in range(0, len(shown), 8):
         patches = EMBEDDED[dims](shown[first : first + 8])

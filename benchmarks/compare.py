@@ -37,7 +37,7 @@ CASES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "nearest, 3,136 in 2,000 x 1024": ("nearest", ("patch_features", 3_136, 2_000, 1024)),
     "nearest, 3,136 in 16,000 x 1024": ("nearest", ("patch_features", 3_136, 16_000, 1024)),
     "nearest, mostly copies, 3,136 in 16,000 x 128": ("nearest", ("mostly_copies", 3_136, 16_000, 128)),
-    "embedding, 8 photos, 512 + 1,024 channels to 1,024": ("embedding", ()),
+    "embedding, 8 images, 512 + 1,024 channels to 1,024": ("embedding", ()),
 }
 """A kernel each, and its input: which of `_features`, and sizes."""
 IN_TORCH = ", torch"

@@ -1,8 +1,8 @@
-"""Whether the false-alarm rate that a threshold promises is kept by good photos that the model never saw.
+"""Whether the false-alarm rate that a threshold promises is kept by good images that the model never saw.
 
 `python -m benchmarks.false_alarms [DATA ...] [--splits 200] [--rate 0.1]` takes categories of a data set, splits the
-good photos of each at random, fits on one part as `patchcore fit` does, and judges the other part and the defective
-photos; again for every split. It prints the rates and writes benchmarks/results/false_alarms.json. Only the backbone's
+good images of each at random, fits on one part as `patchcore fit` does, and judges the other part and the defective
+images; again for every split. It prints the rates and writes benchmarks/results/false_alarms.json. Only the backbone's
 features are kept from split to split.
 """
 
@@ -23,19 +23,19 @@ from torch import Tensor
 
 import patchcore_plugin as pp
 from benchmarks._measure import RESULTS, commit, environment, rounded
-from patchcore_plugin.calibration import Calibration, GoodPhoto
-from patchcore_plugin.datasets import load_categories
-from patchcore_plugin.roles import Backbone
+from patchcore_plugin.data.datasets import load_categories
+from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.plugins.protocols import Backbone
 
 DATA = Path("../shared/data/hazelnut_reduced")
 BACKBONE = "efficientnet-lite0"
 SHARE = 0.8
-"""How much of the good photos a model is fitted on."""
+"""How much of the good images a model is fitted on."""
 RATES = (0.05, 0.1, 0.2)
 
 
 class Remembering:
-    """A backbone that computes each image once, however often it is asked."""
+    """A backbone that computes each tensor once, however often it is asked."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -44,13 +44,13 @@ class Remembering:
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Return the feature maps of images [B, 3, H, W]."""
-        maps = [self._maps(image) for image in images]
+        maps = [self._maps(tensor) for tensor in images]
         return [torch.cat(level) for level in zip(*maps, strict=True)]
 
-    def _maps(self, image: Tensor) -> Sequence[Tensor]:
-        key = hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest()
+    def _maps(self, tensor: Tensor) -> Sequence[Tensor]:
+        key = hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
         if key not in self._known:
-            self._known[key] = self._backbone(image[None])
+            self._known[key] = self._backbone(tensor[None])
         return self._known[key]
 
     def to(self, device: torch.device | str) -> Remembering:
@@ -64,26 +64,26 @@ class Remembering:
 
 
 class Split(NamedTuple):
-    """What one split gave: the calibration, and what the photos got that the model was not fitted on."""
+    """What one split gave: the calibration, and what the images got that the model was not fitted on."""
 
     calibration: Calibration
-    good: list[GoodPhoto]
-    defective: dict[str, list[GoodPhoto]]
+    good: list[GoodImage]
+    defective: dict[str, list[GoodImage]]
 
 
-def judged(detector: pp.Detector, photos: Sequence[Path]) -> list[GoodPhoto]:
-    """Return score and highest map value of each photo."""
-    return [GoodPhoto.of(found.score, found.anomaly_map) for found in detector.predict(photos)]
+def judged(detector: pp.Detector, images: Sequence[Path]) -> list[GoodImage]:
+    """Return score and highest map value of each image."""
+    return [GoodImage.of(found.score, found.anomaly_map) for found in detector.predict(images)]
 
 
 def splits(folder: Path, count: int) -> list[Split]:
-    """Fit and judge so many random splits of a category's good photos."""
+    """Fit and judge so many random splits of a category's good images."""
     (category,) = load_categories(folder)
-    good = [*category.train, *(photo.path for photo in category.test if not photo.is_anomalous)]
+    good = [*category.train, *(image.path for image in category.test if not image.is_anomalous)]
     defective: dict[str, list[Path]] = {}
-    for photo in category.test:
-        if photo.is_anomalous:
-            defective.setdefault(photo.kind, []).append(photo.path)
+    for image in category.test:
+        if image.is_anomalous:
+            defective.setdefault(image.kind, []).append(image.path)
     recipe = pp.Recipe.load("patchcore").change("backbone", BACKBONE)
     host = pp.Host()
     backbone = Remembering(host.build("backbone", BACKBONE, host.configure("backbone", BACKBONE, {})))
@@ -97,7 +97,7 @@ def splits(folder: Path, count: int) -> list[Split]:
             Split(
                 detector.calibration,
                 judged(detector, [good[number] for number in unknown]),
-                {kind: judged(detector, photos) for kind, photos in defective.items()},
+                {kind: judged(detector, images) for kind, images in defective.items()},
             )
         )
         print(f"{category.name}: {seed + 1} of {count} splits", file=sys.stderr, flush=True)
@@ -105,17 +105,17 @@ def splits(folder: Path, count: int) -> list[Split]:
 
 
 def figures(found: Sequence[Split], rate: float) -> dict[str, object]:
-    """Return the shares of photos above the thresholds for a rate, averaged over the splits."""
+    """Return the shares of images above the thresholds for a rate, averaged over the splits."""
     alarms, regions = [], []
     hits: dict[str, list[float]] = {}
     for split in found:
         calibration = split.calibration.at_rate(rate)
         assert calibration.threshold is not None
         assert calibration.map_threshold is not None
-        alarms.append(mean(photo.score > calibration.threshold for photo in split.good))
-        regions.append(mean((photo.highest or 0) > calibration.map_threshold for photo in split.good))
-        for kind, photos in split.defective.items():
-            hits.setdefault(kind, []).append(mean(photo.score > calibration.threshold for photo in photos))
+        alarms.append(mean(image.score > calibration.threshold for image in split.good))
+        regions.append(mean((image.highest or 0) > calibration.map_threshold for image in split.good))
+        for kind, images in split.defective.items():
+            hits.setdefault(kind, []).append(mean(image.score > calibration.threshold for image in images))
     return {
         "promised": rate,
         "possible": rounded(found[0].calibration.at_rate(rate).false_alarm_rate or 0),
@@ -148,7 +148,7 @@ def main() -> None:
         found = splits(folder, given.splits)
         rows = [figures(found, rate) for rate in sorted({*RATES, given.rate})]
         fitted, unknown = len(found[0].calibration.scores), len(found[0].good)
-        print(f"{folder.name}: fitted on {fitted} good photos, {unknown} others judged, {len(found)} splits")
+        print(f"{folder.name}: fitted on {fitted} good images, {unknown} others judged, {len(found)} splits")
         for row in rows:
             print(" ", json.dumps(row), flush=True)
         keep(

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks._measure import RESULTS, commit, environment
-from patchcore_plugin.recipe import Recipe
+from patchcore_plugin.models.recipes.recipe import Recipe
 
 BACKBONE = "efficientnet-lite0"
 LAYERS = {
@@ -57,7 +57,7 @@ def main() -> None:
     started = time.time()
     ended = subprocess.run([*program, "evaluate", str(given.data), "--out", str(given.out), *words])
     comparison = given.out / "comparison.json"
-    # 1 may say that a recipe failed or a photo was unreadable; all the rest is there then, and new.
+    # 1 may say that a recipe failed or an image was unreadable; all the rest is there then, and new.
     if ended.returncode not in (0, 1) or not comparison.is_file() or comparison.stat().st_mtime < started:
         sys.exit(ended.returncode)
     content = {

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 QUERIES, ROWS = 25_088, 16_072
 POINTS, COUNT = 164_000, 16_400
 LOOP_PICKS = 500
-PHOTOS = 1024
+IMAGES = 1024
 Row = dict[str, Any]
 Precision = Literal["fp32", "bf16"]
 
@@ -201,10 +201,10 @@ def predictions(precision: Precision) -> Row | None:
         print(f"  left out: {error}", flush=True)
         return None
     with tempfile.TemporaryDirectory() as folder:
-        ours, alone = predictions_and_backbone(Path(folder), PHOTOS, device="cuda", precision=precision)
+        ours, alone = predictions_and_backbone(Path(folder), IMAGES, device="cuda", precision=precision)
         row = compare({"ours": ours, "backbone alone": alone}, 5, {}, [])
     share = row["peers_s"]["backbone alone"] / row["ours_s"]
-    row["notes"].append(f"{PHOTOS / row['ours_s']:.0f} photos a second, {share:.0%} of what the backbone alone sees")
+    row["notes"].append(f"{IMAGES / row['ours_s']:.0f} images a second, {share:.0%} of what the backbone alone sees")
     return row
 
 
@@ -257,7 +257,7 @@ def main() -> None:
     for dims in (128, 1024):
         cases[f"coreset, {POINTS:,} x {dims}, 10 %"] = partial(coreset, dims, whole=not arguments.no_whole_check)
     for precision in get_args(Precision):
-        cases[f"predict, {PHOTOS:,} photos, {precision}"] = partial(predictions, precision)
+        cases[f"predict, {IMAGES:,} images, {precision}"] = partial(predictions, precision)
     rows = {}
     for case, measure in cases.items():
         print(case, flush=True)

@@ -1,8 +1,8 @@
-"""What a fit within a memory budget really takes, on 2,000 drawn photos; keeps the figures.
+"""What a fit within a memory budget really takes, on 2,000 drawn images; keeps the figures.
 
-`python -m benchmarks.memory_budget` draws the photos into a temporary folder, fits in processes of their own, and
-writes benchmarks/results/memory_budget.json. The budget is for what grows with the number of photos; what the process
-takes without, for Python, libraries, backbone and a batch of photos, is the peak of a fit on few photos, less their
+`python -m benchmarks.memory_budget` draws the images into a temporary folder, fits in processes of their own, and
+writes benchmarks/results/memory_budget.json. The budget is for what grows with the number of images; what the process
+takes without, for Python, libraries, backbone and a batch of images, is the peak of a fit on few images, less their
 patches.
 """
 
@@ -18,16 +18,16 @@ from typing import Any
 
 from benchmarks._measure import RESULTS, commit, environment
 from patchcore_plugin.cli.setup import parse_size
-from patchcore_plugin.memory import COPIES
-from patchcore_plugin.synthetic import draw_dataset
+from patchcore_plugin.data.synthetic import draw_dataset
+from patchcore_plugin.models.fitting.budget import COPIES
 
 BACKBONE = "efficientnet-lite0"
 FEW = 16
-"""Photos of the fit that shows what a process takes: enough for a whole batch."""
+"""Images of the fit that shows what a process takes: enough for a whole batch."""
 FIT = """
 import json, sys
 from patchcore_plugin import cli
-from patchcore_plugin.peak_memory import peak_memory
+from patchcore_plugin.evaluation.peak_memory import peak_memory
 try:
     cli.main()
 except SystemExit as done:
@@ -36,10 +36,10 @@ print(json.dumps({"code": code, "peak": peak_memory()}))
 """
 
 
-def fit(photos: list[Path], folder: Path, size: int, *more: str) -> dict[str, Any]:
+def fit(images: list[Path], folder: Path, size: int, *more: str) -> dict[str, Any]:
     """Fit in a process of its own; return what the command says, its peak memory, and what it announced."""
-    listed = folder / "photos.txt"
-    listed.write_text("".join(f"{path}\n" for path in photos), encoding="utf-8")
+    listed = folder / "images.txt"
+    listed.write_text("".join(f"{path}\n" for path in images), encoding="utf-8")
     words = ["fit", str(listed), "--out", str(folder / "m.safetensors"), "--backbone", BACKBONE, "--device", "cpu"]
     words += ["--set", f"preprocessing.size={size},{size}", "--json", *more]
     ended = subprocess.run([sys.executable, "-c", FIT, *words], capture_output=True, text=True)
@@ -54,25 +54,25 @@ def fit(photos: list[Path], folder: Path, size: int, *more: str) -> dict[str, An
 def main() -> None:
     """Measure, print a table, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", type=int, default=128, help="pixels of a side, drawn and for the network")
     parser.add_argument("--budget", nargs="+", default=["200MB", "300MB"], help="as for patchcore fit --memory-budget")
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        root = draw_dataset(folder, train=given.photos, size=given.size, good=1, defective=1)
-        photos = sorted(root.glob("train/good/*.png"))
-        few = fit(photos[:FEW], folder, given.size)
+        root = draw_dataset(folder, train=given.images, size=given.size, good=1, defective=1)
+        images = sorted(root.glob("train/good/*.png"))
+        few = fit(images[:FEW], folder, given.size)
         dims = _dims(folder / "m.safetensors")
         own = few["peak"] - few["patches_seen"] * dims * 4
         for budget in given.budget:
-            found = fit(photos, folder, given.size, "--memory-budget", budget)
+            found = fit(images, folder, given.size, "--memory-budget", budget)
             features = found["patches_seen"] * dims * 4
             rows.append(
                 {
                     "budget": parse_size(budget),
-                    "photos": found["photos"],
+                    "images": found["images"],
                     "patches": found["patches_seen"],
                     "values": dims,
                     "all_at_once": COPIES * features,
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _dims(model: Path) -> int:
-    from patchcore_plugin.model_file import read_manifest
+    from patchcore_plugin.models.file import read_manifest
 
     return int(read_manifest(model)["tensors"]["bank.vectors"]["shape"][1])
 

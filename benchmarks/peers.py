@@ -155,15 +155,15 @@ def _patchcore_model(backbone: str, layers: list[str]) -> Any:
     return module.PatchcoreModel(backbone=backbone, layers=layers, pre_trained=False).eval()
 
 
-def _batch(photos: list[made.Photo]) -> Tensor:
-    return (torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
+def _batch(images: list[made.Image]) -> Tensor:
+    return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
 
 
 def embedding(options: argparse.Namespace) -> None:
     """Time the authors' embedding beside their formulation of it, and beside the backbone it follows."""
     backbone = made.component("backbone", "wide_resnet50", weights="random")
-    images = _batch(made.photos(8, 224, test=True))
-    maps = backbone(images)
+    inputs = _batch(made.images(8, 224, test=True))
+    maps = backbone(inputs)
 
     def ours() -> Tensor:
         return adaptive_embedding(maps, 3, 1, 1024, "bilinear")
@@ -172,14 +172,14 @@ def embedding(options: argparse.Namespace) -> None:
         return unfold_embedding(maps, 3, 1, 1024)
 
     with torch.inference_mode():
-        row = in_turn({"ours": ours, "unfold": unfold, "backbone": lambda: backbone(images)}, options.seconds)
+        row = in_turn({"ours": ours, "unfold": unfold, "backbone": lambda: backbone(inputs)}, options.seconds)
         grown, theirs = peak_memory(ours), peak_memory(unfold)
         difference = float((ours() - unfold()).abs().max() / unfold().abs().max())
     share = row["ours_s"] / row["peers_s"]["backbone"]
     notes = [f"{share:.1%} of the backbone's time", f"memory {grown:.0f} MiB, unfold {theirs:.0f} MiB"]
     keep(
         "embedding",
-        "wide_resnet50 at 224, 8 photos, 1024 values",
+        "wide_resnet50 at 224, 8 images, 1024 values",
         {**row, "notes": [*notes, f"largest relative difference {difference:.0e}"]},
     )
 
@@ -206,24 +206,24 @@ def _detector(size: int, sampler: str) -> pp.Detector:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Time predictions from 8 photos to scores and maps, beside anomalib's model on normalised inputs."""
+    """Time predictions from 8 images to scores and maps, beside anomalib's model on normalised inputs."""
     path = made.CACHE / "detector-shared.safetensors"
     model = _their_model()
     if not path.is_file():
-        _detector(256, "random").fit(made.photos(160, 256)).save(path)
-    photos = made.photos(8, 256, test=True)
-    inputs = _batch(photos)
+        _detector(256, "random").fit(made.images(160, 256)).save(path)
+    images = made.images(8, 256, test=True)
+    inputs = _batch(images)
     for precision in ("fp32", "bf16"):
         detector = pp.Detector.load(path, device="cpu", precision=precision)
         model.memory_bank = detector.bank.vectors
         rows, dims = detector.bank.vectors.shape
-        case = f"wide_resnet50 {precision}, 8 photos at 256, bank {rows:,} x {dims}{_kernels(options)}"
+        case = f"wide_resnet50 {precision}, 8 images at 256, bank {rows:,} x {dims}{_kernels(options)}"
         if options.case not in case:
             continue
         found: dict[str, Any] = {}
 
         def ours() -> None:
-            found["ours"] = detector.predict(photos)  # noqa: B023
+            found["ours"] = detector.predict(images)  # noqa: B023
 
         def theirs() -> None:
             with torch.inference_mode():
@@ -236,13 +236,13 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def fit(options: argparse.Namespace) -> None:
-    """Time whole fits on 200 photos at 224, 10 %, each in a process of its own, and their peak memory."""
-    made.photos(options.photos, 224)
+    """Time whole fits on 200 images at 224, 10 %, each in a process of its own, and their peak memory."""
+    made.images(options.images, 224)
     _their_model()
     found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
 
     def run(which: str) -> Callable[[], None]:
-        command = [sys.executable, "-m", "benchmarks.peers", f"fit-{which}", "--photos", str(options.photos)]
+        command = [sys.executable, "-m", "benchmarks.peers", f"fit-{which}", "--images", str(options.images)]
         command += [] if options.budget is None else ["--budget", str(options.budget)]
 
         def start() -> None:
@@ -261,30 +261,30 @@ def fit(options: argparse.Namespace) -> None:
         f"peak memory {ours['peak'] / 1024:.2f} GiB, anomalib's to there {theirs['peak'] / 1024:.2f} GiB",
         "ours with its calibration, "
         + (
-            "each photo judged by a bank of two thirds of them"
+            "each image judged by a bank of two thirds of them"
             if options.budget is None
-            else "on a tenth of the photos, held out"
+            else "on a tenth of the images, held out"
         ),
     ]
-    case = f"wide_resnet50, {options.photos} photos at 224, 10 %"
+    case = f"wide_resnet50, {options.images} images at 224, 10 %"
     case += "" if options.budget is None else f", memory budget {options.budget} MB"
     keep("fit", case, {**row, "notes": notes})
 
 
 def fit_ours(options: argparse.Namespace) -> None:
     """Fit our detector, and print seconds and peak memory."""
-    photos, detector = made.photos(options.photos, 224), _detector(224, "greedy-coreset")
+    images, detector = made.images(options.images, 224), _detector(224, "greedy-coreset")
     start = time.perf_counter()
-    detector.fit(photos, memory_budget=None if options.budget is None else options.budget * 1_000_000)
+    detector.fit(images, memory_budget=None if options.budget is None else options.budget * 1_000_000)
     print(json.dumps({"seconds": time.perf_counter() - start, "peak": memory("VmHWM")}))
 
 
 def fit_theirs(options: argparse.Namespace) -> None:
     """Fit anomalib's model as far as `PROBE` picks, and print seconds, extrapolated, and peak memory."""
-    photos, model = made.photos(options.photos, 224), _their_model().train()
+    images, model = made.images(options.images, 224), _their_model().train()
     start = time.perf_counter()
-    for low in range(0, len(photos), 8):
-        model(_batch(photos[low : low + 8]))
+    for low in range(0, len(images), 8):
+        model(_batch(images[low : low + 8]))
     model.memory_bank = torch.vstack(model.embedding_store)
     model.embedding_store.clear()
     features = time.perf_counter() - start
@@ -316,7 +316,7 @@ def main() -> None:
         help="extrapolate anomalib's selection where it is expected to take longer than this",
     )
     parser.add_argument("--torch", action="store_true", help="leave the compiled kernels aside, in rows of their own")
-    parser.add_argument("--photos", type=int, default=200, help="how many to fit on")
+    parser.add_argument("--images", type=int, default=200, help="how many to fit on")
     parser.add_argument("--budget", type=int, metavar="MB", help="fit ours within so much memory for what grows")
     options = parser.parse_args()
     if options.torch:

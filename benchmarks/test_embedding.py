@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks._features import efficientnet_maps, photos, wide_resnet_maps
+from benchmarks._features import efficientnet_maps, images, wide_resnet_maps
 from benchmarks.conftest import Timed
 from benchmarks.gate import REFERENCE, Case, Result, embedding_case
 
@@ -20,19 +20,19 @@ def drawn(*shapes: tuple[int, int, int]) -> list[Tensor]:
 
 
 def real(backbone: str, count: int) -> list[Tensor]:
-    return BACKBONES[backbone](photos(8, 224, test=True)[:count])
+    return BACKBONES[backbone](images(8, 224, test=True)[:count])
 
 
 Input = tuple[Callable[[], Sequence[Tensor]], int, int]
 """Maps, stride, values a patch."""
 QUICK: dict[str, Input] = {
-    "2 photos, as wide_resnet50": (lambda: drawn((512, 28, 28), (1024, 14, 14)), 1, 1024),
-    "2 photos, odd sizes": (lambda: drawn((37, 29, 23), (101, 15, 12), (13, 8, 6)), 2, 100),
-    "2 photos, one value far off": (lambda: [drawn((64, 28, 28))[0].index_fill(1, torch.tensor(5), 1e6)], 1, 64),
+    "2 images, as wide_resnet50": (lambda: drawn((512, 28, 28), (1024, 14, 14)), 1, 1024),
+    "2 images, odd sizes": (lambda: drawn((37, 29, 23), (101, 15, 12), (13, 8, 6)), 2, 100),
+    "2 images, one value far off": (lambda: [drawn((64, 28, 28))[0].index_fill(1, torch.tensor(5), 1e6)], 1, 64),
 }
 BACKBONES = {"wide_resnet50": wide_resnet_maps, "efficientnet-lite0": efficientnet_maps}
 FULL: dict[str, Input] = {
-    f"{name} at 224, photos: {count}": (partial(real, name, count), 1, 1024) for name in BACKBONES for count in (1, 8)
+    f"{name} at 224, images: {count}": (partial(real, name, count), 1, 1024) for name in BACKBONES for count in (1, 8)
 }
 WAYS = (REFERENCE, "torch")
 

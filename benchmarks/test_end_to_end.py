@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from benchmarks._end_to_end import predictions_and_backbone
-from patchcore_plugin.staged import StagedBackbone
+from patchcore_plugin.plugins.staged import StagedBackbone
 
 
-def test_the_backbone_alone_sees_as_many_photos_as_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backbone_alone_sees_as_many_images_as_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge, alone = predictions_and_backbone(tmp_path, 11, device="cpu", precision="fp32", backbone="resnet18", train=2)
     seen: list[int] = []
     original = StagedBackbone.__call__

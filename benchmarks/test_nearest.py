@@ -21,7 +21,7 @@ MADE_UP: dict[str, Callable[[int, int], Tensor]] = {
 READABLE = 2e9
 """Differences that the reference computes in seconds; it takes part up to there."""
 Input = tuple[str, int, int, int]
-"""Of `MADE_UP`, or a kind of photos; queries, rows of the bank, and dimensions."""
+"""Of `MADE_UP`, or a kind of images; queries, rows of the bank, and dimensions."""
 QUICK: list[Input] = [(kind, 100, 2_000, 128) for kind in MADE_UP]
 FULL: list[Input] = [
     *(("parts", 6_272, rows, dims) for dims in (128, 1024, 1536) for rows in (2_000, 16_000, 100_000)),

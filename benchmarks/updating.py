@@ -1,8 +1,8 @@
-"""A model that gets ten more photos, beside one that is fitted on all of them; keeps the figures.
+"""A model that gets ten more images, beside one that is fitted on all of them; keeps the figures.
 
-`python -m benchmarks.updating [DATA ...]` takes categories in MVTec AD's layout, fits on all good photos but the last
+`python -m benchmarks.updating [DATA ...]` takes categories in MVTec AD's layout, fits on all good images but the last
 ten, updates with these, fits on all, and writes benchmarks/results/updating.json: the true covering radius over all
-patches of both banks, how their scores of the test photos go together, and the median time of both, round by round.
+patches of both banks, how their scores of the test images go together, and the median time of both, round by round.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from torch import Tensor
 
 import patchcore_plugin as pp
 from benchmarks._measure import RESULTS, commit, environment, rounded
-from patchcore_plugin.datasets import load_categories
-from patchcore_plugin.features import read_batches, stacked
+from patchcore_plugin.data.datasets import load_categories
 from patchcore_plugin.kernels.nearest import NearestRows
+from patchcore_plugin.models.fitting.inputs import read_batches, stacked
 
 DATA = Path("../shared/data/hazelnut_reduced")
 BACKBONE = "efficientnet-lite0"
 LIMITS = {"radius_ratio": 2.0, "score_correlation": 0.99, "time_ratio": 0.2}
 
 
-def patches(detector: pp.Detector, photos: Sequence[Any]) -> Tensor:
-    """Return all patches of photos, [N, D]."""
+def patches(detector: pp.Detector, images: Sequence[Any]) -> Tensor:
+    """Return all patches of images, [N, D]."""
     found = []
-    for batch in read_batches(photos, detector.recipe.preprocessing, "stop"):
-        images = stacked([item for item in batch if not isinstance(item, pp.ImageError)])
-        found.append(detector._parts.patches(images).grid.flatten(0, 2))
+    for batch in read_batches(images, detector.recipe.preprocessing, "stop"):
+        inputs = stacked([item for item in batch if not isinstance(item, pp.ImageError)])
+        found.append(detector._parts.patches(inputs).grid.flatten(0, 2))
     return torch.cat(found)
 
 
@@ -77,9 +77,9 @@ def compare(good: Sequence[Path], test: Sequence[Path], more: int, ratio: float,
     maps = [_patch_scores(model, test) for model in (updated, refit)]
     medians = {name: statistics.median(each) for name, each in taken.items()}
     return {
-        "photos": len(good),
+        "images": len(good),
         "more": more,
-        "test_photos": len(test),
+        "test_images": len(test),
         "ratio": ratio,
         "rows": {"updated": updated.bank_rows, "refit": refit.bank_rows},
         "radius": {name: rounded(value) for name, value in radii.items()},
@@ -95,8 +95,8 @@ def compare(good: Sequence[Path], test: Sequence[Path], more: int, ratio: float,
     }
 
 
-def _patch_scores(detector: pp.Detector, photos: Sequence[Path]) -> Tensor:
-    grid = patches(detector, photos)
+def _patch_scores(detector: pp.Detector, images: Sequence[Path]) -> Tensor:
+    grid = patches(detector, images)
     return NearestRows(detector.bank.vectors)(grid)[0][:, 0]
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     for folder in given.data:
         for category in load_categories(folder):
             good = sorted(category.train)
-            test = [photo.path for photo in category.test]
+            test = [image.path for image in category.test]
             rows[category.name] = compare(good, test, given.more, given.ratio, given.rounds)
     kept = True
     for name, row in rows.items():
@@ -122,7 +122,7 @@ def main() -> None:
             "time_ratio": row["time_ratio"] < LIMITS["time_ratio"],
         }
         kept = kept and all(held.values())
-        print(f"{name}: {row['photos'] - row['more']} photos and {row['more']} more")
+        print(f"{name}: {row['images'] - row['more']} images and {row['more']} more")
         for key, limit in LIMITS.items():
             print(f"  {key:18} {row[key]:.4f}  (limit {limit}){'' if held[key] else '  MISSED'}")
         print(f"  {json.dumps({key: row[key] for key in ('radius', 'radius_stated', 'patch_correlation', 'seconds')})}")

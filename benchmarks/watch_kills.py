@@ -1,6 +1,6 @@
-"""Kill `patchcore watch` again and again at random moments while photos arrive; count each photo's results.
+"""Kill `patchcore watch` again and again at random moments while images arrive; count each image's results.
 
-``python -m benchmarks.watch_kills MODEL`` draws the photos, starts the command as users do, kills it (SIGKILL), starts
+``python -m benchmarks.watch_kills MODEL`` draws the images, starts the command as users do, kills it (SIGKILL), starts
 it again, and prints what is in ``results.jsonl`` in the end.
 """
 
@@ -17,20 +17,20 @@ import threading
 import time
 from pathlib import Path
 
-from patchcore_plugin.synthetic import draw_dataset
+from patchcore_plugin.data.synthetic import draw_dataset
 
 PROGRAM = "import sys; from patchcore_plugin.cli import main; sys.argv[0] = 'patchcore'; main()"
 
 
-def arrive(photos: list[Path], folder: Path, seconds: float, rng: random.Random) -> None:
-    """Write photos into a folder, some of them slowly, within so many seconds."""
-    for photo in photos:
-        data = photo.read_bytes()
+def arrive(images: list[Path], folder: Path, seconds: float, rng: random.Random) -> None:
+    """Write images into a folder, some of them slowly, within so many seconds."""
+    for image in images:
+        data = image.read_bytes()
         cut = rng.randrange(len(data))
-        with (folder / photo.name).open("wb") as file:
+        with (folder / image.name).open("wb") as file:
             file.write(data[:cut])
             file.flush()
-            time.sleep(rng.uniform(0, 2 * seconds / len(photos)))
+            time.sleep(rng.uniform(0, 2 * seconds / len(images)))
             file.write(data[cut:])
 
 
@@ -63,14 +63,14 @@ def main() -> None:
     """Draw, kill, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model file")
-    parser.add_argument("--photos", type=int, default=100)
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        drawn = sorted(draw_dataset(root, seed=asked.seed, train=asked.photos, good=1, defective=1).glob("train/*/*"))
+        drawn = sorted(draw_dataset(root, seed=asked.seed, train=asked.images, good=1, defective=1).glob("train/*/*"))
         folder, out = root / "arriving", root / "results"
         folder.mkdir()
         results = out / "results.jsonl"
@@ -82,19 +82,19 @@ def main() -> None:
             lived, added = killed(command, results, rng)
             torn = results.exists() and not results.read_bytes().endswith(b"\n") and results.stat().st_size > 0
             print(
-                f"kill {number + 1:>3}  after {lived:5.2f} s  {added:>3} photos judged{'  torn line' * torn}",
+                f"kill {number + 1:>3}  after {lived:5.2f} s  {added:>3} images judged{'  torn line' * torn}",
                 flush=True,
             )
         camera.join()
         subprocess.run([*command, "--until-idle", "1"], check=True, stdout=subprocess.DEVNULL)
         found = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
         counts = collections.Counter(record["path"] for record in found)
-        wrong = {photo.name: counts[photo.name] for photo in drawn if counts[photo.name] != 1}
+        wrong = {image.name: counts[image.name] for image in drawn if counts[image.name] != 1}
         failed = [record["path"] for record in found if "error" in record]
         pictures = sum((out / record["overlay"]).is_file() for record in found if "error" not in record)
         files = sum(path.is_file() for path in (out / "overlays").iterdir())
-    print(f"{len(drawn)} photos, {len(found)} results, {len(failed)} could not be read")
-    print(f"{pictures} overlays named, {files} files; each photo has one result: {not wrong and not failed}")
+    print(f"{len(drawn)} images, {len(found)} results, {len(failed)} could not be read")
+    print(f"{pictures} overlays named, {files} files; each image has one result: {not wrong and not failed}")
     if wrong or failed or len(found) != len(drawn) or pictures != files:
         sys.exit(f"wrong: {wrong} {failed}")
 

@@ -26,10 +26,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from patchcore_plugin.cli import app
-from patchcore_plugin.ensemble_recipe import load_recipe
-from patchcore_plugin.host import Host
-from patchcore_plugin.options import describe
-from patchcore_plugin.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.models.recipes.ensemble import load_recipe
+from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.options import describe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -155,7 +155,7 @@ def recipes(_: str) -> str:
     """Return the shipped recipes: summary and file."""
     parts = []
     for name in Recipe.names():
-        text = (ROOT / "patchcore_plugin" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (ROOT / "patchcore_plugin" / "models" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
         parts.append(f"### `{name}`\n\n{_sentence(load_recipe(name).summary)}\n\n```toml\n{text.strip()}\n```")
     return "\n\n".join(parts)
 

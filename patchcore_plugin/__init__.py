@@ -20,9 +20,9 @@ from .errors import (
     TensorError,
     WeightsError,
 )
-from .hookspecs import hookimpl
-from .host import Component, Host, Plugin
-from .roles import (
+from .plugins.hookspecs import hookimpl
+from .plugins.manager import Component, Host, Plugin
+from .plugins.protocols import (
     Aggregator,
     Backbone,
     MemoryBank,
@@ -34,31 +34,24 @@ from .roles import (
     StreamingScorer,
     hash_weights,
 )
-from .specs import (
-    CONTRACT_VERSION,
-    AggregatorSpec,
-    BackboneSpec,
-    ComponentSpec,
-    SamplerSpec,
-    ScorerSpec,
-)
+from .plugins.specs import CONTRACT_VERSION, AggregatorSpec, BackboneSpec, ComponentSpec, SamplerSpec, ScorerSpec
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
-    from .coco import coco_of
-    from .detector import Detector
-    from .ensemble import Ensemble
-    from .ensemble_recipe import EnsembleRecipe, load_recipe
-    from .exported import ExportedModel
-    from .model_export import export_model
-    from .models import load_model, model_of
-    from .prediction import Nearest, Prediction
-    from .recalibration import recalibrated
-    from .recipe import Recipe
-    from .regions import Region
-    from .staged import StagedBackbone, initialise
-    from .weights import differences, read_weights
-    from .why import why_picture
+    from .inference.coco import coco_of
+    from .inference.explain import why_picture
+    from .models.calibration import Calibration
+    from .models.detector import Detector
+    from .models.ensemble import Ensemble
+    from .models.export.model import export_model
+    from .models.exported import ExportedModel
+    from .models.loading import load_model, model_of
+    from .models.prediction import Nearest, Prediction
+    from .models.recalibration import recalibrated
+    from .models.recipes.ensemble import EnsembleRecipe, load_recipe
+    from .models.recipes.recipe import Recipe
+    from .models.regions import Region
+    from .plugins.staged import StagedBackbone, initialise
+    from .plugins.weights import differences, read_weights
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -114,26 +107,26 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Calibration": "calibration",
-    "Detector": "detector",
-    "Ensemble": "ensemble",
-    "EnsembleRecipe": "ensemble_recipe",
-    "ExportedModel": "exported",
-    "Nearest": "prediction",
-    "Prediction": "prediction",
-    "Recipe": "recipe",
-    "Region": "regions",
-    "StagedBackbone": "staged",
-    "coco_of": "coco",
-    "differences": "weights",
-    "export_model": "model_export",
-    "initialise": "staged",
-    "load_model": "models",
-    "load_recipe": "ensemble_recipe",
-    "model_of": "models",
-    "read_weights": "weights",
-    "recalibrated": "recalibration",
-    "why_picture": "why",
+    "Calibration": "models.calibration",
+    "Detector": "models.detector",
+    "Ensemble": "models.ensemble",
+    "EnsembleRecipe": "models.recipes.ensemble",
+    "ExportedModel": "models.exported",
+    "Nearest": "models.prediction",
+    "Prediction": "models.prediction",
+    "Recipe": "models.recipes.recipe",
+    "Region": "models.regions",
+    "StagedBackbone": "plugins.staged",
+    "coco_of": "inference.coco",
+    "differences": "plugins.weights",
+    "export_model": "models.export.model",
+    "initialise": "plugins.staged",
+    "load_model": "models.loading",
+    "load_recipe": "models.recipes.ensemble",
+    "model_of": "models.loading",
+    "read_weights": "plugins.weights",
+    "recalibrated": "models.recalibration",
+    "why_picture": "inference.explain",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class PatchcoreError(Exception):
     """Base of every failure that is told to the user in one line, without a traceback."""
@@ -24,7 +26,7 @@ class WeightsError(PatchcoreError):
 
 
 class ImageError(PatchcoreError):
-    """A photo or mask cannot be read; ``path`` says which, where it came from a file and was skipped."""
+    """An image or mask cannot be read; ``path`` says which, where it came from a file and was skipped."""
 
     path: str | None = None
 
@@ -34,7 +36,7 @@ class DatasetError(PatchcoreError):
 
 
 class CalibrationError(PatchcoreError):
-    """A threshold that the photos at hand cannot give."""
+    """A threshold that the images at hand cannot give."""
 
 
 class ResultsError(PatchcoreError):
@@ -43,3 +45,33 @@ class ResultsError(PatchcoreError):
 
 class ModelFileError(PatchcoreError):
     """A model file is damaged, too new, or does not fit the installed components."""
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return the text of an error on one line, or the name of its class if it has no text.
+
+    Examples
+    --------
+    >>> one_line(ValueError("two\nlines"))
+    'two lines'
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the known name closest to a misspelt one, ready to be put before other text.
+
+    Returns
+    -------
+    str
+        Ends with a space; empty if no known name is close.
+
+    Examples
+    --------
+    >>> did_you_mean("resnet19", ["resnet18", "vgg11"])
+    "did you mean 'resnet18'? "
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""

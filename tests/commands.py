@@ -62,7 +62,7 @@ def failure(*arguments: object) -> str:
     ended = patchcore(*arguments)
     assert ended.code == 1, ended
     assert ended.out == ""
-    said = re.sub(r"\A\d+ photos make .*\n", "", ended.err)
+    said = re.sub(r"\A\d+ images make .*\n", "", ended.err)
     assert said.startswith("patchcore: ")
     assert said.endswith("\n")
     assert said.count("\n") == 1
@@ -76,7 +76,7 @@ def process(*arguments: object) -> list[str]:
 
 def corrupt(path: Path) -> Path:
     """Write what looks like a PNG and is none."""
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"not a photo" * 9)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"not an image" * 9)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What several test files share: an undisturbed environment, drawn photos, and fake distributions."""
+"""What several test files share: an undisturbed environment, drawn images, and fake distributions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def good(dataset: Path) -> Path:
-    """The folder of its ten good photos."""
+    """The folder of its ten good images."""
     return dataset / "train" / "good"
 
 
@@ -109,6 +109,20 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     yield install
     for module in modules:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where images arrive that are watched for."""
+    path = tmp_path / "in"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where the results of a watch go."""
+    return tmp_path / "out"
 
 
 KERNELS = ("torch", "portable", "AVX2", "AVX-512 VNNI")

@@ -22,20 +22,20 @@ import typer
 from typer.testing import CliRunner
 
 import patchcore_plugin as pp
-from patchcore_plugin import hookspecs
 from patchcore_plugin.cli import app
 from patchcore_plugin.cli.setup import Setup, options_by_recipe
-from patchcore_plugin.ensemble_recipe import load_recipe
-from patchcore_plugin.memory import COPIES
-from patchcore_plugin.options import describe
-from patchcore_plugin.recipe import Map, Preprocessing, Recipe
-from patchcore_plugin.specs import ROLES
+from patchcore_plugin.models.fitting.budget import COPIES
+from patchcore_plugin.models.recipes.ensemble import load_recipe
+from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.plugins import hookspecs
+from patchcore_plugin.plugins.options import describe
+from patchcore_plugin.plugins.specs import ROLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))}
 HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")]
 
-ELSEWHERE = {"docs/tutorial.md": "tests/test_wheels.py"}
+ELSEWHERE = {"docs/tutorial.md": "tests/e2e/test_wheels.py"}
 """Pages whose Python blocks have a title, that of the file which they are; and the test that runs them instead."""
 FOREIGN = {"cd", "mkdir", "pip", "python", "touch"}
 """Programs of others: what comes after their name is not checked."""
@@ -197,10 +197,10 @@ def test_what_comes_out_is_what_the_first_page_says(
 
 def test_the_memory_of_a_fit_is_what_the_page_says() -> None:
     page = " ".join(PAGES["docs/performance.md"].read_text(encoding="utf-8").split())
-    photos, patches, values = 200, (256 // 8) ** 2, 512 + 1024
+    images, patches, values = 200, (256 // 8) ** 2, 512 + 1024
     assert f"takes {COPIES} times" in page
     assert f"{patches:,} patches of {values:,} values" in page
-    assert f"need {COPIES * photos * patches * values * 4 / 1e9:.1f} GB" in page
+    assert f"need {COPIES * images * patches * values * 4 / 1e9:.1f} GB" in page
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -230,7 +230,7 @@ def test_each_hook_has_its_page_and_its_test(site: dict[str, str], hook: str) ->
     role = hook.removeprefix("patchcore_").removesuffix("s")
     signature = f"{hook}{inspect.signature(getattr(hookspecs, hook))}".replace("'", "")
     assert signature in text(site[f"roles/{role}"])
-    tests = [path for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__)]
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     assert any(hook in path.read_text(encoding="utf-8") for path in tests)
 
 
@@ -247,7 +247,7 @@ def test_each_built_in_component_is_on_the_page_of_its_role_with_all_options(sit
 def test_each_shipped_recipe_is_on_the_recipes_page(site: dict[str, str]) -> None:
     page = text(site["recipes"])
     for name in Recipe.names():
-        source = (Path(pp.__file__).parent / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        source = (Path(pp.__file__).parent / "models" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
         assert f"{name} ¶ {load_recipe(name).summary}." in page.replace("¶", " ¶").replace("  ", " ")
         assert " ".join(source.split()) in page
 

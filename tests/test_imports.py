@@ -55,7 +55,7 @@ def test_looking_around_imports_nothing_heavy() -> None:
         step("start", "")
         import patchcore_plugin as pp
         step("import", "")
-        import patchcore_plugin.testing
+        import patchcore_plugin.plugins.testing
         step("conformance checks", "")
         host = pp.Host()
         step("names", [host.names(role) for role in ("backbone", "aggregator", "sampler", "scorer")])
@@ -105,7 +105,7 @@ def test_what_is_misspelt_is_told_before_anything_heavy_is_imported() -> None:
         import os, tempfile
 
         with tempfile.TemporaryDirectory() as folder:
-            open(os.path.join(folder, "photo.png"), "w").close()
+            open(os.path.join(folder, "image.png"), "w").close()
             for change in (["--backbone", "resnet19"], ["--set", "sampler.ratoi=1"], ["--recipe", "x"]):
                 said = command("fit", folder, "--out", os.path.join(folder, "m"), *change)
                 report.append([change[1], heavy(), said])
@@ -171,8 +171,8 @@ def test_every_public_name_is_there() -> None:
     assert set(pp.__all__) <= set(dir(pp))
     for name in pp.__all__:
         assert getattr(pp, name).__class__ is not None
-    assert pp.Detector.__module__ == "patchcore_plugin.detector"
-    assert pp.Prediction.__module__ == "patchcore_plugin.prediction"
+    assert pp.Detector.__module__ == "patchcore_plugin.models.detector"
+    assert pp.Prediction.__module__ == "patchcore_plugin.models.prediction"
 
 
 def test_the_public_names_of_the_contract() -> None:

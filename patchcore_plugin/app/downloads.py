@@ -1,4 +1,4 @@
-"""The results of a visit as files: one line or row for each photo, and everything with pictures as a zip file."""
+"""The results of a visit as files: one line or row for each image, and everything with pictures as a zip file."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from patchcore_plugin.coco import write_coco
+from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.images import read_photo
-from patchcore_plugin.result_writer import ResultsWriter
+from patchcore_plugin.inference.coco import write_coco
+from patchcore_plugin.inference.writer import ResultsWriter
 
-from .visit import Photo
+from .visit import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from patchcore_plugin.prediction import Prediction
-    from patchcore_plugin.rendering import Rgb
+    from patchcore_plugin.data.types import Rgb
+    from patchcore_plugin.models.prediction import Prediction
 
-Results: TypeAlias = "Sequence[tuple[Photo, Prediction]]"
+Results: TypeAlias = "Sequence[tuple[Image, Prediction]]"
 Why: TypeAlias = "Callable[[NDArray[Any], Prediction], Rgb | None]"
-COLUMNS = ("photo", "verdict", "score", "p_value", "threshold", "regions", "nearest_photo", "nearest_x", "nearest_y")
+COLUMNS = ("image", "verdict", "score", "p_value", "threshold", "regions", "nearest_image", "nearest_x", "nearest_y")
 VERDICTS = {True: "defect", False: "good", None: ""}
 
 
@@ -40,13 +40,13 @@ def as_lines(results: Results) -> bytes:
 
 
 def as_table(results: Results) -> bytes:
-    """Return a row for each photo as CSV in UTF-8, with a byte-order mark, which spreadsheets want."""
+    """Return a row for each image as CSV in UTF-8, with a byte-order mark, which spreadsheets want."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(COLUMNS)
     for _, found in results:
         nearest = found.nearest
-        place = ("", "", "") if nearest is None else (_text(nearest.photo or ""), nearest.x, nearest.y)
+        place = ("", "", "") if nearest is None else (_text(nearest.image or ""), nearest.x, nearest.y)
         row: list[Any] = [_text(found.path or ""), VERDICTS[found.is_anomalous], found.score]
         row += [_number(found.p_value), _number(found.threshold), len(found.regions), *place]
         table.writerow(row)
@@ -70,8 +70,8 @@ def write_zip(path: Path, results: Results, scale: tuple[float, float], why: Why
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with ResultsWriter(folder, scale, why=why) as writer:
-            for photo, found in results:
-                writer.write(found, None if found.anomaly_map is None else _pixels(photo, found))
+            for image, found in results:
+                writer.write(found, None if found.anomaly_map is None else _pixels(image, found))
         write_coco(folder / "results.jsonl", folder / "coco.json")
         (folder / "results.csv").write_bytes(as_table(results))
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
@@ -80,10 +80,10 @@ def write_zip(path: Path, results: Results, scale: tuple[float, float], why: Why
                     archive.write(file, file.relative_to(folder).as_posix())
 
 
-def _pixels(photo: Photo, found: Prediction) -> NDArray[Any] | None:
-    # One that was moved away or replaced since it was judged spoils neither its heat map nor the other photos.
+def _pixels(image: Image, found: Prediction) -> NDArray[Any] | None:
+    # One that was moved away or replaced since it was judged spoils neither its heat map nor the other images.
     try:
-        pixels = read_photo(photo.source.file)
+        pixels = read_image(image.source.file)
     except ImageError:
         return None
     return pixels if pixels.shape[:2] == found.size else None

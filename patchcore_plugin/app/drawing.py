@@ -1,4 +1,4 @@
-"""Pictures for the page, as files in memory: the photo, its heat, the outlines of its regions, and a histogram."""
+"""Pictures for the page, as files in memory: the image, its heat, the outlines of its regions, and a histogram."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_plugin.regions import find_regions
-from patchcore_plugin.rendering import Rgb, heat_map, to_8_bit
+from patchcore_plugin.data.images import to_8_bit
+from patchcore_plugin.data.types import Rgb
+from patchcore_plugin.inference.rendering import heat_map
+from patchcore_plugin.models.regions import find_regions
 
 BINS = 28
 _WIDTH, _HEIGHT, _BASE, _TOP = 320.0, 132.0, 96.0, 14.0
 
 
-def jpeg(photo: NDArray[Any], side: int) -> bytes:
-    """Return a photo [H, W, 3] as a JPEG file whose longer side has no more than `side` pixels."""
-    pixels = _smaller(to_8_bit(photo), side)
+def jpeg(image: NDArray[Any], side: int) -> bytes:
+    """Return an image [H, W, 3] as a JPEG file whose longer side has no more than `side` pixels."""
+    pixels = _smaller(to_8_bit(image), side)
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
     return encoded.tobytes()
 
 
 def heat(anomaly_map: NDArray[np.float32], scale: tuple[float, float], side: int) -> bytes:
-    """Return the heat of a map [H, W] as a PNG file that lies over the photo: what is not above the scale is clear."""
+    """Return the heat of a map [H, W] as a PNG file that lies over the image: what is not above the scale is clear."""
     values = _smaller(anomaly_map, side)
     low, high = scale
     share = np.clip((np.nan_to_num(values, nan=high) - low) / max(high - low, 1e-12), 0, 1)
@@ -41,12 +43,12 @@ def png(pixels: Rgb) -> bytes:
 
 
 def outlines(anomaly_map: NDArray[np.float32], above: float) -> bytes:
-    """Return the outlines of the regions of a map [H, W] as an SVG file that lies over the photo."""
+    """Return the outlines of the regions of a map [H, W] as an SVG file that lies over the image."""
     height, width = anomaly_map.shape
     contours = ("L".join(f"{x} {y}" for x, y in each.contour) for each in find_regions(anomaly_map, above))
     paths = "".join(f'<path d="M{contour}Z"/>' for contour in contours)
     stroke = 'fill="none" stroke-linejoin="round" vector-effect="non-scaling-stroke"'
-    # A dark line below a light one is seen on any photo.
+    # A dark line below a light one is seen on any image.
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"<style>path{{vector-effect:non-scaling-stroke}}</style>"
@@ -71,14 +73,14 @@ def histogram(
     threshold: float | None,
     limits: tuple[float, float],
 ) -> str:
-    """Return a histogram of good photos' scores as SVG, with marks for the judged photos, and a threshold.
+    """Return a histogram of good images' scores as SVG, with marks for the judged images, and a threshold.
 
     Parameters
     ----------
     good
-        Scores of good photos.
+        Scores of good images.
     judged
-        Score and verdict of each photo.
+        Score and verdict of each image.
     threshold
         Where the line is; None for none.
     limits
@@ -107,7 +109,7 @@ def histogram(
         line = f'<path class="pc-line" d="M{at:.1f} 4V{_BASE + 18:.1f}"/>'
     defects = sum(verdict is True for _, verdict in judged)
     text = (
-        f"Scores of {len(good)} good photos, as a histogram; {len(judged)} judged photos, {defects} above the threshold"
+        f"Scores of {len(good)} good images, as a histogram; {len(judged)} judged images, {defects} above the threshold"
     )
     return (
         f'<svg class="pc-histogram" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{text}">'

@@ -23,9 +23,9 @@ class Wanted:
     Parameters
     ----------
     folder
-        The folder of the photos, as it was named.
-    photos
-        Photos of good parts.
+        The folder of the images, as it was named.
+    images
+        Images of good parts.
     recipe
         Name of a shipped recipe.
     backbone
@@ -33,11 +33,11 @@ class Wanted:
     rate
         The false-alarm rate, or None for the default.
     thumbnails
-        Whether the model keeps small copies of the photos.
+        Whether the model keeps small copies of the images.
     """
 
     folder: str
-    photos: Sequence[Path]
+    images: Sequence[Path]
     recipe: str
     backbone: str | None
     rate: float | None
@@ -117,7 +117,7 @@ class Fitting:
         try:
             model = self._make(wanted)
             model.fit(
-                list(wanted.photos),
+                list(wanted.images),
                 false_alarm_rate=wanted.rate,
                 keep_thumbnails=wanted.thumbnails,
                 progress=self._progress,

@@ -13,8 +13,8 @@ from patchcore_plugin.errors import ImageError, ModelFileError
 from .limits import SUFFIX, model_path
 
 if TYPE_CHECKING:
-    from patchcore_plugin.calibration import Calibration
-    from patchcore_plugin.prediction import Prediction
+    from patchcore_plugin.models.calibration import Calibration
+    from patchcore_plugin.models.prediction import Prediction
 
 Stamp: TypeAlias = "tuple[int, int] | None"
 KEPT = 3
@@ -53,10 +53,10 @@ class Loaded:
         """Whether another threshold can be written into it."""
         return callable(getattr(self.model, "save", None))
 
-    def judge(self, photos: Sequence[Path]) -> list[Prediction | ImageError]:
-        """Judge photos; the error of one that cannot be read is in its place."""
+    def judge(self, images: Sequence[Path]) -> list[Prediction | ImageError]:
+        """Judge images; the error of one that cannot be read is in its place."""
         with self._lock:
-            return list(self.model.predict_each(photos, on_error="skip"))
+            return list(self.model.predict_each(images, on_error="skip"))
 
     def save(self, calibration: Calibration) -> None:
         """Write another calibration into the file, for all visitors.

@@ -1,4 +1,4 @@
-"""What a visitor may ask for: folders given at the start, photos of bounded size, and names that are no paths."""
+"""What a visitor may ask for: folders given at the start, images of bounded size, and names that are no paths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchcore_plugin.datasets import find_photos
+from patchcore_plugin.data.datasets import find_images
+from patchcore_plugin.data.headers import ContainerError, inspect
 from patchcore_plugin.errors import DatasetError, ImageError, ModelFileError
-from patchcore_plugin.photo_container import ContainerError, inspect
 
 SUFFIX = ".safetensors"
 DEPTH, LISTED = 3, 200
@@ -19,46 +19,46 @@ DEPTH, LISTED = 3, 200
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How large photos may be, and how many a visit keeps.
+    """How large images may be, and how many a visit keeps.
 
     Parameters
     ----------
     upload
-        Bytes of a photo's file.
+        Bytes of an image's file.
     pixels
-        Pixels of a photo.
-    photos
-        Number of photos that a visit keeps; the oldest go.
+        Pixels of an image.
+    images
+        Number of images that a visit keeps; the oldest go.
     memory
         Bytes of maps and uploaded files that all visits keep together; of the visit with most the oldest go.
     """
 
     upload: int = 50 * 10**6
     pixels: int = 100 * 10**6
-    photos: int = 200
+    images: int = 200
     memory: int = 2 * 10**9
 
-    def check_photo(self, name: str, data: bytes) -> None:
-        """Refuse a photo by its size and its headers, before anything is decoded.
+    def check_image(self, name: str, data: bytes) -> None:
+        """Refuse an image by its size and its headers, before anything is decoded.
 
         Raises
         ------
         ImageError
-            If the file is empty, too large, no photo or cut short, or has too many pixels or none.
+            If the file is empty, too large, no image or cut short, or has too many pixels or none.
         """
         self.check_file(name, len(data))
         try:
             container = inspect(data)
         except ContainerError as error:
-            raise ImageError(f"{name}: not a photo: {error}") from None
+            raise ImageError(f"{name}: not an image: {error}") from None
         height, width = container.size
         if height * width > self.pixels:
             raise ImageError(
                 f"{name}: {width:,} x {height:,} pixels are more than the {self.pixels / 1e6:g} million that are "
-                "taken here; make the photo smaller, or start the app with a higher --max-pixels"
+                "taken here; make the image smaller, or start the app with a higher --max-pixels"
             )
         if height * width == 0:
-            raise ImageError(f"{name}: not a photo: its headers do not say how large it is")
+            raise ImageError(f"{name}: not an image: its headers do not say how large it is")
         if container.misread:
             raise ImageError(f"{name}: {container.misread} cannot be read; convert it to an 8 or 16 bit PNG")
 
@@ -88,7 +88,7 @@ class Folders:
     def __init__(self, roots: Sequence[Path]) -> None:
         for root in roots:
             if not root.is_dir():
-                raise DatasetError(f"{root}: no such folder; give --photos a folder that exists")
+                raise DatasetError(f"{root}: no such folder; give --images a folder that exists")
         self.roots = tuple(root.resolve() for root in roots)
 
     def allows(self, path: Path) -> bool:
@@ -116,28 +116,28 @@ class Folders:
         allowed = [path for path in candidates if self.allows(path)]
         if not allowed:
             # The same words whether it exists or not, so that nothing is learned of what lies elsewhere.
-            raise DatasetError(f"{text}: outside of the folders that the app may read; they are given by --photos")
+            raise DatasetError(f"{text}: outside of the folders that the app may read; they are given by --images")
         for path in allowed:
             if path.is_dir():
                 return path.resolve()
         raise DatasetError(f"{text}: no such folder; choose one of those that are suggested")
 
-    def check(self, photos: Sequence[Path]) -> Sequence[Path]:
-        """Return the photos, all of which may be read.
+    def check(self, images: Sequence[Path]) -> Sequence[Path]:
+        """Return the images, all of which may be read.
 
         Raises
         ------
         DatasetError
             If one is a link that leads elsewhere.
         """
-        for photo in photos:
-            if not self.allows(photo):
-                raise DatasetError(f"{photo}: a link out of the folders that the app may read; remove it")
-        return photos
+        for image in images:
+            if not self.allows(image):
+                raise DatasetError(f"{image}: a link out of the folders that the app may read; remove it")
+        return images
 
-    def photos(self, text: str) -> Sequence[Path]:
-        """Return the photos of a folder that a visitor names, at least one; the errors are those of `folder`."""
-        return self.check(find_photos([self.folder(text)]))
+    def images(self, text: str) -> Sequence[Path]:
+        """Return the images of a folder that a visitor names, at least one; the errors are those of `folder`."""
+        return self.check(find_images([self.folder(text)]))
 
     def suggestions(self) -> list[str]:
         """Return folders that a visitor may name; links are not followed."""

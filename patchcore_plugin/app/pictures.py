@@ -1,4 +1,4 @@
-"""The addresses below ``/visits``: pictures of the photos of one visit, drawn when they are asked for, and results."""
+"""The addresses below ``/visits``: pictures of the images of one visit, drawn when they are asked for, and results."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fastapi import APIRouter, HTTPException
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
+from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import PatchcoreError
-from patchcore_plugin.images import read_photo
 
 from . import downloads, drawing
 from .limits import Folders
-from .visit import Photo, Visit, Visits
+from .visit import Image, Visit, Visits
 from .words import one_line
 
 if TYPE_CHECKING:
-    from patchcore_plugin.prediction import Nearest
+    from patchcore_plugin.models.prediction import Nearest
 
 T = TypeVar("T")
 
@@ -39,13 +39,13 @@ class Pictures:
     visits
         The open visits.
     folders
-        Where training photos may be read.
+        Where training images may be read.
     """
 
     def __init__(self, visits: Visits, folders: Folders) -> None:
         self.visits = visits
         self.folders = folders
-        # Few, because each may hold a whole photo; and none of those that judge.
+        # Few, because each may hold a whole image; and none of those that judge.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="patchcore-draw")
         # A zip file takes long, and no picture waits for it.
         self._zip_pool = ThreadPoolExecutor(1, thread_name_prefix="patchcore-zip")
@@ -54,22 +54,22 @@ class Pictures:
             ("/visits/{token}/results.jsonl", self.lines),
             ("/visits/{token}/results.csv", self.table),
             ("/visits/{token}/results.zip", self.archive),
-            ("/visits/{token}/{number}/photo.jpg", self.photo),
+            ("/visits/{token}/{number}/image.jpg", self.image),
             ("/visits/{token}/{number}/heat.png", self.heat),
             ("/visits/{token}/{number}/outlines.svg", self.outlines),
             ("/visits/{token}/{number}/why.png", self.why),
         ):
             self.router.add_api_route(path, endpoint, methods=["GET"], response_model=None, include_in_schema=False)
 
-    async def photo(self, token: str, number: int, large: bool = False) -> Response:
-        """Return the photo, reduced."""
-        source = self._photo(token, number).source
-        data = await self._in_thread(lambda: drawing.jpeg(read_photo(source.file), _side(large)))
+    async def image(self, token: str, number: int, large: bool = False) -> Response:
+        """Return the image, reduced."""
+        source = self._image(token, number).source
+        data = await self._in_thread(lambda: drawing.jpeg(read_image(source.file), _side(large)))
         return Response(data, media_type="image/jpeg", headers=_HEADERS)
 
     async def heat(self, token: str, number: int, low: float, high: float, large: bool = False) -> Response:
-        """Return the heat that lies over the photo."""
-        anomaly_map = self._photo(token, number).found.anomaly_map
+        """Return the heat that lies over the image."""
+        anomaly_map = self._image(token, number).found.anomaly_map
         if anomaly_map is None:
             raise HTTPException(404)
         data = await self._in_thread(lambda: drawing.heat(anomaly_map, (low, high), _side(large)))
@@ -77,7 +77,7 @@ class Pictures:
 
     async def outlines(self, token: str, number: int, above: float) -> Response:
         """Return the outlines of the regions above a threshold of the map."""
-        anomaly_map = self._photo(token, number).found.anomaly_map
+        anomaly_map = self._image(token, number).found.anomaly_map
         if anomaly_map is None:
             raise HTTPException(404)
         data = await self._in_thread(lambda: drawing.outlines(anomaly_map, above))
@@ -85,11 +85,11 @@ class Pictures:
 
     async def why(self, token: str, number: int) -> Response:
         """Return the suspicious patch beside the nearest normal one."""
-        photo, loaded = self._photo(token, number), self._visit(token).loaded
-        if loaded is None or not self.has_why(loaded.model, photo.found.nearest):
+        image, loaded = self._image(token, number), self._visit(token).loaded
+        if loaded is None or not self.has_why(loaded.model, image.found.nearest):
             raise HTTPException(404)
         why = self._why(loaded.model)
-        drawn = await self._in_thread(lambda: why(read_photo(photo.source.file), photo.found))
+        drawn = await self._in_thread(lambda: why(read_image(image.source.file), image.found))
         if drawn is None:
             raise HTTPException(404)
         return Response(drawing.png(drawn), media_type="image/png", headers=_HEADERS)
@@ -101,7 +101,7 @@ class Pictures:
         thumbnails = getattr(model, "thumbnails", {})
         if nearest.number in thumbnails:
             return True
-        return nearest.photo is not None and self.folders.allows(Path(nearest.photo)) and Path(nearest.photo).is_file()
+        return nearest.image is not None and self.folders.allows(Path(nearest.image)) and Path(nearest.image).is_file()
 
     async def lines(self, token: str) -> Response:
         """Return ``results.jsonl``."""
@@ -136,7 +136,7 @@ class Pictures:
 
     def _why(self, model: Any) -> downloads.Why:
         """Return what draws the reasons for a model's verdicts, where they may be shown."""
-        from patchcore_plugin.why import WhyPictures
+        from patchcore_plugin.inference.explain import WhyPictures
 
         draw = WhyPictures(model)
         return lambda pixels, found: draw(pixels, found) if self.has_why(model, found.nearest) else None
@@ -147,11 +147,11 @@ class Pictures:
             raise HTTPException(404, "this page is closed; open the app anew")
         return visit
 
-    def _photo(self, token: str, number: int) -> Photo:
-        photo = self._visit(token).photos.get(number)
-        if photo is None:
-            raise HTTPException(404, "this photo is not kept any more")
-        return photo
+    def _image(self, token: str, number: int) -> Image:
+        image = self._visit(token).images.get(number)
+        if image is None:
+            raise HTTPException(404, "this image is not kept any more")
+        return image
 
     async def _in_thread(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         try:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_plugin.ensemble_recipe import load_recipe
 from patchcore_plugin.errors import PatchcoreError
-from patchcore_plugin.recipe import Recipe
+from patchcore_plugin.models.recipes.ensemble import load_recipe
+from patchcore_plugin.models.recipes.recipe import Recipe
 
 from .fitting import Fitting, Wanted
 from .library import Library
@@ -19,7 +19,7 @@ from .pictures import Pictures
 from .visit import Visits
 
 if TYPE_CHECKING:
-    from patchcore_plugin.host import Host
+    from patchcore_plugin.plugins.manager import Host
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -41,10 +41,10 @@ class Site:
         The model file given at the start, if any; it is loaded at once, so that what is wrong with it is told there.
     models
         Where models are saved, and further ones found.
-    photos
+    images
         Folders that may be read.
     limits
-        Of photos and visits.
+        Of images and visits.
     host
         Where components come from.
     device
@@ -52,12 +52,12 @@ class Site:
     """
 
     def __init__(
-        self, *, model: Path | None, models: Path, photos: list[Path], limits: Limits, host: Host, device: str
+        self, *, model: Path | None, models: Path, images: list[Path], limits: Limits, host: Host, device: str
     ) -> None:
         self.host = host
         self.device = device
         self.limits = limits
-        self.folders = Folders(photos)
+        self.folders = Folders(images)
         self.library = Library(model, models, self._load)
         if model is not None:
             self.library.open(model.name)
@@ -67,7 +67,7 @@ class Site:
         self.choices = Choices(recipes=tuple(Recipe.names()), backbones=tuple(host.names("backbone")))
 
     def _load(self, path: Path) -> Any:
-        from patchcore_plugin.models import load_model
+        from patchcore_plugin.models.loading import load_model
 
         return load_model(path, device=self.device, host=self.host)
 
@@ -77,7 +77,7 @@ class Site:
         recipe = load_recipe(wanted.recipe)
         if wanted.backbone is not None:
             recipe = recipe.change("backbone", wanted.backbone)
-        from patchcore_plugin.models import model_of
+        from patchcore_plugin.models.loading import model_of
 
         return model_of(recipe, device=self.device, host=self.host)
 
@@ -123,7 +123,7 @@ def serve(
             host=host,
             port=port,
             title="patchcore",
-            reconnect_timeout=20,  # photos of a visit outlast a short break of the connection
+            reconnect_timeout=20,  # images of a visit outlast a short break of the connection
             language="en-US",
             dark=None,  # as the visitor's system
             reload=False,

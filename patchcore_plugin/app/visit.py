@@ -1,4 +1,4 @@
-"""A visit: the photos that one visitor has judged, and the threshold that they are held against."""
+"""A visit: the images that one visitor has judged, and the threshold that they are held against."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from patchcore_plugin.errors import ImageError
 from .limits import Limits
 
 if TYPE_CHECKING:
-    from patchcore_plugin.calibration import Calibration
-    from patchcore_plugin.prediction import Prediction
+    from patchcore_plugin.models.calibration import Calibration
+    from patchcore_plugin.models.prediction import Prediction
 
     from .library import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a photo is: `name` is for people, `file` for programs; an uploaded file is `owned`, and removed."""
+    """Where an image is: `name` is for people, `file` for programs; an uploaded file is `owned`, and removed."""
 
     name: str
     file: Path
     owned: bool
 
     def check(self, limits: Limits) -> None:
-        """Refuse it before it is decoded; the errors are those of `Limits.check_photo`."""
+        """Refuse it before it is decoded; the errors are those of `Limits.check_image`."""
         try:
             limits.check_file(self.name, self.file.stat().st_size)
             data = self.file.read_bytes()
         except OSError as error:
             raise ImageError(f"{self.name}: cannot be opened ({error.strerror})") from None
-        limits.check_photo(self.name, data)
+        limits.check_image(self.name, data)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photo:
-    """A photo that was judged.
+class Image:
+    """An image that was judged.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Photo:
     def against(self, calibration: Calibration) -> Prediction:
         """Return what was found against another threshold; regions too."""
         # torch, which comes along, is loaded with the first model, and not before the page is shown.
-        from patchcore_plugin.prediction import Prediction
+        from patchcore_plugin.models.prediction import Prediction
 
         found = self.found
         return Prediction.against(
@@ -81,7 +81,7 @@ class Visit:
     folder
         Where its uploads lie, under names of our own.
     limits
-        How many photos it keeps.
+        How many images it keeps.
     """
 
     def __init__(self, token: str, folder: Path, limits: Limits) -> None:
@@ -90,7 +90,7 @@ class Visit:
         self.limits = limits
         self.loaded: Loaded | None = None
         self.calibration: Calibration | None = None
-        self.photos: dict[int, Photo] = {}
+        self.images: dict[int, Image] = {}
         self.dropped = 0
         self._count = 0
         self._uploads = 0
@@ -98,8 +98,8 @@ class Visit:
 
     @property
     def cost(self) -> int:
-        """Bytes that its photos keep."""
-        return sum(photo.cost for photo in self.photos.values())
+        """Bytes that its images keep."""
+        return sum(image.cost for image in self.images.values())
 
     @property
     def waiting(self) -> int:
@@ -112,14 +112,14 @@ class Visit:
         return self.loaded is not None and self.calibration != self.loaded.calibration
 
     def use(self, loaded: Loaded) -> list[Source]:
-        """Take another model and its threshold; return the photos, which must be judged again."""
+        """Take another model and its threshold; return the images, which must be judged again."""
         self.loaded, self.calibration = loaded, loaded.calibration
-        again = [photo.source for photo in self.photos.values()]
-        self.photos.clear()
+        again = [image.source for image in self.images.values()]
+        self.images.clear()
         return again
 
     def upload(self, name: str, data: bytes) -> Source:
-        """Keep an uploaded photo.
+        """Keep an uploaded image.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Visit:
             If it is refused; nothing is kept then.
         """
         name = display_name(name)
-        self.limits.check_photo(name, data)
+        self.limits.check_image(name, data)
         self.folder.mkdir(exist_ok=True)
         self._uploads += 1
         file = self.folder / str(self._uploads)
@@ -135,33 +135,33 @@ class Visit:
         self._waiting[file] = len(data)
         return Source(name=name, file=file, owned=True)
 
-    def add(self, source: Source, found: Prediction) -> Photo:
-        """Keep what was found in a photo, in place of what was found in it before; of too many, the oldest goes."""
-        for number in [each.number for each in self.photos.values() if each.source.file == source.file]:
-            del self.photos[number]
+    def add(self, source: Source, found: Prediction) -> Image:
+        """Keep what was found in an image, in place of what was found in it before; of too many, the oldest goes."""
+        for number in [each.number for each in self.images.values() if each.source.file == source.file]:
+            del self.images[number]
         self._waiting.pop(source.file, None)
         self._count += 1
         cost = 0 if found.anomaly_map is None else found.anomaly_map.nbytes
         if source.owned:
             cost += source.file.stat().st_size
-        photo = Photo(number=self._count, source=source, found=found, cost=cost)
-        self.photos[photo.number] = photo
-        while len(self.photos) > self.limits.photos:
+        image = Image(number=self._count, source=source, found=found, cost=cost)
+        self.images[image.number] = image
+        while len(self.images) > self.limits.images:
             self.drop_oldest()
-        return photo
+        return image
 
     def drop_oldest(self) -> None:
-        """Let the oldest photo go."""
-        self.forget(self.photos.pop(next(iter(self.photos))).source)
+        """Let the oldest image go."""
+        self.forget(self.images.pop(next(iter(self.images))).source)
         self.dropped += 1
 
     def choose_threshold(self, threshold: float) -> None:
-        """Hold all photos against another threshold; CalibrationError if it is not finite."""
+        """Hold all images against another threshold; CalibrationError if it is not finite."""
         if self.calibration is not None:
             self.calibration = self.calibration.at_threshold(threshold)
 
     def choose_rate(self, rate: float) -> None:
-        """Hold all photos against the threshold for a false-alarm rate; CalibrationError if it cannot be promised."""
+        """Hold all images against the threshold for a false-alarm rate; CalibrationError if it cannot be promised."""
         if self.calibration is not None:
             self.calibration = self.calibration.at_rate(rate)
 
@@ -170,23 +170,23 @@ class Visit:
         if self.loaded is not None:
             self.calibration = self.loaded.calibration
 
-    def verdict(self, photo: Photo) -> bool | None:
-        """Return whether a photo is anomalous at the threshold; None without one."""
+    def verdict(self, image: Image) -> bool | None:
+        """Return whether an image is anomalous at the threshold; None without one."""
         threshold = None if self.calibration is None else self.calibration.threshold
-        return None if threshold is None else photo.found.score > threshold
+        return None if threshold is None else image.found.score > threshold
 
-    def results(self) -> list[tuple[Photo, Prediction]]:
-        """Return all photos, and what was found in them against the threshold."""
-        calibration, photos = self.calibration, list(self.photos.values())
-        return [] if calibration is None else [(photo, photo.against(calibration)) for photo in photos]
+    def results(self) -> list[tuple[Image, Prediction]]:
+        """Return all images, and what was found in them against the threshold."""
+        calibration, images = self.calibration, list(self.images.values())
+        return [] if calibration is None else [(image, image.against(calibration)) for image in images]
 
     def close(self) -> None:
         """Remove what was uploaded."""
-        self.photos.clear()
+        self.images.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def forget(self, source: Source) -> None:
-        """Remove the file of a photo that is not kept, if it was uploaded."""
+        """Remove the file of an image that is not kept, if it was uploaded."""
         if source.owned:
             self._waiting.pop(source.file, None)
             source.file.unlink(missing_ok=True)
@@ -240,7 +240,7 @@ class Visits:
         return sum(visit.waiting for visit in self._open.values()) + size <= self.limits.memory
 
     def make_room(self) -> None:
-        """Let the oldest photos of whoever keeps most go, until all keep no more than the limit together."""
+        """Let the oldest images of whoever keeps most go, until all keep no more than the limit together."""
         costs = {token: visit.cost for token, visit in self._open.items()}
         while sum(costs.values()) > self.limits.memory:
             largest = max(costs, key=lambda token: costs[token])
@@ -252,11 +252,11 @@ def display_name(name: str) -> str:
     """Return an uploaded file's name for people: one line, not too long; it is never used as a path."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     printable = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
-    return printable[-80:] or "photo"
+    return printable[-80:] or "image"
 
 
 def judge(loaded: Loaded, limits: Limits, sources: Sequence[Source]) -> list[tuple[Source, Prediction | ImageError]]:
-    """Check and judge photos; the error of one that cannot be taken is in its place."""
+    """Check and judge images; the error of one that cannot be taken is in its place."""
     refused: dict[int, ImageError] = {}
     for place, source in enumerate(sources):
         try:

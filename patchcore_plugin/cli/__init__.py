@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from patchcore_plugin.errors import PatchcoreError
-from patchcore_plugin.host import OWN_DISTRIBUTION
+from patchcore_plugin.plugins.manager import OWN_DISTRIBUTION
 
 from . import (
     calibrate,
@@ -31,7 +31,7 @@ from .setup import Blocked
 
 app = typer.Typer(
     name="patchcore",
-    help="Find defects in product photos after seeing only good ones.",
+    help="Find defects in product images after seeing only good ones.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -73,7 +73,7 @@ def global_options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version)
     ] = False,
 ) -> None:
-    """Find defects in product photos after seeing only good ones."""
+    """Find defects in product images after seeing only good ones."""
     context.obj = Blocked(names=tuple(block or ()), entry_points=not no_plugins)
 
 

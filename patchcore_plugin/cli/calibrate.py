@@ -17,17 +17,17 @@ def command(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Photos of good parts that it was not fitted on; without any, its own stay.", readable=False
+            help="Images of good parts that it was not fitted on; without any, its own stay.", readable=False
         ),
     ] = None,
     defective: Annotated[
         list[Path] | None,
-        typer.Option("--defective", help="Photos of defective parts: folder, file or .txt list; repeatable."),
+        typer.Option("--defective", help="Images of defective parts: folder, file or .txt list; repeatable."),
     ] = None,
     false_alarm_rate: setup.FalseAlarmRateOption = None,
     criterion: Annotated[
         Literal["false-alarms", "f1", "cost"],
-        typer.Option("--criterion", help="What the threshold is chosen by; f1 and cost need defective photos."),
+        typer.Option("--criterion", help="What the threshold is chosen by; f1 and cost need defective images."),
     ] = "false-alarms",
     cost: Annotated[
         float | None,
@@ -38,15 +38,15 @@ def command(
     on_error: setup.OnErrorOption = "stop",
     as_json: setup.JsonOption = False,
 ) -> None:
-    """Choose another threshold for a model, by photos that it does not know or those judged in its fit."""
-    from patchcore_plugin.datasets import find_photos
+    """Choose another threshold for a model, by images that it does not know or those judged in its fit."""
+    from patchcore_plugin.data.datasets import find_images
 
     if cost is not None and criterion != "cost":
         raise typer.BadParameter("--cost belongs to --criterion cost; give both or neither")
-    good = find_photos(images) if images else []
-    bad = find_photos(defective) if defective else []
-    from patchcore_plugin.models import load_model
-    from patchcore_plugin.recalibration import recalibrated
+    good = find_images(images) if images else []
+    bad = find_images(defective) if defective else []
+    from patchcore_plugin.models.loading import load_model
+    from patchcore_plugin.models.recalibration import recalibrated
 
     detector = load_model(model, device=device, host=setup.host_of(context))
     setup.require_writable(out or model)
@@ -75,9 +75,9 @@ def command(
                 "map_threshold": calibration.map_threshold,
                 "false_alarm_rate": calibration.false_alarm_rate,
                 "smallest_false_alarm_rate": calibration.smallest_rate,
-                "good_photos": len(calibration.scores),
+                "good_images": len(calibration.scores),
                 "good_above_before": above,
-                "defective_photos": len(calibration.defective),
+                "defective_images": len(calibration.defective),
                 "defective_found": found,
                 "threshold_source": calibration.describe(),
                 "skipped": [setup.skipped_because(error) for error in skipped],
@@ -89,7 +89,7 @@ def command(
         if calibration.map_threshold is not None:
             print(f"map        regions are above {number(calibration.map_threshold)}")
         if above is not None:
-            print(f"good       {above} of {len(calibration.scores)} photos are above the former threshold")
+            print(f"good       {above} of {len(calibration.scores)} images are above the former threshold")
         if calibration.defective:
-            print(f"defective  {found} of {len(calibration.defective)} photos are above the threshold")
+            print(f"defective  {found} of {len(calibration.defective)} images are above the threshold")
     setup.report_unreadable(skipped, len(good) + len(bad))

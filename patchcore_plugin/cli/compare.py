@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchcore_plugin.errors import OptionError, PluginError
-from patchcore_plugin.host import Host
-from patchcore_plugin.published import NOTE, published_figures
+from patchcore_plugin.evaluation.published import NOTE, published_figures
+from patchcore_plugin.plugins.manager import Host
 
 from . import setup
 from .console import Reporter, number, print_table
 
 if TYPE_CHECKING:
-    from patchcore_plugin.comparison import Comparison
-    from patchcore_plugin.datasets import Category
+    from patchcore_plugin.data.datasets import Category
+    from patchcore_plugin.evaluation.compare import Comparison
 
 COLUMNS: Mapping[str, Callable[[Mapping[str, float | None]], str]] = {
     "image AUROC": lambda figures: number(figures["image_auroc"]),
@@ -25,8 +25,8 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, float | None]], str]] = {
     "F1-max": lambda figures: number(figures["image_f1_max"]),
     "pixel AUROC": lambda figures: number(figures["pixel_auroc"]),
     "AUPRO": lambda figures: number(figures["aupro"]),
-    "fit s/photo": lambda figures: number(figures["fit_seconds_per_image"], 3),
-    "s/photo": lambda figures: number(figures["predict_seconds_per_image"], 3),
+    "fit s/image": lambda figures: number(figures["fit_seconds_per_image"], 3),
+    "s/image": lambda figures: number(figures["predict_seconds_per_image"], 3),
     "peak MiB": lambda figures: _mebibytes(figures["peak_memory_bytes"]),
     "GPU MiB": lambda figures: _mebibytes(figures["peak_gpu_memory_bytes"]),
     "bank": lambda figures: number(figures["bank_rows"], 0),
@@ -52,10 +52,10 @@ def run(
         The recipes by name.
     """
     found = _resolved(wanted, blocked.host())
-    from patchcore_plugin.comparison import Contender, compare
-    from patchcore_plugin.comparison_report import write_comparison
-    from patchcore_plugin.report import write_report
-    from patchcore_plugin.results import write_json
+    from patchcore_plugin.evaluation.compare import Contender, compare
+    from patchcore_plugin.evaluation.report.comparison import write_comparison
+    from patchcore_plugin.evaluation.report.page import write_report
+    from patchcore_plugin.evaluation.results import write_json
 
     from .pair import Pair, measure
 
@@ -99,7 +99,7 @@ def _resolved(wanted: Mapping[str, setup.Setup], host: Host) -> list[tuple[str, 
 
 
 def _same_for_all(wanted: Mapping[str, setup.Setup], host: Host) -> dict[str, Any]:
-    """Return what figures and seconds depend on besides recipe and photos."""
+    """Return what figures and seconds depend on besides recipe and images."""
     import torch
 
     one = next(iter(wanted.values()))

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import typer
 
-from patchcore_plugin.builtin import PLUGINS
 from patchcore_plugin.errors import PluginError
-from patchcore_plugin.hookspecs import PROJECT
-from patchcore_plugin.host import OWN_DISTRIBUTION, Host
-from patchcore_plugin.specs import ROLES
+from patchcore_plugin.plugins.builtin import PLUGINS
+from patchcore_plugin.plugins.hookspecs import PROJECT
+from patchcore_plugin.plugins.manager import OWN_DISTRIBUTION, Host
+from patchcore_plugin.plugins.specs import ROLES
 
 Completion = Callable[[typer.Context, str], list[str]]
 
@@ -33,7 +33,7 @@ components = names_of(*ROLES)
 
 def recipes(incomplete: str) -> list[str]:
     """Complete the name of a shipped recipe."""
-    from patchcore_plugin.recipe import Recipe
+    from patchcore_plugin.models.recipes.recipe import Recipe
 
     return _matching(Recipe.names(), incomplete)
 

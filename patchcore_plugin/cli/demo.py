@@ -1,4 +1,4 @@
-"""`patchcore demo`: the main job on photos that it draws itself, offline."""
+"""`patchcore demo`: the main job on images that it draws itself, offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .evaluate import run, show
 
 def command(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="Folder for photos, model, results and report.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for images, model, results and report.")] = Path("demo"),
     backbone: Annotated[
         str,
         typer.Option(
@@ -28,21 +28,21 @@ def command(
     seed: setup.SeedOption = 0,
 ) -> None:
     """Draw a small line of parts (synthetic), then fit, predict, evaluate and report."""
-    from patchcore_plugin.datasets import load_category
+    from patchcore_plugin.data.datasets import load_category
 
     host = setup.host_of(context)
     wanted = setup.Setup(recipe="patchcore", backbone=backbone, device=device, seed=seed)
     wanted.load().resolved(host, seed)
-    from patchcore_plugin.detector import Detector
-    from patchcore_plugin.images import read_photo
-    from patchcore_plugin.result_writer import ResultsWriter
-    from patchcore_plugin.synthetic import draw_dataset
-    from patchcore_plugin.why import WhyPictures
+    from patchcore_plugin.data.images import read_image
+    from patchcore_plugin.data.synthetic import draw_dataset
+    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.writer import ResultsWriter
+    from patchcore_plugin.models.detector import Detector
 
     start = time.perf_counter()
-    category = load_category(draw_dataset(out / "photos", seed=seed))
+    category = load_category(draw_dataset(out / "images", seed=seed))
     print(
-        f"drawn      {out / 'photos'}: {len(category.train)} good photos to fit on, "
+        f"drawn      {out / 'images'}: {len(category.train)} good images to fit on, "
         f"{len(category.test)} to judge (synthetic)"
     )
     model = out / "model.safetensors"
@@ -50,11 +50,11 @@ def command(
         wanted.detector(host).fit(category.train, keep_thumbnails=True, progress=progress).save(model)
         print(f"fitted     {model}")
         detector = Detector.load(model, device=device, host=host)
-        paths = [photo.path for photo in category.test]
+        paths = [image.path for image in category.test]
         with ResultsWriter(out / "results", detector.map_scale, why=WhyPictures(detector)) as writer:
             for done, prediction in enumerate(detector.predict(paths), start=1):
-                writer.write(prediction, read_photo(paths[done - 1]))
-                progress("judging photos", done, len(paths))
+                writer.write(prediction, read_image(paths[done - 1]))
+                progress("judging images", done, len(paths))
         print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps, overlays and why-pictures beside it")
         evaluation = run([category], wanted, host, out / "evaluation", "stop", progress)
     show(evaluation, out / "evaluation")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from patchcore_plugin.errors import DatasetError, OptionError
-from patchcore_plugin.host import Host
+from patchcore_plugin.plugins.manager import Host
 
 from . import compare, completion, setup
 from .console import Reporter, number, print_json, print_table
 
 if TYPE_CHECKING:
-    from patchcore_plugin.datasets import Category
-    from patchcore_plugin.results import Evaluation
+    from patchcore_plugin.data.datasets import Category
+    from patchcore_plugin.evaluation.results import Evaluation
 
 
 def command(
@@ -59,7 +59,7 @@ def command(
     Several recipes are compared: each on each category, in a process of its own. What is finished is kept in --out, so
     that the same command goes on where it was broken off.
     """
-    from patchcore_plugin.datasets import load_categories
+    from patchcore_plugin.data.datasets import load_categories
 
     names = recipe or ["patchcore"]
     if len(names) == 1 and (published or fresh):
@@ -95,7 +95,7 @@ def command(
         for each in evaluation.categories:
             for failure in each.failed:
                 typer.echo(f"patchcore: {setup.skipped_because(failure.reason)}", err=True)
-        typer.echo("patchcore: some photos or masks could not be used; all others are done", err=True)
+        typer.echo("patchcore: some images or masks could not be used; all others are done", err=True)
         raise typer.Exit(1)
 
 
@@ -149,7 +149,7 @@ def _compare(
     if comparison.reasons:
         typer.echo("patchcore: some recipes failed; all others are done", err=True)
     if comparison.unusable:
-        typer.echo("patchcore: some photos or masks could not be used; all others are done", err=True)
+        typer.echo("patchcore: some images or masks could not be used; all others are done", err=True)
     if comparison.reasons or comparison.unusable:
         raise typer.Exit(1)
 
@@ -164,8 +164,8 @@ def run(
 ) -> Evaluation:
     """Evaluate, and write the report beside the figures."""
     resolved = wanted.load().resolved(host, wanted.seed)
-    from patchcore_plugin.evaluation import evaluate
-    from patchcore_plugin.report import write_report
+    from patchcore_plugin.evaluation.evaluate import evaluate
+    from patchcore_plugin.evaluation.report.page import write_report
 
     evaluation = evaluate(
         categories,
@@ -191,7 +191,7 @@ def show(evaluation: Evaluation, out: Path) -> None:
         "false alarms",
         "found",
         "fit s",
-        "s/photo",
+        "s/image",
         "bank",
         "radius",
     ]
@@ -211,7 +211,7 @@ def show(evaluation: Evaluation, out: Path) -> None:
         for name, figures in named
     ]
     print_table(columns, rows)
-    print("false alarms and defects found are shares of the test photos at the model's own threshold")
+    print("false alarms and defects found are shares of the test images at the model's own threshold")
     print(f"written  {out / 'metrics.json'}, {out / 'report.html'}")
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from patchcore_plugin.ensemble_recipe import EnsembleRecipe
 from patchcore_plugin.errors import OptionError
+from patchcore_plugin.models.recipes.ensemble import EnsembleRecipe
 
 from . import setup
 from .console import print_json
@@ -23,7 +23,7 @@ def command(
     options: setup.SetOption = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="HEIGHT,WIDTH", help="Take photos of this size only; default: any size."),
+        typer.Option("--size", metavar="HEIGHT,WIDTH", help="Take images of this size only; default: any size."),
     ] = None,
     seed: setup.SeedOption = 0,
     as_json: setup.JsonOption = False,
@@ -42,7 +42,7 @@ def command(
         )
     choice = chosen.backbone
 
-    from patchcore_plugin.onnx_export import export_backbone
+    from patchcore_plugin.models.export.backbone import export_backbone
 
     made = host.create("backbone", choice.name, **choice.options)
     export = export_backbone(made, out, size=fixed, name=choice.name, options=choice.options)
@@ -59,13 +59,13 @@ def command(
         return
     print(f"file     {out}")
     print(f"maps     {', '.join(export.maps)}")
-    print(f"photos   {f'{fixed[0]} x {fixed[1]} only' if fixed else 'any size'}, any number at once")
+    print(f"images   {f'{fixed[0]} x {fixed[1]} only' if fixed else 'any size'}, any number at once")
     if export.difference is None:
         print("checked  not compared with torch; for that, pip install onnxruntime")
     else:
         print(f"checked  largest relative difference from torch: {export.difference:.1e}")
     print(
-        f"next     patchcore fit PHOTOS --out m.safetensors --backbone onnx --set backbone.file={shlex.quote(str(out))}"
+        f"next     patchcore fit IMAGES --out m.safetensors --backbone onnx --set backbone.file={shlex.quote(str(out))}"
     )
 
 

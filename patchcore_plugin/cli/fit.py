@@ -1,4 +1,4 @@
-"""`patchcore fit`: good photos to a model file."""
+"""`patchcore fit`: good paths to a model file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from . import setup
 from .console import Reporter, number, print_json, printable
 
 if TYPE_CHECKING:
-    from patchcore_plugin.detector import Detector
-    from patchcore_plugin.ensemble import Ensemble
+    from patchcore_plugin.models.detector import Detector
+    from patchcore_plugin.models.ensemble import Ensemble
 
 HIGHEST = 3
-"""Of the good photos so many are named, those with the highest scores."""
+"""Of the good paths so many are named, those with the highest scores."""
 
 
 def command(
@@ -26,7 +26,7 @@ def command(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Photos of good parts: folders, files, .txt lists, or one category of a data set.", readable=False
+            help="Images of good parts: folders, files, .txt lists, or one category of a data set.", readable=False
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Model file to write (.safetensors).")],
@@ -44,7 +44,7 @@ def command(
         bool,
         typer.Option(
             "--keep-thumbnails",
-            help="Keep small copies of the photos in the model, to show what defects were compared with.",
+            help="Keep small copies of the paths in the model, to show what defects were compared with.",
         ),
     ] = False,
     memory_budget: Annotated[
@@ -53,7 +53,7 @@ def command(
             "--memory-budget",
             parser=setup.parse_size,
             metavar="SIZE",
-            help="What all that grows with the number of photos may take, such as 2GB; the bank is smaller if need be.",
+            help="What all that grows with the number of paths may take, such as 2GB; the bank is smaller if need be.",
         ),
     ] = None,
     resume: Annotated[
@@ -67,7 +67,7 @@ def command(
     as_json: setup.JsonOption = False,
 ) -> None:
     """Learn what good parts look like, and write a model file."""
-    from patchcore_plugin.datasets import training_photos
+    from patchcore_plugin.data.datasets import training_images
 
     wanted = setup.Setup(
         recipe=recipe,
@@ -80,14 +80,14 @@ def command(
         precision=precision,
         seed=seed,
     )
-    photos = training_photos(images)
+    paths = training_images(images)
     detector = wanted.detector(setup.host_of(context))
     setup.require_writable(out)
     features = out.with_name(f"{out.name}.features")
     start = time.perf_counter()
     with Reporter() as progress:
         detector.fit(
-            photos,
+            paths,
             false_alarm_rate=false_alarm_rate,
             keep_thumbnails=keep_thumbnails,
             memory_budget=memory_budget,
@@ -98,13 +98,13 @@ def command(
         )
     detector.save(out)
     if resume:
-        from patchcore_plugin.feature_store import discard
+        from patchcore_plugin.models.fitting.store import discard
 
         discard(features)
     seconds = time.perf_counter() - start
     summary: dict[str, Any] = {
         "model": str(out),
-        "photos": len(photos) - len(detector.skipped),
+        "images": len(paths) - len(detector.skipped),
         "skipped": [setup.skipped_because(error) for error in detector.skipped],
         **learned(detector),
         "threshold": detector.threshold,
@@ -118,7 +118,7 @@ def command(
         print_json(summary)
     else:
         print(f"model      {out}")
-        print(f"photos     {summary['photos']}, in {seconds:.1f} s")
+        print(f"images     {summary['images']}, in {seconds:.1f} s")
         if "members" not in summary:
             _show(summary, "")
         for place, member in enumerate(summary.get("members", ())):
@@ -127,12 +127,12 @@ def command(
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
         if summary["highest"]:
             print(highest_line(summary["highest"]))
-        print(f"next       patchcore predict {shlex.quote(str(out))} PHOTOS --out results")
-    setup.report_unreadable(detector.skipped, len(photos))
+        print(f"next       patchcore predict {shlex.quote(str(out))} IMAGES --out results")
+    setup.report_unreadable(detector.skipped, len(paths))
 
 
 def highest(detector: Detector | Ensemble) -> list[dict[str, Any]]:
-    """Return which of the good photos got the highest scores, a few."""
+    """Return which of the good paths got the highest scores, a few."""
     scores = sorted(detector.good_scores, key=lambda each: -each[1])
     return [{"path": path, "score": score} for path, score in scores[:HIGHEST]]
 
@@ -140,12 +140,12 @@ def highest(detector: Detector | Ensemble) -> list[dict[str, Any]]:
 def highest_line(highest: Sequence[Mapping[str, Any]]) -> str:
     """Say so, and what it is good for."""
     named = ", ".join(f"{printable(each['path'])} ({number(each['score'])})" for each in highest)
-    return f"highest    {named}: if one of these good photos shows a defect, remove it and fit again"
+    return f"highest    {named}: if one of these good paths shows a defect, remove it and fit again"
 
 
 def learned(detector: Detector | Ensemble) -> dict[str, Any]:
     """Return what is in the bank, or in those of an ensemble's members."""
-    from patchcore_plugin.ensemble import Ensemble
+    from patchcore_plugin.models.ensemble import Ensemble
 
     if isinstance(detector, Ensemble):
         return {"members": [{"name": member.recipe.name, **learned(member)} for member in detector.members]}

@@ -22,10 +22,10 @@ from patchcore_plugin.errors import PatchcoreError
 from . import setup
 
 if TYPE_CHECKING:
-    from patchcore_plugin.datasets import Category
-    from patchcore_plugin.results import CategoryResult
+    from patchcore_plugin.data.datasets import Category
+    from patchcore_plugin.evaluation.results import CategoryResult
 
-SAVE_MEMORY = "take fewer photos, lower preprocessing.size, or choose a backbone with fewer channels"
+SAVE_MEMORY = "take fewer images, lower preprocessing.size, or choose a backbone with fewer channels"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pair:
 
 def measure(pair: Pair, progress: Callable[[str, int, int], object]) -> CategoryResult:
     """Return what the process finds; PatchcoreError if it fails or is killed."""
-    from patchcore_plugin.results import CategoryResult
+    from patchcore_plugin.evaluation.results import CategoryResult
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -77,8 +77,8 @@ def _work(pair: Pair, connection: Connection) -> None:
     # Ctrl-C reaches both processes; the other one ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from patchcore_plugin.evaluation import evaluate_category
-    from patchcore_plugin.peak_memory import peak_gpu_memory, peak_memory
+    from patchcore_plugin.evaluation.evaluate import evaluate_category
+    from patchcore_plugin.evaluation.peak_memory import peak_gpu_memory, peak_memory
 
     try:
         found = evaluate_category(

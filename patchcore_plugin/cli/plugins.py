@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from patchcore_plugin.errors import OptionError, PluginError
-from patchcore_plugin.host import Component, Host
-from patchcore_plugin.options import describe
-from patchcore_plugin.specs import ROLES
+from patchcore_plugin.plugins.manager import Component, Host
+from patchcore_plugin.plugins.options import describe
+from patchcore_plugin.plugins.specs import ROLES
 
 from . import completion
 from .console import print_json, print_table
@@ -207,7 +207,7 @@ class _Report:
 
     def check(self, host: Host, component: Component, options: dict[str, Any], *, behaviour: bool) -> None:
         """Check a component; one that cannot be made is left at that."""
-        from patchcore_plugin.testing import CannotBeMadeError, ConformanceError, component_checks
+        from patchcore_plugin.plugins.testing import CannotBeMadeError, ConformanceError, component_checks
 
         passed: list[str] = []
         failed: list[str] = []

@@ -1,4 +1,4 @@
-"""`patchcore predict`: a model file and photos to scores and pictures."""
+"""`patchcore predict`: a model file and paths to scores and pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Photos and videos to judge: folders of photos, files, .txt lists, or - for a list on standard input.",
+            help="Images and videos to judge: folders of paths, files, .txt lists, or - for a list on standard input.",
             readable=False,
         ),
     ],
@@ -46,26 +46,26 @@ def command(
     on_error: setup.OnErrorOption = "skip",
     as_json: setup.JsonOption = False,
 ) -> None:
-    """Score photos, and draw where they differ from good ones."""
-    from patchcore_plugin.datasets import find_photos
-    from patchcore_plugin.datasets.files import read_paths
+    """Score paths, and draw where they differ from good ones."""
+    from patchcore_plugin.data.datasets import find_images
+    from patchcore_plugin.data.datasets.files import read_paths
 
     named = [each for each in images if each != STDIN]
-    photos = find_photos(named) if named else []
-    from patchcore_plugin.coco import write_coco
-    from patchcore_plugin.ensemble_recipe import EnsembleRecipe
-    from patchcore_plugin.judging import judge_files
-    from patchcore_plugin.model_file import software
-    from patchcore_plugin.models import load_model
-    from patchcore_plugin.result_writer import ResultsWriter
-    from patchcore_plugin.videos import is_video
-    from patchcore_plugin.why import WhyPictures
+    paths = find_images(named) if named else []
+    from patchcore_plugin.data.video import is_video
+    from patchcore_plugin.inference.coco import write_coco
+    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.runner import judge_files
+    from patchcore_plugin.inference.writer import ResultsWriter
+    from patchcore_plugin.models.file import software
+    from patchcore_plugin.models.loading import load_model
+    from patchcore_plugin.models.recipes.ensemble import EnsembleRecipe
 
     detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
     records: list[dict[str, Any]] = []
     errors: list[ImageError] = []
-    total = None if STDIN in images or any(map(is_video, photos)) else len(photos)
-    lists: Iterable[list[Path]] = [photos]
+    total = None if STDIN in images or any(map(is_video, paths)) else len(paths)
+    lists: Iterable[list[Path]] = [paths]
     if STDIN in images:
         lists = chain(lists, read_paths(cast(BufferedReader, sys.stdin.buffer), null=null))
     done = 0
@@ -78,8 +78,8 @@ def command(
                     record = writer.write(judged.found, judged.pixels, name=judged.name, **judged.extra)
                     records.append(record if as_json else {key: record[key] for key in TABLE})
                 done += 1
-                progress("judging photos", done, total)
-        progress("judging photos", done, done)
+                progress("judging images", done, total)
+        progress("judging images", done, done)
     if coco:
         info = {"description": "Regions found by patchcore predict", "model": str(model), "software": software()}
         write_coco(out / "results.jsonl", out / "coco.json", info)
@@ -91,7 +91,7 @@ def command(
             [verdicts[each["is_anomalous"]], number(each["score"], 3), number(each["p_value"], 3), each["path"]]
             for each in records
         ]
-        print_table(["verdict", "score", "p-value", "photo"], rows)
+        print_table(["verdict", "score", "p-value", "image"], rows)
         defective = sum(each["is_anomalous"] is True for each in records)
         found = "" if detector.threshold is None else f", {defective} defective"
         print(f"judged     {len(records)}{found}")
@@ -106,7 +106,7 @@ def command(
                 recipe = detector.recipe
                 members = recipe.members if isinstance(recipe, EnsembleRecipe) else (recipe,)
                 scorers = ", ".join(dict.fromkeys(member.scorer.name for member in members))
-                print(f"no map     scorer {scorers} judges whole photos only")
+                print(f"no map     scorer {scorers} judges whole paths only")
             print(f"written    {out / 'results.jsonl'}")
         if coco:
             print(f"coco       {out / 'coco.json'}")

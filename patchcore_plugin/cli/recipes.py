@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchcore_plugin.specs import ROLES
+from patchcore_plugin.plugins.specs import ROLES
 
 from . import completion
 from .console import print_json, print_table
@@ -20,8 +20,8 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
-    from patchcore_plugin.ensemble_recipe import load_recipe
-    from patchcore_plugin.recipe import Recipe
+    from patchcore_plugin.models.recipes.ensemble import load_recipe
+    from patchcore_plugin.models.recipes.recipe import Recipe
 
     recipes = [load_recipe(name) for name in Recipe.names()]
     if as_json:
@@ -40,7 +40,7 @@ def show_recipe(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recipe with every option written out."""
-    from patchcore_plugin.ensemble_recipe import load_recipe
+    from patchcore_plugin.models.recipes.ensemble import load_recipe
 
     recipe = load_recipe(name).resolved(host_of(context), seed=0)
     content = recipe.to_dict()
@@ -51,7 +51,7 @@ def show_recipe(
     if recipe.preprocessing.crop is not None:
         height, width = recipe.preprocessing.crop
         print(
-            f"# Only the central {height} x {width} pixels of the resized photo are inspected: "
+            f"# Only the central {height} x {width} pixels of the resized image are inspected: "
             "a defect in the border outside is NOT found."
         )
     for part in ("preprocessing", *ROLES, "map"):

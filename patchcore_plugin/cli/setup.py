@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError
-from patchcore_plugin.host import Host
+from patchcore_plugin.plugins.manager import Host
 
 from . import completion
 
 if TYPE_CHECKING:
-    from patchcore_plugin.detector import Detector
-    from patchcore_plugin.ensemble import Ensemble
-    from patchcore_plugin.ensemble_recipe import AnyRecipe
+    from patchcore_plugin.models.detector import Detector
+    from patchcore_plugin.models.ensemble import Ensemble
+    from patchcore_plugin.models.recipes.ensemble import AnyRecipe
 
 
 RecipeOption = Annotated[
@@ -62,7 +62,7 @@ PrecisionOption = Annotated[
     Literal["fp32", "bf16"] | None,
     typer.Option("--precision", help="fp32, or bf16 for a faster backbone; default: the model's, or fp32."),
 ]
-OnErrorOption = Annotated[Literal["stop", "skip"], typer.Option("--on-error", help="What an unreadable photo does.")]
+OnErrorOption = Annotated[Literal["stop", "skip"], typer.Option("--on-error", help="What an unreadable image does.")]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=2**32 - 1, help="Governs everything that is drawn at random.")
 ]
@@ -70,7 +70,7 @@ FalseAlarmRateOption = Annotated[
     float | None,
     typer.Option(
         "--false-alarm-rate",
-        help="Share of good photos that the threshold may alarm; default: 0.01, or as little as so few photos allow.",
+        help="Share of good images that the threshold may alarm; default: 0.01, or as little as so few images allow.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -114,7 +114,7 @@ class Setup:
 
     def load(self) -> AnyRecipe:
         """Return the recipe with the user's changes."""
-        from patchcore_plugin.ensemble_recipe import load_recipe
+        from patchcore_plugin.models.recipes.ensemble import load_recipe
 
         recipe = load_recipe(self.recipe)
         for role in ("backbone", "aggregator", "sampler", "scorer"):
@@ -134,7 +134,7 @@ class Setup:
         """Return a detector or ensemble that is not fitted yet; what is misspelt is told before torch is loaded."""
         recipe = self.load()
         recipe.resolved(host, self.seed)
-        from patchcore_plugin.models import model_of
+        from patchcore_plugin.models.loading import model_of
 
         precision = self.precision or "fp32"
         return model_of(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
@@ -200,14 +200,14 @@ def require_writable(path: Path, example: str = "model.safetensors") -> None:
 
 
 def skipped_because(reason: ImageError | str) -> str:
-    """Return in one line why a photo was left out, without the advice to leave it out."""
+    """Return in one line why an image was left out, without the advice to leave it out."""
     return " ".join(str(reason).split()).removesuffix(", or pass --on-error skip")
 
 
 def report_unreadable(errors: list[ImageError], total: int) -> None:
-    """Say which photos were left out and end with exit code 1, if there are any."""
+    """Say which images were left out and end with exit code 1, if there are any."""
     for error in errors:
         typer.echo(f"patchcore: {skipped_because(error)}", err=True)
     if errors:
-        typer.echo(f"patchcore: {len(errors)} of {total} photos were skipped; all others are done", err=True)
+        typer.echo(f"patchcore: {len(errors)} of {total} images were skipped; all others are done", err=True)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`patchcore update`: more good photos for a model file, without fitting it again."""
+"""`patchcore update`: more good paths for a model file, without fitting it again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .console import Reporter, number, print_json
 from .fit import bank_line, highest, highest_line, learned
 
 if TYPE_CHECKING:
-    from patchcore_plugin.detector import Detector
-    from patchcore_plugin.ensemble import Ensemble
+    from patchcore_plugin.models.detector import Detector
+    from patchcore_plugin.models.ensemble import Ensemble
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="More photos of good parts: folders, files or .txt lists; those in the model already are left out.",
+            help="More paths of good parts: folders, files or .txt lists; those in the model already are left out.",
             readable=False,
         ),
     ],
@@ -34,14 +34,14 @@ def command(
     on_error: setup.OnErrorOption = "stop",
     as_json: setup.JsonOption = False,
 ) -> None:
-    """Let a model learn from more good photos: they are judged, then merged into its bank."""
-    from patchcore_plugin.datasets import find_photos
+    """Let a model learn from more good paths: they are judged, then merged into its bank."""
+    from patchcore_plugin.data.datasets import find_images
 
-    photos = find_photos(images)
-    from patchcore_plugin.detector import Detector
-    from patchcore_plugin.ensemble import Ensemble
-    from patchcore_plugin.models import load_model
-    from patchcore_plugin.updating import new_photos
+    paths = find_images(images)
+    from patchcore_plugin.models.detector import Detector
+    from patchcore_plugin.models.ensemble import Ensemble
+    from patchcore_plugin.models.fitting.updating import new_images
+    from patchcore_plugin.models.loading import load_model
 
     detector = load_model(model, device=device, host=setup.host_of(context))
     if not isinstance(detector, Detector | Ensemble):
@@ -49,7 +49,7 @@ def command(
             f"{model}: an exported model cannot learn; update the model it was made of, and export that"
         )
     setup.require_writable(out or model)
-    new = new_photos(photos, detector.training_photos)
+    new = new_images(paths, detector.training_images)
     before = _state(detector)
     start = time.perf_counter()
     with Reporter() as progress:
@@ -60,8 +60,8 @@ def command(
     limit = before["threshold"]
     summary: dict[str, Any] = {
         "model": str(out or model),
-        "photos_added": len(new) - len(detector.skipped),
-        "photos_known": len(photos) - len(new),
+        "images_added": len(new) - len(detector.skipped),
+        "images_known": len(paths) - len(new),
         "skipped": [setup.skipped_because(error) for error in detector.skipped],
         "before": before,
         "after": after,
@@ -73,9 +73,9 @@ def command(
     if as_json:
         print_json(summary)
     else:
-        known = f"; {summary['photos_known']} are in the model already" if summary["photos_known"] else ""
+        known = f"; {summary['images_known']} are in the model already" if summary["images_known"] else ""
         print(f"model      {out or model}")
-        print(f"photos     {summary['photos_added']} added, in {seconds:.1f} s{known}")
+        print(f"images     {summary['images_added']} added, in {seconds:.1f} s{known}")
         for place, (old, now) in enumerate(zip(_members(before), _members(after), strict=True)):
             if "name" in now:
                 print(f"member {place}   {now['name']}")
@@ -84,7 +84,7 @@ def command(
         print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()}), before {number(limit)}")
         if summary["above_before"] is not None:
             judged = len(detector.good_scores)
-            print(f"new        {summary['above_before']} of {judged} photos were above the former threshold")
+            print(f"new        {summary['above_before']} of {judged} paths were above the former threshold")
         if summary["highest"]:
             print(highest_line(summary["highest"]))
     setup.report_unreadable(detector.skipped, len(new))

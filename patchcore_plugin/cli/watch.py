@@ -1,4 +1,4 @@
-"""`patchcore watch`: photos that arrive in a folder are judged as they come."""
+"""`patchcore watch`: images that arrive in a folder are judged as they come."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERDICTS = {True: "defect", False: "good", None: "-"}
 def command(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Model file written by fit.", readable=False)],
-    folder: Annotated[Path, typer.Argument(help="Folder where photos arrive, in subfolders too.", readable=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder where images arrive, in subfolders too.", readable=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, heat maps and overlays.")],
     every: Annotated[float, typer.Option("--every", min=0.01, help="Seconds between two looks into the folder.")] = 1.0,
     until_idle: Annotated[
@@ -35,12 +35,12 @@ def command(
     ] = None,
     device: setup.DeviceOption = "auto",
     precision: setup.PrecisionOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each photo's record as one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each image's record as one line of JSON.")] = False,
 ) -> None:
-    """Judge photos that arrive in a folder, each once, until it is told to end."""
-    from patchcore_plugin.models import load_model
-    from patchcore_plugin.watching import Watch
-    from patchcore_plugin.why import WhyPictures
+    """Judge images that arrive in a folder, each once, until it is told to end."""
+    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.watch import Watch
+    from patchcore_plugin.models.loading import load_model
 
     detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
     watch = Watch(detector, folder, out, every=every, why=WhyPictures(detector), announce=_note)
@@ -48,7 +48,7 @@ def command(
     with _told_to_end() as stop, closing(watch.run(until_idle=until_idle, stop=stop)) as done:
         for record, seconds in done:
             if not latencies and not as_json:
-                _say("verdict", "score", "p-value", "latency", "photo")
+                _say("verdict", "score", "p-value", "latency", "image")
             latencies.append(seconds)
             defective += record.get("is_anomalous") is True
             failed += "error" in record
@@ -59,8 +59,8 @@ def command(
             else:
                 figures = number(record["score"], 3), number(record["p_value"], 3)
                 _say(VERDICTS[record["is_anomalous"]], *figures, f"{seconds:.2f} s", record["path"])
-    photos = "1 photo" if len(latencies) == 1 else f"{len(latencies)} photos"
-    summary = f"{photos}, {defective} defective, {failed} could not be read"
+    images = "1 image" if len(latencies) == 1 else f"{len(latencies)} images"
+    summary = f"{images}, {defective} defective, {failed} could not be read"
     if latencies:
         summary += f"; latency {statistics.median(latencies):.2f} s in the median, {max(latencies):.2f} s at worst"
     print(summary, file=sys.stderr if as_json else sys.stdout)
@@ -89,8 +89,8 @@ def _told_to_end() -> Iterator[Callable[[], bool]]:
         restore()
 
 
-def _say(verdict: str, score: str, p_value: str, latency: str, photo: str) -> None:
-    print(f"{verdict:<7}  {score:>9}  {p_value:>7}  {latency:>9}  {printable(photo)}", flush=True)
+def _say(verdict: str, score: str, p_value: str, latency: str, image: str) -> None:
+    print(f"{verdict:<7}  {score:>9}  {p_value:>7}  {latency:>9}  {printable(image)}", flush=True)
 
 
 def _note(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`patchcore app`: a web page that judges photos, moves the threshold, and fits models."""
+"""`patchcore app`: a web page that judges images, moves the threshold, and fits models."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def command(
     model: Annotated[
         Path | None, typer.Argument(help="Model file written by fit; without one, fit one in the page.", readable=False)
     ] = None,
-    photos: Annotated[
+    images: Annotated[
         list[Path] | None,
-        typer.Option("--photos", help="Folder whose photos may be judged and fitted on; repeatable.", readable=False),
+        typer.Option("--images", help="Folder whose images may be judged and fitted on; repeatable.", readable=False),
     ] = None,
     models: Annotated[
         Path, typer.Option("--models", help="Folder where fitted models are saved, and further ones found.")
@@ -39,15 +39,15 @@ def command(
     max_upload: Annotated[
         int | None,
         typer.Option(
-            "--max-upload", parser=setup.parse_size, metavar="SIZE", help="Largest file of a photo; default: 50MB."
+            "--max-upload", parser=setup.parse_size, metavar="SIZE", help="Largest file of an image; default: 50MB."
         ),
     ] = None,
     max_pixels: Annotated[
-        float, typer.Option("--max-pixels", min=0.01, max=10**6, help="Largest photo, in millions of pixels.")
+        float, typer.Option("--max-pixels", min=0.01, max=10**6, help="Largest image, in millions of pixels.")
     ] = 100.0,
     device: setup.DeviceOption = "auto",
 ) -> None:
-    """Judge photos, choose the threshold and fit models in a web page on this machine."""
+    """Judge images, choose the threshold and fit models in a web page on this machine."""
     if find_spec("nicegui") is None:
         raise PatchcoreError("the app needs NiceGUI, which is not installed; pip install 'patchcore-plugin[app]'")
     from patchcore_plugin.app.limits import Limits
@@ -56,7 +56,7 @@ def command(
     limits = Limits(upload=max_upload or Limits.upload, pixels=int(max_pixels * 10**6))
     port = free_port(host, port)
     site = Site(
-        model=model, models=models, photos=photos or [], limits=limits, host=setup.host_of(context), device=device
+        model=model, models=models, images=images or [], limits=limits, host=setup.host_of(context), device=device
     )
 
     def started(address: str) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from patchcore_plugin.errors import OptionError, PatchcoreError
-from patchcore_plugin.specs import ROLES
+from patchcore_plugin.plugins.specs import ROLES
 
 
 class ArgumentError(PatchcoreError, ValueError):
-    """A parameter or photo that cannot be used: a ValueError, as scikit-learn expects it."""
+    """A parameter or image that cannot be used: a ValueError, as scikit-learn expects it."""
 
 
 @contextmanager
 def as_value_error() -> Iterator[None]:
-    """Raise whatever a user can mend as an `ArgumentError` of the same words: it came in as a parameter or a photo."""
+    """Raise whatever a user can mend as an `ArgumentError` of the same words: it came in as a parameter or an image."""
     try:
         yield
     except ArgumentError:
@@ -41,7 +41,7 @@ def change(part: str, value: object) -> dict[str, Any]:
 
 
 def fraction(contamination: object) -> float | None:
-    """Return the share of outliers in the training photos; None for "auto"."""
+    """Return the share of outliers in the training images; None for "auto"."""
     if isinstance(contamination, str) and contamination == "auto":
         return None
     if isinstance(contamination, int | float | np.integer | np.floating) and 0 < contamination <= 0.5:
@@ -60,26 +60,26 @@ def seed(random_state: object) -> int:
     raise OptionError(f"random_state must be None, an integer of 0 or more, or a RandomState, got {random_state!r}")
 
 
-def photos(X: Any) -> list[Any]:
+def images(X: Any) -> list[Any]:
     """Return X as a list of paths and arrays [H, W] or [H, W, C]; at least one."""
-    expected = "X must be photos: an array [N, H, W, 3] or [N, H, W], or a sequence of such photos or of paths"
+    expected = "X must be images: an array [N, H, W, 3] or [N, H, W], or a sequence of such images or of paths"
     if isinstance(X, str | os.PathLike):
         raise ArgumentError(f"{expected}; got a single path, {os.fspath(X)!r}")
     shape = getattr(X, "shape", None)
-    if shape is not None and not _holds_photos(X, shape):
-        hint = "; of a single photo, pass photo[None]" if len(shape) == 3 else ""
+    if shape is not None and not _holds_images(X, shape):
+        hint = "; of a single image, pass image[None]" if len(shape) == 3 else ""
         raise ArgumentError(f"{expected}; got {type(X).__name__} of shape {list(shape)}{hint}")
     found = [item if isinstance(item, str | os.PathLike) else np.asarray(item) for item in X]
     if not found:
-        raise ArgumentError("X has 0 samples; pass at least one photo")
+        raise ArgumentError("X has 0 samples; pass at least one image")
     for number, item in enumerate(found):
         if isinstance(item, np.ndarray) and item.ndim not in (2, 3):
             raise ArgumentError(f"{expected}; got X[{number}] of {item.dtype} and shape {list(item.shape)}")
     return found
 
 
-def _holds_photos(X: Any, shape: tuple[int, ...]) -> bool:
+def _holds_images(X: Any, shape: tuple[int, ...]) -> bool:
     if len(shape) == 1:
         return np.asarray(X).dtype.kind in "OUT"  # objects and strings
-    # With three numbers a pixel it is a single photo [H, W, 3], not H grey ones that are three pixels wide.
+    # With three numbers a pixel it is a single image [H, W, 3], not H grey ones that are three pixels wide.
     return len(shape) == 4 or (len(shape) == 3 and shape[2] > 4)

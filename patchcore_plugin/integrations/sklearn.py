@@ -14,10 +14,10 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError
-from patchcore_plugin.host import Host
-from patchcore_plugin.options import validate
-from patchcore_plugin.recipe import Map, Preprocessing, Recipe
-from patchcore_plugin.specs import ROLES
+from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.options import validate
+from patchcore_plugin.plugins.specs import ROLES
 
 from . import _arguments
 from ._arguments import ArgumentError, as_value_error
@@ -25,12 +25,12 @@ from ._arguments import ArgumentError, as_value_error
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from patchcore_plugin.detector import Detector
-    from patchcore_plugin.prediction import Prediction
+    from patchcore_plugin.models.detector import Detector
+    from patchcore_plugin.models.prediction import Prediction
 
 __all__ = ["ArgumentError", "PatchCoreDetector"]
 
-Photos: TypeAlias = ArrayLike | Iterable[Any]
+Images: TypeAlias = ArrayLike | Iterable[Any]
 Part: TypeAlias = str | Mapping[str, Any] | None
 
 TABLES: dict[str, type[Any]] = {"preprocessing": Preprocessing, "map": Map}
@@ -40,8 +40,8 @@ PARTS = (*ROLES, *TABLES)
 class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """PatchCore, or whatever the recipe composes, as a scikit-learn estimator.
 
-    X is photos: an array [N, H, W, 3] (RGB) or [N, H, W] (grey) of uint8, uint16 or floats in 0..1, or a sequence of
-    such photos, of any sizes, or of paths. Options of the parts are nested parameters: ``sampler__ratio``,
+    X is images: an array [N, H, W, 3] (RGB) or [N, H, W] (grey) of uint8, uint16 or floats in 0..1, or a sequence of
+    such images, of any sizes, or of paths. Options of the parts are nested parameters: ``sampler__ratio``,
     ``scorer__neighbours``, ``preprocessing__size``; `get_params` lists them.
 
     Parameters
@@ -54,7 +54,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Options that replace the recipe's.
     contamination
         Where the threshold comes from. "auto": the detector's own, for a false-alarm rate of 1 % among good
-        photos, or the lowest that so few allow. A number in (0, 0.5]: as many of the training photos as that are
+        images, or the lowest that so few allow. A number in (0, 0.5]: as many of the training images as that are
         taken for outliers.
     random_state
         A seed (0 or more), or a RandomState to draw one from at each fit; None is 0. NumPy's global state is neither
@@ -69,12 +69,12 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     detector_ : patchcore_plugin.Detector
         The fitted detector, to save or to ask for `predict` in full.
     decision_scores_ : ndarray of float64, shape [N]
-        Anomaly scores of the training photos, higher is more anomalous, by cross-validation: a fifth at a time (a
-        third, from 100 photos on) is judged by a bank of the others.
+        Anomaly scores of the training images, higher is more anomalous, by cross-validation: a fifth at a time (a
+        third, from 100 images on) is judged by a bank of the others.
     threshold_ : float
-        The anomaly score above which a photo is an outlier.
+        The anomaly score above which an image is an outlier.
     labels_ : ndarray of int64, shape [N]
-        1 for training photos above the threshold, 0 for the others.
+        1 for training images above the threshold, 0 for the others.
     offset_ : float
         ``-threshold_``; what `decision_function` subtracts from `score_samples`.
 
@@ -112,35 +112,35 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.precision = precision
 
-    def fit(self, X: Photos, y: object = None) -> Self:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Learn what is normal.
 
         Parameters
         ----------
         X
-            Photos of good parts, two or more. A defect among them is learned as normal; `labels_` says where to look.
+            Images of good parts, two or more. A defect among them is learned as normal; `labels_` says where to look.
         y
             Ignored.
 
         Raises
         ------
         ArgumentError
-            For a parameter or photo that cannot be used.
+            For a parameter or image that cannot be used.
         """
         from ._training_scores import TrainingScores
 
         with as_value_error():
-            photos = _arguments.photos(X)
-            if len(photos) == 1:
-                raise ArgumentError("X has 1 sample; a threshold needs at least 2 photos")
+            images = _arguments.images(X)
+            if len(images) == 1:
+                raise ArgumentError("X has 1 sample; a threshold needs at least 2 images")
             fraction, seed = _arguments.fraction(self.contamination), _arguments.seed(self.random_state)
             recipe = self._recipe(*PARTS)
             detector = TrainingScores(recipe, seed=seed, device=self.device, precision=self.precision, host=Host())
-            detector.fit(photos)
+            detector.fit(images)
             scores = detector.training_scores
         if fraction is not None:
             threshold = float(np.percentile(scores, 100 * (1 - fraction)))
-            source = f"{fraction:g} of {len(scores)} training photos, each judged by a bank without it, are above"
+            source = f"{fraction:g} of {len(scores)} training images, each judged by a bank without it, are above"
             detector.calibration = dataclasses.replace(detector.calibration.at_threshold(threshold), source=source)
         assert detector.threshold is not None
         self.detector_: Detector = detector
@@ -150,28 +150,28 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.offset_ = -self.threshold_
         return self
 
-    def fit_predict(self, X: Photos, y: object = None) -> NDArray[np.int64]:
-        """Fit, and return -1 for outliers among the training photos and 1 for the others, [N]; see `labels_`.
+    def fit_predict(self, X: Images, y: object = None) -> NDArray[np.int64]:
+        """Fit, and return -1 for outliers among the training images and 1 for the others, [N]; see `labels_`.
 
-        Unlike ``fit(X).predict(X)``, which asks the bank that knows every photo of X.
+        Unlike ``fit(X).predict(X)``, which asks the bank that knows every image of X.
         """
         return np.where(self.fit(X, y).labels_ == 1, -1, 1)
 
-    def score_samples(self, X: Photos) -> NDArray[np.float64]:
-        """Return the negative anomaly score of each photo, [N]; lower is more anomalous."""
+    def score_samples(self, X: Images) -> NDArray[np.float64]:
+        """Return the negative anomaly score of each image, [N]; lower is more anomalous."""
         return np.array([-prediction.score for prediction in self._predictions(X)], dtype=np.float64)
 
-    def decision_function(self, X: Photos) -> NDArray[np.float64]:
+    def decision_function(self, X: Images) -> NDArray[np.float64]:
         """Return ``score_samples(X) - offset_``, [N]: negative for outliers."""
         difference: NDArray[np.float64] = self.score_samples(X) - self.offset_
         return difference
 
-    def predict(self, X: Photos) -> NDArray[np.int64]:
+    def predict(self, X: Images) -> NDArray[np.int64]:
         """Return -1 for outliers and 1 for inliers, [N]."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def anomaly_maps(self, X: Photos) -> list[NDArray[np.float32]]:
-        """Return the anomaly map of each photo, float32 [H, W] of its own size; higher is more anomalous.
+    def anomaly_maps(self, X: Images) -> list[NDArray[np.float32]]:
+        """Return the anomaly map of each image, float32 [H, W] of its own size; higher is more anomalous.
 
         Raises
         ------
@@ -233,17 +233,17 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "detector_" in state:
-            from patchcore_plugin.detector import Detector
+            from patchcore_plugin.models.detector import Detector
 
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.safetensors"
                 path.write_bytes(state["detector_"])
                 self.detector_ = Detector.load(path, device=self.device, host=Host())
 
-    def _predictions(self, X: Photos) -> Iterator[Prediction]:
+    def _predictions(self, X: Images) -> Iterator[Prediction]:
         check_is_fitted(self)
         with as_value_error():
-            for prediction in self.detector_.predict_each(_arguments.photos(X)):
+            for prediction in self.detector_.predict_each(_arguments.images(X)):
                 if isinstance(prediction, ImageError):
                     raise prediction
                 yield prediction

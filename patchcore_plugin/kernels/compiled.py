@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.native import native
-from patchcore_plugin.kernels.quantised import Codes, Grid, codable
-from patchcore_plugin.kernels.screening import not_finite
+from .native import native
+from .quantised import Codes, Grid, codable
+from .screening import not_finite
 
 Each = Callable[[Callable[[int, int], object], int, int], None]
 

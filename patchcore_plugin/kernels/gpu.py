@@ -10,7 +10,7 @@ import shutil
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.quantised import codable
+from .quantised import codable
 
 
 def serves(points: Tensor) -> bool:

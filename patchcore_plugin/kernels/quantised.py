@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from patchcore_plugin.kernels.screening import chunk_rows, not_finite
+from .screening import chunk_rows, not_finite
 
 LEVELS = 127
 MAX_DIMS = 32768

@@ -17,10 +17,10 @@ WAIT = 30_000
 
 @dataclass
 class Place:
-    """The running app, and the photos that it may read."""
+    """The running app, and the images that it may read."""
 
     address: str
-    photos: Path
+    images: Path
     models: Path
 
     @property
@@ -76,16 +76,16 @@ class Watched:
 
 def fit(page: Page, name: str) -> None:
     page.get_by_role("tab", name="Fit").click()
-    page.get_by_label("Folder of photos of good parts").fill("train/good")
+    page.get_by_label("Folder of images of good parts").fill("train/good")
     page.get_by_label("Backbone").fill(BACKBONE)
     page.get_by_role("option", name=BACKBONE, exact=True).click()
     page.get_by_label("False-alarm rate, %", exact=True).locator("visible=true").fill("10")
     page.get_by_role("button", name="Fit", exact=True).click()
     expect(page.get_by_text("The model is fitted")).to_be_visible()
-    expect(page.get_by_text("at most 9.09% false alarms; scores of 10 good photos")).to_be_visible()
+    expect(page.get_by_text("at most 9.09% false alarms; scores of 10 good images")).to_be_visible()
     page.get_by_label("Another false-alarm rate, %").fill("20")
     page.get_by_role("button", name="Set the rate of the new model").click()
-    expect(page.get_by_text("at most 18.18% false alarms; scores of 10 good photos")).to_be_visible()
+    expect(page.get_by_text("at most 18.18% false alarms; scores of 10 good images")).to_be_visible()
     page.get_by_label("Name of the model").fill(name)
     page.get_by_role("button", name="Save and use").click()
     expect(page.get_by_text("each gets a verdict")).to_be_visible()
@@ -98,7 +98,7 @@ def upload(page: Page, *files: Path | tuple[str, bytes]) -> None:
 
 
 def cards(page: Page) -> Locator:
-    return page.locator(".pc-photo")
+    return page.locator(".pc-image")
 
 
 def verdicts(page: Page) -> dict[str, str]:

@@ -16,14 +16,14 @@ from playwright.sync_api import Browser, Error, expect, sync_playwright
 from patchcore_plugin.app.library import Loaded, stamp_of
 from patchcore_plugin.app.limits import Folders, Limits
 from patchcore_plugin.app.visit import Visits
-from patchcore_plugin.synthetic import draw_dataset
+from patchcore_plugin.data.synthetic import draw_dataset
 from tests.app.browser import SWITCHES, WAIT, Place, Watched, fit
-from tests.app.fakes import FakeModel, photo
+from tests.app.fakes import FakeModel, image
 
 
 @pytest.fixture
 def visits() -> Iterator[Visits]:
-    with Visits(Limits(upload=10**6, pixels=10**6, photos=3, memory=2000)) as found:
+    with Visits(Limits(upload=10**6, pixels=10**6, images=3, memory=2000)) as found:
         yield found
 
 
@@ -37,23 +37,23 @@ def loaded(tmp_path: Path) -> Loaded:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
-    for name in ("photos/good", "photos2", "secret"):
+    for name in ("images/good", "images2", "secret"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "a.png").write_bytes(photo(1))
-    (tmp_path / "photos" / "link").symlink_to(tmp_path / "secret", target_is_directory=True)
-    return Folders([tmp_path / "photos"])
+        (tmp_path / name / "a.png").write_bytes(image(1))
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "secret", target_is_directory=True)
+    return Folders([tmp_path / "images"])
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     root = tmp_path_factory.mktemp("app")
-    photos = draw_dataset(root / "photos", train=10, size=96, good=1, defective=1)
+    images = draw_dataset(root / "images", train=10, size=96, good=1, defective=1)
     (root / "secret").mkdir()
-    shutil.copy(photos / "train" / "good" / "000.png", root / "secret")
-    (photos / "link").symlink_to(root / "secret", target_is_directory=True)
+    shutil.copy(images / "train" / "good" / "000.png", root / "secret")
+    (images / "link").symlink_to(root / "secret", target_is_directory=True)
     (root / "temporary").mkdir()
     command = [sys.executable, "-c", "from patchcore_plugin.cli import main; main()", "app", "--no-open", "--port", "0"]
-    command += ["--photos", str(photos), "--models", str(root / "models"), "--max-upload", "2MB", "--device", "cpu"]
+    command += ["--images", str(images), "--models", str(root / "models"), "--max-upload", "2MB", "--device", "cpu"]
     command += ["--allow-host", "inspection.example"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "NICEGUI_"))}
     environment["TMPDIR"] = str(root / "temporary")
@@ -63,11 +63,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             said = process.stdout.readline()
             found = re.search(r"http://127\.0\.0\.1:[0-9]+", said)
             assert found is not None, said
-            yield Place(found[0], photos, root / "models")
+            yield Place(found[0], images, root / "models")
             assert process.poll() is None, "the app has stopped"
         finally:
             process.terminate()
-    assert {path.name for path in root.iterdir()} == {"models", "photos", "secret", "temporary"}, "it writes elsewhere"
+    assert {path.name for path in root.iterdir()} == {"models", "images", "secret", "temporary"}, "it writes elsewhere"
     assert list((root / "temporary").iterdir()) == [], "uploads are left"
 
 

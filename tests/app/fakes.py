@@ -1,4 +1,4 @@
-"""A model that is none, and photos that are drawn as files: what the tests of the page are about is around them."""
+"""A model that is none, and images that are drawn as files: what the tests of the page are about is around them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from patchcore_plugin.calibration import Calibration, GoodPhoto
+from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.images import read_photo
-from patchcore_plugin.prediction import Nearest, Prediction
+from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.models.prediction import Nearest, Prediction
 
-CALIBRATION = Calibration.of_good([GoodPhoto(float(n), 0.0, float(n)) for n in range(1, 20)], "19 photos")
+CALIBRATION = Calibration.of_good([GoodImage(float(n), 0.0, float(n)) for n in range(1, 20)], "19 images")
 
 
 class FakeModel:
-    """Scores a photo by its brightest pixel; the map is the photo's first channel."""
+    """Scores an image by its brightest pixel; the map is the image's first channel."""
 
     thumbnails: dict[int, bytes] = {}  # noqa: RUF012
 
@@ -30,13 +30,13 @@ class FakeModel:
         self.calibration = calibration
         self.busy = threading.Lock()
 
-    def predict_each(self, photos: Iterable[Path], /, *, on_error: str) -> Iterator[Prediction | ImageError]:
+    def predict_each(self, images: Iterable[Path], /, *, on_error: str) -> Iterator[Prediction | ImageError]:
         assert on_error == "skip"
         assert self.busy.acquire(blocking=False), "two calls at once"
         try:
-            for path in photos:
+            for path in images:
                 try:
-                    pixels = read_photo(path)
+                    pixels = read_image(path)
                 except ImageError as error:
                     yield error
                 else:
@@ -48,16 +48,16 @@ class FakeModel:
         path.write_text(json.dumps([self.calibration.threshold, path.stat().st_size if path.exists() else 0]))
 
 
-def prediction(values: Any, calibration: Calibration = CALIBRATION, photo: str | None = "a.png") -> Prediction:
+def prediction(values: Any, calibration: Calibration = CALIBRATION, image: str | None = "a.png") -> Prediction:
     nearest = Nearest(
-        photo=photo, x=1, y=2, peak_x=3, peak_y=4, distance=1.0, number=0, size=(8, 8), box=(0, 0, 2, 2),
+        image=image, x=1, y=2, peak_x=3, peak_y=4, distance=1.0, number=0, size=(8, 8), box=(0, 0, 2, 2),
         peak_box=(2, 2, 2, 2),
     )  # fmt: skip
     found = np.asarray(values, dtype=np.float32)
     return Prediction.against(calibration, "x", (found.shape[0], found.shape[1]), float(found.max()), found, nearest)
 
 
-def photo(value: int, size: tuple[int, int] = (8, 10), suffix: str = ".png") -> bytes:
+def image(value: int, size: tuple[int, int] = (8, 10), suffix: str = ".png") -> bytes:
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[2:4, 2:5] = value
     return cv2.imencode(suffix, pixels)[1].tobytes()

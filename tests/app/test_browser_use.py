@@ -27,7 +27,7 @@ def drop(page: Page, *paths: Path) -> None:
 
 
 def numbers(page: Page) -> list[int]:
-    """Return the numbers of the photos that are listed."""
+    """Return the numbers of the images that are listed."""
     addresses = page.locator(".pc-stack > img:first-child").evaluate_all("(all) => all.map((each) => each.src)")
     return [int(address.split("/")[-2]) for address in addresses]
 
@@ -38,7 +38,7 @@ def test_a_fit_outlasts_its_page_and_is_not_lost_to_another_visitor(
     other = browser.new_page()
     other.goto(place.address)
     other.get_by_role("button", name="Fit a model").click()
-    other.get_by_label("Folder of photos of good parts").fill("train/good")
+    other.get_by_label("Folder of images of good parts").fill("train/good")
     other.get_by_label("Backbone").fill(BACKBONE)
     other.get_by_role("option", name=BACKBONE, exact=True).click()
     other.get_by_role("button", name="Fit", exact=True).dblclick()
@@ -49,7 +49,7 @@ def test_a_fit_outlasts_its_page_and_is_not_lost_to_another_visitor(
     page = watched.page
     page.get_by_role("tab", name="Fit").click()
     expect(page.get_by_text("The model is fitted")).to_be_visible()
-    page.get_by_label("Folder of photos of good parts").fill("train/good")
+    page.get_by_label("Folder of images of good parts").fill("train/good")
     page.get_by_role("button", name="Fit", exact=True).click()
     expect(page.get_by_text("the model that was fitted is not saved; save it, or discard it")).to_be_visible()
     page.get_by_role("button", name="Set the rate of the new model").click()
@@ -69,9 +69,9 @@ def test_folders_are_chosen_and_dropped(watched: Watched, place: Place, fitted: 
     folder = tmp_path / "part"
     for name in ("b/1.png", "a/1.PNG", "a/inner/2.png", "0.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(place.photos / "test" / "good" / "000.png", folder / name)
+        shutil.copy(place.images / "test" / "good" / "000.png", folder / name)
     for name in ("notes.txt", "a/.hidden.png"):
-        (folder / name).write_text("no photo")
+        (folder / name).write_text("no image")
     found = ["a_1.PNG", "b_1.png", "inner_2.png", "part_0.png"]
 
     page.locator(".pc-folder").set_input_files(folder)
@@ -91,24 +91,24 @@ def test_folders_are_chosen_and_dropped(watched: Watched, place: Place, fitted: 
     (tmp_path / "words").mkdir()
     shutil.copy(folder / "notes.txt", tmp_path / "words")
     drop(page, tmp_path / "words")
-    expect(page.get_by_text("words: no photos in this folder; PNG, JPEG")).to_be_visible()
+    expect(page.get_by_text("words: no images in this folder; PNG, JPEG")).to_be_visible()
     page.locator(".pc-upload").evaluate("(box) => { box.dataset.most = 2; }")
     drop(page, folder)
-    expect(page.get_by_text("part: the first 2 photos are judged here; for more there is 'patchcore")).to_be_visible()
+    expect(page.get_by_text("part: the first 2 images are judged here; for more there is 'patchcore")).to_be_visible()
     expect(cards(page)).to_have_count(13)
     assert sorted(numbers(page)) == list(range(1, 14)), "each was judged once"
 
 
-def test_a_photo_can_be_given_again_and_a_folder_is_judged_once(watched: Watched, place: Place, fitted: Path) -> None:
+def test_a_image_can_be_given_again_and_a_folder_is_judged_once(watched: Watched, place: Place, fitted: Path) -> None:
     page = watched.page
     expect(page.get_by_text("each gets a verdict")).to_be_visible()
     for count in (1, 2):
-        page.locator(".q-uploader__input").set_input_files(place.photos / "test" / "good" / "000.png")
+        page.locator(".q-uploader__input").set_input_files(place.images / "test" / "good" / "000.png")
         expect(cards(page)).to_have_count(count)
     page.get_by_label("Folder", exact=True).fill("test/scratch")
     for _ in range(2):
         page.get_by_role("button", name="Judge the folder").dblclick()
-        expect(page.get_by_text("3 photos: ")).to_be_visible()
+        expect(page.get_by_text("3 images: ")).to_be_visible()
     expect(page.get_by_text("scratch/000.png")).to_have_count(1)
     expect(messages(page)).to_have_count(0)
 
@@ -119,17 +119,17 @@ def test_without_a_mouse(watched: Watched, place: Place, fitted: Path) -> None:
     page.get_by_role("button", name="Choose a folder").focus()
     with page.expect_file_chooser():
         page.keyboard.press("Enter")
-    page.get_by_role("button", name="Choose photos").focus()
+    page.get_by_role("button", name="Choose images").focus()
     with page.expect_file_chooser() as asked:
         page.keyboard.press("Enter")
-    test = place.photos / "test"
+    test = place.images / "test"
     asked.value.set_files(test / "good" / "000.png")
     expect(cards(page)).to_have_count(1)
     upload(page, ("hole.png", (test / "missing_hole" / "000.png").read_bytes()))
     expect(cards(page)).to_have_count(2)
 
-    # The pressed button keeps the focus from photo to photo; after the last one comes the first.
-    page.get_by_role("button", name="Photo 000.png").press("Enter")
+    # The pressed button keeps the focus from image to image; after the last one comes the first.
+    page.get_by_role("button", name="Image 000.png").press("Enter")
     title = page.locator(".pc-view .pc-name")
     expect(title).to_have_text("000.png, 1 of 2")
     page.get_by_role("button", name="Next").press("Enter")
@@ -140,22 +140,22 @@ def test_without_a_mouse(watched: Watched, place: Place, fitted: Path) -> None:
     expect(page.get_by_role("dialog")).to_be_hidden()
 
     # Only what is listed is gone through.
-    number = page.get_by_label("Score above which a photo is a defect")
+    number = page.get_by_label("Score above which an image is a defect")
     scores = [float(each) for each in re.findall(r"score ([\d.]+)", page.locator(".pc-grid").inner_text())]
     number.fill(f"{sum(scores) / 2:.4f}")
-    expect(page.get_by_text("2 photos: 1 defect, 1 good")).to_be_visible()
+    expect(page.get_by_text("2 images: 1 defect, 1 good")).to_be_visible()
     page.get_by_role("switch", name="Defects only").press("Space")
     expect(page.get_by_text("000.png", exact=True)).to_be_hidden()
-    page.get_by_role("button", name="Photo hole.png").press("Enter")
+    page.get_by_role("button", name="Image hole.png").press("Enter")
     expect(title).to_have_text("hole.png, 1 of 1")
 
 
-def test_another_model_judges_the_photos_once_and_a_broken_one_changes_nothing(
+def test_another_model_judges_the_images_once_and_a_broken_one_changes_nothing(
     watched: Watched, place: Place, fitted: Path
 ) -> None:
     page = watched.page
     expect(page.get_by_text("each gets a verdict")).to_be_visible()
-    upload(page, place.photos / "test" / "good" / "000.png")
+    upload(page, place.images / "test" / "good" / "000.png")
     expect(cards(page)).to_have_count(1)
     shutil.copy(fitted, place.models / "twin.safetensors")
     (place.models / "broken.safetensors").write_bytes(b"no model")
@@ -165,9 +165,9 @@ def test_another_model_judges_the_photos_once_and_a_broken_one_changes_nothing(
         page.get_by_role("option", name=name).click()
 
     choose("twin.safetensors")
-    expect(page.locator('.pc-stack > img[src*="/2/photo.jpg"]')).to_be_visible()
+    expect(page.locator('.pc-stack > img[src*="/2/image.jpg"]')).to_be_visible()
     choose("broken.safetensors")
     expect(page.get_by_text("broken.safetensors")).to_have_count(1)  # the message; the choice is the one before
     expect(page.get_by_label("Model")).to_have_value("twin.safetensors")
-    expect(page.get_by_text("1 photo: ")).to_be_visible()
+    expect(page.get_by_text("1 image: ")).to_be_visible()
     assert numbers(page) == [2], "it was judged by the other model, and once"

@@ -29,8 +29,8 @@ def test_without_the_extra_one_line_says_what_installs_it(monkeypatch: pytest.Mo
 def test_what_is_wrong_at_the_start_is_told(tmp_path: Path) -> None:
     assert "gone.safetensors" in run(str(tmp_path / "gone.safetensors"))
     assert (
-        run("--photos", str(tmp_path / "gone"))
-        == f"{tmp_path / 'gone'}: no such folder; give --photos a folder that exists"
+        run("--images", str(tmp_path / "gone"))
+        == f"{tmp_path / 'gone'}: no such folder; give --images a folder that exists"
     )
 
 

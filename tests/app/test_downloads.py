@@ -19,9 +19,9 @@ from patchcore_plugin.app.library import Loaded
 from patchcore_plugin.app.limits import Folders
 from patchcore_plugin.app.pictures import Pictures
 from patchcore_plugin.app.visit import Visits, judge
-from patchcore_plugin.photo_container import inspect
-from patchcore_plugin.prediction import Prediction
-from tests.app.fakes import FakeModel, photo, prediction
+from patchcore_plugin.data.headers import inspect
+from patchcore_plugin.models.prediction import Prediction
+from tests.app.fakes import FakeModel, image, prediction
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def results(visits: Visits, loaded: Loaded) -> downloads.Results:
     visit = visits.start()
     visit.use(loaded)
     for name, value in (("=cmd.png", 10), ("b.png", 200)):
-        source = visit.upload(name, photo(value))
+        source = visit.upload(name, image(value))
         ((_, found),) = judge(loaded, visit.limits, [source])
         assert isinstance(found, Prediction)
         visit.add(source, found)
@@ -47,7 +47,7 @@ def test_lines_are_those_that_predict_writes(results: downloads.Results) -> None
 
 def test_a_table_holds_no_formula(results: downloads.Results) -> None:
     rows = list(csv.DictReader(io.StringIO(downloads.as_table(results).decode("utf-8-sig"))))
-    assert [(row["photo"], row["verdict"], row["score"], row["threshold"], row["regions"]) for row in rows] == [
+    assert [(row["image"], row["verdict"], row["score"], row["threshold"], row["regions"]) for row in rows] == [
         ("'=cmd.png", "good", "10.0", "19.0", "0"),
         ("b.png", "defect", "200.0", "19.0", "1"),
     ]
@@ -70,10 +70,10 @@ def test_the_zip_file_has_all_and_pictures_on_the_pages_scale(results: downloads
         assert archive.read(lines[1]["overlay"]).startswith(b"\x89PNG")
 
 
-def test_a_photo_that_is_gone_or_another_by_now_spoils_no_zip_file(results: downloads.Results, tmp_path: Path) -> None:
+def test_a_image_that_is_gone_or_another_by_now_spoils_no_zip_file(results: downloads.Results, tmp_path: Path) -> None:
     (gone, _), (replaced, _) = results
     gone.source.file.unlink()
-    replaced.source.file.write_bytes(photo(9, size=(20, 20)))
+    replaced.source.file.write_bytes(image(9, size=(20, 20)))
     downloads.write_zip(tmp_path / "r.zip", results, (0.0, 400.0))
     with zipfile.ZipFile(tmp_path / "r.zip") as archive:
         lines = [json.loads(line) for line in archive.read("results.jsonl").splitlines()]
@@ -99,9 +99,9 @@ def test_outlines_lie_where_the_regions_are() -> None:
     assert {"4 1", "8 1", "8 3", "4 3"} <= set(re.split("[MLZ]", svg.split(' d="')[1]))
 
 
-def test_the_histogram_shows_scores_threshold_and_photos() -> None:
+def test_the_histogram_shows_scores_threshold_and_images() -> None:
     svg = drawing.histogram([1, 1, 2], [(1.5, False), (9.0, True)], 3.0, (0.0, 10.0))
-    assert "Scores of 3 good photos, as a histogram; 2 judged photos, 1 above the threshold" in svg
+    assert "Scores of 3 good images, as a histogram; 2 judged images, 1 above the threshold" in svg
     assert 'class="pc-line" d="M96.0' in svg
     assert re.findall(r">([^<>]+)</text>", svg) == ["0", "score", "10"]
     heights = [float(each) for each in re.findall(r'height="([\d.]+)"/>', svg)]
@@ -112,16 +112,16 @@ def test_the_histogram_shows_scores_threshold_and_photos() -> None:
     assert low < 5 < high
 
 
-def test_a_training_photo_elsewhere_is_not_shown(visits: Visits, folders: Folders, tmp_path: Path) -> None:
+def test_a_training_image_elsewhere_is_not_shown(visits: Visits, folders: Folders, tmp_path: Path) -> None:
     pictures = Pictures(visits, folders)
 
     def shown(path: Path | None, model: object) -> bool:
-        found = prediction(np.zeros((1, 1)), photo=None if path is None else str(path))
+        found = prediction(np.zeros((1, 1)), image=None if path is None else str(path))
         return pictures.has_why(model, found.nearest)
 
     model = FakeModel()
-    assert shown(tmp_path / "photos" / "good" / "a.png", model)
-    for path in (tmp_path / "secret" / "a.png", tmp_path / "photos" / "link" / "a.png", None):
+    assert shown(tmp_path / "images" / "good" / "a.png", model)
+    for path in (tmp_path / "secret" / "a.png", tmp_path / "images" / "link" / "a.png", None):
         assert not shown(path, model)
     model.thumbnails = {0: b"jpeg"}
     assert shown(tmp_path / "secret" / "a.png", model)

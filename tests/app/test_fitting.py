@@ -23,23 +23,23 @@ class Fits:
 
     def fit(
         self,
-        photos: Sequence[Path],
+        images: Sequence[Path],
         *,
         false_alarm_rate: float | None,
         keep_thumbnails: bool,
         progress: Any,
         announce: Any,
     ) -> None:
-        self.given = photos, false_alarm_rate, keep_thumbnails
+        self.given = images, false_alarm_rate, keep_thumbnails
         announce("a line")
-        progress("reading photos", 1, 2)
+        progress("reading images", 1, 2)
         assert self.go.wait(10)
-        progress("reading photos", 2, 2)
+        progress("reading images", 2, 2)
         if self.error is not None:
             raise self.error
 
 
-WANTED = Wanted(folder="good", photos=(Path("a"),), recipe="patchcore", backbone=None, rate=0.1, thumbnails=True)
+WANTED = Wanted(folder="good", images=(Path("a"),), recipe="patchcore", backbone=None, rate=0.1, thumbnails=True)
 
 
 def until(condition: Any) -> None:
@@ -55,7 +55,7 @@ def test_a_fit_is_seen_while_it_runs_and_only_one_runs() -> None:
     fitting = Fitting(lambda wanted: model)
     fitting.start(WANTED)
     until(lambda: fitting.done == 1)
-    assert (fitting.state, fitting.stage, fitting.total, fitting.notes) == ("running", "reading photos", 2, ["a line"])
+    assert (fitting.state, fitting.stage, fitting.total, fitting.notes) == ("running", "reading images", 2, ["a line"])
     with pytest.raises(PatchcoreError, match="another fit is running; wait for it, or cancel it"):
         fitting.start(WANTED)
     model.go.set()
@@ -115,12 +115,12 @@ def test_a_fit_can_be_cancelled_and_begun_anew() -> None:
 
 def test_what_goes_wrong_in_a_fit_is_told() -> None:
     model = Fits()
-    model.error = ImageError("a.png: not\n a photo")
+    model.error = ImageError("a.png: not\n an image")
     model.go.set()
     fitting = Fitting(lambda wanted: model)
     fitting.start(WANTED)
     fitting.wait(10)
-    assert (fitting.state, fitting.error, fitting.model) == ("failed", "a.png: not a photo", None)
+    assert (fitting.state, fitting.error, fitting.model) == ("failed", "a.png: not an image", None)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -9,7 +9,7 @@ import pytest
 
 from patchcore_plugin.app.library import KEPT, Library, Loaded
 from patchcore_plugin.errors import ModelFileError
-from tests.app.fakes import CALIBRATION, FakeModel, photo
+from tests.app.fakes import CALIBRATION, FakeModel, image
 
 
 def test_models_are_those_of_the_folder_and_the_one_given(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_threshold_that_cannot_be_written_is_not_kept(loaded: Loaded, monkeypa
 
 
 def test_visitors_wait_for_each_other(loaded: Loaded, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(photo(1))
+    (tmp_path / "a.png").write_bytes(image(1))
     threads = [threading.Thread(target=loaded.judge, args=([tmp_path / "a.png"] * 40,)) for _ in range(4)]
     failed: list[object] = []
     threading.excepthook, before = failed.append, threading.excepthook

@@ -1,4 +1,4 @@
-"""Folders that may be read, photos that are refused, and names that are no paths."""
+"""Folders that may be read, images that are refused, and names that are no paths."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 
 from patchcore_plugin.app.limits import Folders, Limits, model_path
 from patchcore_plugin.app.visit import display_name
+from patchcore_plugin.data.headers import inspect
 from patchcore_plugin.errors import DatasetError, ImageError, ModelFileError
-from patchcore_plugin.photo_container import inspect
-from tests.app.fakes import photo, png_header
+from tests.app.fakes import image, png_header
 
 
 def test_a_folder_below_a_root_is_found_by_either_name(folders: Folders, tmp_path: Path) -> None:
-    for text in ("good", " good/ ", str(tmp_path / "photos" / "good"), "good/../good", "../photos/good"):
-        assert folders.folder(text) == tmp_path / "photos" / "good"
-    assert folders.photos("good") == [tmp_path / "photos" / "good" / "a.png"]
+    for text in ("good", " good/ ", str(tmp_path / "images" / "good"), "good/../good", "../images/good"):
+        assert folders.folder(text) == tmp_path / "images" / "good"
+    assert folders.images("good") == [tmp_path / "images" / "good" / "a.png"]
 
 
-@pytest.mark.parametrize("text", ["..", "../photos2", "{}/photos2", "/etc", "link", "good/../../secret", "../nowhere"])
+@pytest.mark.parametrize("text", ["..", "../images2", "{}/images2", "/etc", "link", "good/../../secret", "../nowhere"])
 def test_a_folder_elsewhere_is_refused_whether_it_exists_or_not(folders: Folders, tmp_path: Path, text: str) -> None:
     text = text.format(tmp_path)
     with pytest.raises(DatasetError) as caught:
         folders.folder(text)
-    assert str(caught.value) == f"{text}: outside of the folders that the app may read; they are given by --photos"
+    assert str(caught.value) == f"{text}: outside of the folders that the app may read; they are given by --images"
 
 
 @pytest.mark.parametrize(
@@ -40,48 +40,48 @@ def test_what_is_no_folder_is_told(folders: Folders, text: str, words: str) -> N
         folders.folder(text)
 
 
-def test_a_photo_that_is_a_link_elsewhere_is_refused(folders: Folders, tmp_path: Path) -> None:
-    (tmp_path / "photos" / "good" / "b.png").symlink_to(tmp_path / "secret" / "a.png")
+def test_a_image_that_is_a_link_elsewhere_is_refused(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "images" / "good" / "b.png").symlink_to(tmp_path / "secret" / "a.png")
     with pytest.raises(DatasetError, match=r"b\.png: a link out of the folders that the app may read"):
-        folders.photos("good")
+        folders.images("good")
 
 
 def test_suggestions_follow_no_links(folders: Folders, tmp_path: Path) -> None:
-    assert folders.suggestions() == [str(tmp_path / "photos"), str(tmp_path / "photos" / "good")]
+    assert folders.suggestions() == [str(tmp_path / "images"), str(tmp_path / "images" / "good")]
 
 
 def test_without_roots_nothing_may_be_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="outside of the folders"):
         Folders([]).folder(str(tmp_path))
-    with pytest.raises(DatasetError, match="no such folder; give --photos a folder that exists"):
+    with pytest.raises(DatasetError, match="no such folder; give --images a folder that exists"):
         Folders([tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("a.png", b"", "a.png: not a photo: the file is empty"),
-        ("a.png", b"some words", "a.png: not a photo: it holds text"),
-        ("a.png", photo(1)[:-9], "a.png: not a photo: the file is cut short"),
-        ("a.png", png_header(0, 5), "a.png: not a photo: its headers do not say how large it is"),
+        ("a.png", b"", "a.png: not an image: the file is empty"),
+        ("a.png", b"some words", "a.png: not an image: it holds text"),
+        ("a.png", image(1)[:-9], "a.png: not an image: the file is cut short"),
+        ("a.png", png_header(0, 5), "a.png: not an image: its headers do not say how large it is"),
         ("a.png", b"x" * 1001, "a.png: the file is larger than 0.001 MB; make it smaller, or start the app with a "),
         ("a.png", png_header(30_000, 30_000), "a.png: 30,000 x 30,000 pixels are more than the 1 million that are"),
         ("a.png", png_header(1001, 1000), "a.png: 1,001 x 1,000 pixels are more than"),
     ],
     ids=["empty", "text", "cut", "no size", "large file", "30,000 squared", "a row too many"],
 )
-def test_a_photo_is_refused_before_it_is_decoded(
+def test_a_image_is_refused_before_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, words: str
 ) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=re.escape(words)):
-        Limits(upload=1000, pixels=10**6).check_photo(name, data)
+        Limits(upload=1000, pixels=10**6).check_image(name, data)
 
 
-def test_a_photo_just_within_the_limits_is_taken() -> None:
-    Limits(upload=1000, pixels=10**6).check_photo("a.png", png_header(1000, 1000))
-    data = photo(1)
-    Limits(upload=len(data), pixels=80).check_photo("a.png", data)
+def test_a_image_just_within_the_limits_is_taken() -> None:
+    Limits(upload=1000, pixels=10**6).check_image("a.png", png_header(1000, 1000))
+    data = image(1)
+    Limits(upload=len(data), pixels=80).check_image("a.png", data)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_of_two_widths_in_a_tiff_the_first_counts() -> None:
     ("name", "shown"),
     [
         ("../../etc/passwd", "passwd"),
-        ("C:\\photos\\a.png", "a.png"),
+        ("C:\\images\\a.png", "a.png"),
         ("a\n\x1b[31m.png", "a??[31m.png"),
-        ("", "photo"),
+        ("", "image"),
         ("x" * 200, "x" * 80),
     ],
 )

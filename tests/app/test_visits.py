@@ -1,4 +1,4 @@
-"""Visits: photos, thresholds, uploads, and how much is kept."""
+"""Visits: images, thresholds, uploads, and how much is kept."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from patchcore_plugin.app.library import Loaded
 from patchcore_plugin.app.limits import Limits
 from patchcore_plugin.app.visit import Source, Visits, judge
 from patchcore_plugin.app.words import promise
-from patchcore_plugin.calibration import Calibration
 from patchcore_plugin.errors import ImageError, PatchcoreError
-from patchcore_plugin.prediction import Prediction
-from tests.app.fakes import CALIBRATION, photo, png_header, prediction
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.prediction import Prediction
+from tests.app.fakes import CALIBRATION, image, png_header, prediction
 
 
-def test_a_threshold_judges_all_photos_anew(visits: Visits, loaded: Loaded) -> None:
+def test_a_threshold_judges_all_images_anew(visits: Visits, loaded: Loaded) -> None:
     visit = visits.start()
     visit.use(loaded)
     for value in (5, 30):
         name = f"{value}.png"
         visit.add(Source(name=name, file=Path(name), owned=False), prediction(np.full((2, 2), value)))
-    low, high = visit.photos.values()
+    low, high = visit.images.values()
     assert CALIBRATION.threshold == 19
     assert [visit.verdict(low), visit.verdict(high)] == [False, True]
     assert not visit.is_changed
@@ -60,34 +60,34 @@ def test_one_visitors_threshold_is_not_anothers(visits: Visits, loaded: Loaded) 
 
 
 def test_what_is_promised_is_said() -> None:
-    assert promise(CALIBRATION) == "Promised: at most 5.00% false alarms on good photos."
+    assert promise(CALIBRATION) == "Promised: at most 5.00% false alarms on good images."
     assert promise(CALIBRATION.at_threshold(17.5)) == (
-        "Estimated: 2 of 19 good photos lie above, at most 15.00% false alarms."
+        "Estimated: 2 of 19 good images lie above, at most 15.00% false alarms."
     )
     assert promise(CALIBRATION.at_threshold(0)) == "Nothing is known of false alarms at this threshold."
-    assert promise(Calibration.none("one photo")) == (
-        "The model has no threshold: no good photos were judged in its fit."
+    assert promise(Calibration.none("one image")) == (
+        "The model has no threshold: no good images were judged in its fit."
     )
 
 
-def test_of_too_many_photos_the_oldest_go_with_their_files(visits: Visits, loaded: Loaded) -> None:
+def test_of_too_many_images_the_oldest_go_with_their_files(visits: Visits, loaded: Loaded) -> None:
     visit = visits.start()
     visit.use(loaded)
-    sources = [visit.upload("../same.png", photo(value)) for value in range(5)]
+    sources = [visit.upload("../same.png", image(value)) for value in range(5)]
     assert len({source.file for source in sources}) == 5
     assert {source.file.parent for source in sources} == {visit.folder}
     for source in sources:
         visit.add(source, prediction(np.zeros((1, 1))))
-    assert list(visit.photos) == [3, 4, 5]
+    assert list(visit.images) == [3, 4, 5]
     assert [source.file.exists() for source in sources] == [False, False, True, True, True]
     visits.end(visit)
     assert not visit.folder.exists()
     assert visits.get(visit.token) is None
 
 
-def test_a_photo_of_a_folder_is_never_removed(visits: Visits, tmp_path: Path) -> None:
+def test_a_image_of_a_folder_is_never_removed(visits: Visits, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
-    file.write_bytes(photo(1))
+    file.write_bytes(image(1))
     visit = visits.start()
     visit.add(Source(name="a.png", file=file, owned=False), prediction(np.zeros((1, 1))))
     visit.drop_oldest()
@@ -96,18 +96,18 @@ def test_a_photo_of_a_folder_is_never_removed(visits: Visits, tmp_path: Path) ->
     assert file.exists()
 
 
-def test_a_photo_that_is_judged_again_is_kept_once(visits: Visits, tmp_path: Path) -> None:
+def test_a_image_that_is_judged_again_is_kept_once(visits: Visits, tmp_path: Path) -> None:
     visit = visits.start()
     first, other = (Source(name=name, file=tmp_path / name, owned=False) for name in ("a.png", "b.png"))
     for source, value in ((first, 1), (other, 2), (first, 3)):
         visit.add(source, prediction(np.full((1, 1), value)))
-    assert [(each.number, each.found.score) for each in visit.photos.values()] == [(2, 2.0), (3, 3.0)]
+    assert [(each.number, each.found.score) for each in visit.images.values()] == [(2, 2.0), (3, 3.0)]
     assert visit.dropped == 0, "nothing went because there was too much"
 
 
 def test_uploads_that_wait_are_bounded_over_all_visits(visits: Visits) -> None:
     one, other = visits.start(), visits.start()
-    sources = [one.upload("a.png", photo(1)), one.upload("b.png", photo(2)), other.upload("c.png", photo(3))]
+    sources = [one.upload("a.png", image(1)), one.upload("b.png", image(2)), other.upload("c.png", image(3))]
     size = sources[0].file.stat().st_size
     assert (one.waiting, other.waiting) == (size + sources[1].file.stat().st_size, sources[2].file.stat().st_size)
     left = visits.limits.memory - one.waiting - other.waiting
@@ -127,27 +127,27 @@ def test_memory_is_bounded_over_all_visits_and_the_largest_pays(visits: Visits) 
         large.add(Source(name=name, file=Path(name), owned=False), prediction(np.zeros((20, 10))))
     assert (small.cost, large.cost) == (400, 2400)
     visits.make_room()
-    assert (len(small.photos), list(large.photos)) == (1, [2, 3])
+    assert (len(small.images), list(large.images)) == (1, [2, 3])
     assert (small.dropped, large.dropped) == (0, 1), "the visitor is told"
 
 
 def test_a_refused_upload_leaves_nothing(visits: Visits) -> None:
     visit = visits.start()
-    with pytest.raises(ImageError, match=r"notes\.png: not a photo: it holds text"):
+    with pytest.raises(ImageError, match=r"notes\.png: not an image: it holds text"):
         visit.upload("folder/notes.png", b"words")
     assert not visit.folder.exists()
 
 
 def test_all_uploads_are_gone_with_the_app() -> None:
     with Visits(Limits()) as visits:
-        folder = visits.start().upload("a.png", photo(1)).file.parent
+        folder = visits.start().upload("a.png", image(1)).file.parent
         assert folder.exists()
     assert not folder.exists()
     assert not folder.parent.exists()
 
 
-def test_errors_stand_in_the_place_of_their_photos(loaded: Loaded, tmp_path: Path) -> None:
-    files = {"good": photo(200), "text": b"words", "huge": png_header(2000, 2000), "empty PNG": png_header(4, 4)}
+def test_errors_stand_in_the_place_of_their_images(loaded: Loaded, tmp_path: Path) -> None:
+    files = {"good": image(200), "text": b"words", "huge": png_header(2000, 2000), "empty PNG": png_header(4, 4)}
     sources = [Source(name=name, file=tmp_path / str(i), owned=True) for i, name in enumerate([*files, "gone"])]
     for source, data in zip(sources, files.values(), strict=False):
         source.file.write_bytes(data)
@@ -157,8 +157,8 @@ def test_errors_stand_in_the_place_of_their_photos(loaded: Loaded, tmp_path: Pat
     assert isinstance(first, Prediction)
     assert first.score == 200
     assert [str(error) for error in errors] == [
-        "text: not a photo: it holds text",
-        "huge: 2,000 x 2,000 pixels are more than the 1 million that are taken here; make the photo smaller, or "
+        "text: not an image: it holds text",
+        "huge: 2,000 x 2,000 pixels are more than the 1 million that are taken here; make the image smaller, or "
         "start the app with a higher --max-pixels",
         "empty PNG: cannot be read: damaged, or of a rare kind; save it again as PNG",
         "gone: cannot be opened (No such file or directory)",

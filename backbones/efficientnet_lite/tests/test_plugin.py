@@ -70,15 +70,15 @@ def test_maps_are_those_of_the_whole_network(whole: Any) -> None:
         assert (got - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_a_photo_is_recognised_with_the_stated_normalisation(whole: Any) -> None:
-    """The last map, continued by the library's own head, tells what is on scikit-learn's sample photo."""
+def test_a_image_is_recognised_with_the_stated_normalisation(whole: Any) -> None:
+    """The last map, continued by the library's own head, tells what is on scikit-learn's sample image."""
     backbone = create(layers=("stage7",))
     assert backbone.mean == (127 / 255,) * 3
     assert backbone.std == (128 / 255,) * 3
-    photo = torch.from_numpy(load_sample_image("china.jpg")[:, 106:533].copy()).permute(2, 0, 1)[None] / 255
-    photo = torch.nn.functional.interpolate(photo, size=(224, 224), mode="bilinear", antialias=True)
+    image = torch.from_numpy(load_sample_image("china.jpg")[:, 106:533].copy()).permute(2, 0, 1)[None] / 255
+    image = torch.nn.functional.interpolate(image, size=(224, 224), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
-    (features,) = backbone((photo - mean) / std)
+    (features,) = backbone((image - mean) / std)
     with torch.no_grad():
         top = whole._swish(whole._bn1(whole._conv_head(features))).mean(dim=(2, 3))
         palace = 698

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 class Net(nn.Module):
-    """The classifier at the end takes photos of 32 x 32 only."""
+    """The classifier at the end takes images of 32 x 32 only."""
 
     def __init__(self, width=4, tokens=False):
         super().__init__()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import patchcore_plugin as pp
-from patchcore_plugin.testing import parametrize_checks
+from patchcore_plugin.plugins.testing import parametrize_checks
 
 from .networks import OPTIONS, create, images, make, message
 
@@ -81,12 +81,12 @@ def test_a_fit_is_loaded_in_another_process(tmp_path: Path, saved: Path) -> None
     backbone = {"name": "module", **OPTIONS, "weights": str(saved), "arguments": {"width": 4}}
     detector = pp.Detector.from_recipe("patchcore", backbone=backbone, preprocessing={"size": (32, 32)})
     detector.fit(good).save(tmp_path / "part.safetensors")
-    np.save(tmp_path / "photo.npy", good[0])
+    np.save(tmp_path / "image.npy", good[0])
     code = (
         "import sys, numpy as np, patchcore_plugin as pp;"
         "print(repr(pp.Detector.load(sys.argv[1]).predict([np.load(sys.argv[2])])[0].score))"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "part.safetensors"), str(tmp_path / "photo.npy")]
+    command = [sys.executable, "-c", code, str(tmp_path / "part.safetensors"), str(tmp_path / "image.npy")]
     found = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

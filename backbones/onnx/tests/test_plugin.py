@@ -12,7 +12,7 @@ from onnx import TensorProto
 from torch.nn.functional import avg_pool2d
 
 import patchcore_plugin as pp
-from patchcore_plugin.testing import Check, checks
+from patchcore_plugin.plugins.testing import Check, checks
 
 from .networks import DYNAMIC, create, draw, images, message, one_node
 
@@ -114,7 +114,7 @@ def test_a_fixed_size_says_which(tmp_path: Path) -> None:
     with pytest.raises(pp.TensorError) as caught:
         backbone(images(1, 32, 40))
     assert str(caught.value) == (
-        f"backbone onnx: {file} takes photos of 24 x 40 only, got 32 x 40; set preprocessing.size=24,40"
+        f"backbone onnx: {file} takes images of 24 x 40 only, got 32 x 40; set preprocessing.size=24,40"
     )
 
 
@@ -136,7 +136,7 @@ def test_what_the_runtime_cannot_compute_is_told_in_one_line(tmp_path: Path) -> 
     assert "\n" not in text
 
 
-def test_outputs_that_turn_out_to_be_no_maps_of_the_photos_are_refused(tmp_path: Path) -> None:
+def test_outputs_that_turn_out_to_be_no_maps_of_the_images_are_refused(tmp_path: Path) -> None:
     file = one_node(tmp_path / "net.onnx", "SpaceToDepth", [TensorProto.FLOAT], DYNAMIC, [*"bchw"], blocksize=2)
     assert [each.shape for each in create(file)(images())] == [(3, 12, 12, 16)]
     file = one_node(tmp_path / "net.onnx", "Transpose", [TensorProto.FLOAT], DYNAMIC, [*"bchw"], perm=[1, 0, 2, 3])

@@ -14,7 +14,7 @@ import timm
 import torch
 
 import patchcore_plugin as pp
-from patchcore_plugin.testing import parametrize_checks
+from patchcore_plugin.plugins.testing import parametrize_checks
 
 from .networks import create, images, message, original
 

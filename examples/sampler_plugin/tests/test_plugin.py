@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin.testing import parametrize_checks
+from patchcore_plugin.plugins.testing import parametrize_checks
 
 
 @parametrize_checks(patchcore_kmeans)

@@ -1,4 +1,4 @@
-"""How the heat maps look: one colour scale for all photos, opacity, and outlines."""
+"""How the heat maps look: one colour scale for all images, opacity, and outlines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import events, ui
 
 from patchcore_plugin.app import drawing
-from patchcore_plugin.rendering import STRONGEST, colour_bar
+from patchcore_plugin.inference.rendering import STRONGEST, colour_bar
 
 from .parts import Quiet, card, number, set_range, slider
 
@@ -28,7 +28,7 @@ class ColoursCard:
     def __init__(self, moved: Callable[[], object], settled: Callable[[], object]) -> None:
         self.low, self.high = 0.0, 1.0
         self._moved, self._quiet = moved, Quiet()
-        # The dialog of a photo is no part of the card, so that these hold for the whole page.
+        # The dialog of an image is no part of the card, so that these hold for the whole page.
         self._body = ui.query("body").style(f"--pc-opacity: {STRONGEST}")
         with card("Heat map") as self._card:
             bar = ui.element("img").classes("pc-bar")
@@ -66,7 +66,7 @@ class ColoursCard:
         self._moved()
 
     def _show(self) -> None:
-        self._text.set_text(f"Values of the map from {number(self.low)} to {number(self.high)}, equal for all photos.")
+        self._text.set_text(f"Values of the map from {number(self.low)} to {number(self.high)}, equal for all images.")
 
     def _switch(self, event: events.ValueChangeEventArguments[Any]) -> None:
         off = "pc-no-outlines"

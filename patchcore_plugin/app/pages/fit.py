@@ -1,4 +1,4 @@
-"""Photos of good parts to a model: choose, fit, see how far it is, choose the rate, save, use."""
+"""Images of good parts to a model: choose, fit, see how far it is, choose the rate, save, use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nicegui import ui
 
 from patchcore_plugin.app.fitting import Fitting, Wanted
-from patchcore_plugin.datasets import training_photos
+from patchcore_plugin.data.datasets import training_images
 
 from .parts import Messages, card, folder_input, number, once, primary, rate_input, rate_of, secondary
 
@@ -46,17 +46,17 @@ class FitPanel:
     def _build_form(self) -> None:
         folders = self._site.folders.suggestions()
         if not folders:
-            ui.label("Start the app with --photos FOLDER to fit on folders of this machine.").classes("pc-soft")
-        self._folder = folder_input(folders, "Folder of photos of good parts")
+            ui.label("Start the app with --images FOLDER to fit on folders of this machine.").classes("pc-soft")
+        self._folder = folder_input(folders, "Folder of images of good parts")
         recipes, backbones = self._site.choices.recipes, self._site.choices.backbones
         self._recipe = ui.select(list(recipes), label="Recipe", value="patchcore").props("outlined dense options-dense")
         self._backbone = ui.select([OWN, *backbones], label="Backbone", value=OWN, with_input=True)
         self._backbone.props("outlined dense options-dense")
         self._rate = rate_input("False-alarm rate, %")
-        self._rate.props('hint="Empty: 1, or as low as so few photos allow"')
+        self._rate.props('hint="Empty: 1, or as low as so few images allow"')
         for each in (self._recipe, self._backbone, self._rate):
             each.classes("pc-wide")
-        self._thumbnails = ui.switch("Keep thumbnails of the photos in the model, to show reasons", value=True)
+        self._thumbnails = ui.switch("Keep thumbnails of the images in the model, to show reasons", value=True)
         self._thumbnails.props("dense")
         with ui.element("div").classes("pc-buttons"):
             self._start = primary("Fit", once(self._fit))
@@ -84,11 +84,11 @@ class FitPanel:
         rate = None if self._rate.value is None else rate_of(self._rate)
 
         def start() -> bool:
-            photos = folders.check(training_photos([folders.folder(text)]))
+            images = folders.check(training_images([folders.folder(text)]))
             self._site.fitting.start(
                 Wanted(
                     folder=text,
-                    photos=photos,
+                    images=images,
                     recipe=self._recipe.value or "",
                     backbone=backbone,
                     rate=rate,
@@ -162,7 +162,7 @@ class FitPanel:
         assert wanted is not None
         self._state.set_text("The model is fitted" if fitting.saved is None else f"Saved as {fitting.saved.name}")
         self._learned.set_text(
-            f"{len(wanted.photos)} photos of {wanted.folder}, recipe {wanted.recipe}; "
+            f"{len(wanted.images)} images of {wanted.folder}, recipe {wanted.recipe}; "
             f"{model.bank_rows:,} patches kept, in {fitting.seconds:.0f} s."
         )
         self._threshold.set_text(f"Threshold {number(model.threshold)}: {model.calibration.describe()}.")

@@ -1,4 +1,4 @@
-// The photos of a folder, dropped or chosen, go to the uploader as if they had been chosen one by one: its limits and
+// The images of a folder, dropped or chosen, go to the uploader as if they had been chosen one by one: its limits and
 // the server's hold for them as for any.
 (() => {
   const read = (reader) => new Promise((done, failed) => reader.readEntries(done, failed));
@@ -13,24 +13,24 @@
     yield* found.sort(byName);
   }
 
-  // All photos below, in order: [file, its folder's name]. One that cannot be read is left out.
-  async function* photosBelow(entry, folder, isPhoto) {
+  // All images below, in order: [file, its folder's name]. One that cannot be read is left out.
+  async function* imagesBelow(entry, folder, isImage) {
     try {
-      if (entry.isFile && isPhoto(entry.name)) yield [await file(entry), folder];
-      if (entry.isDirectory) for await (const each of entriesOf(entry)) yield* photosBelow(each, entry.name, isPhoto);
+      if (entry.isFile && isImage(entry.name)) yield [await file(entry), folder];
+      if (entry.isDirectory) for await (const each of entriesOf(entry)) yield* imagesBelow(each, entry.name, isImage);
     } catch {}
   }
 
-  async function give(box, name, photos) {
+  async function give(box, name, images) {
     const most = Number(box.dataset.most);
     const taken = [];
     let isMore = false;
-    for await (const [photo, folder] of photos) {
+    for await (const [image, folder] of images) {
       isMore = taken.length === most;
       if (isMore) break;
-      // Photos of a data set are called alike in its folders.
-      const full = folder ? `${folder}_${photo.name}` : photo.name;
-      taken.push(new File([photo], full, { type: photo.type, lastModified: photo.lastModified }));
+      // Images of a data set are called alike in its folders.
+      const full = folder ? `${folder}_${image.name}` : image.name;
+      taken.push(new File([image], full, { type: image.type, lastModified: image.lastModified }));
     }
     box.dispatchEvent(new CustomEvent("folder", { detail: [name, taken.length, isMore] }));
     if (!taken.length) return;
@@ -41,7 +41,7 @@
     input.dispatchEvent(new Event("change"));
   }
 
-  function isPhotoOf(box) {
+  function isImageOf(box) {
     const suffixes = box.querySelector(".q-uploader__input").accept.split(",");
     return (name) => !name.startsWith(".") && suffixes.some((each) => name.toLowerCase().endsWith(each));
   }
@@ -55,23 +55,23 @@
     event.preventDefault();
     event.stopPropagation();
     event.target.dispatchEvent(new DragEvent("dragleave"));
-    const photos = async function* () {
-      for (const each of entries.sort(byName)) yield* photosBelow(each, "", isPhotoOf(box));
+    const images = async function* () {
+      for (const each of entries.sort(byName)) yield* imagesBelow(each, "", isImageOf(box));
     };
-    give(box, folder.name, photos());
+    give(box, folder.name, images());
   }, true);
 
   document.addEventListener("change", (event) => {
     if (!event.target.matches?.(".pc-folder")) return;
     const box = event.target.closest(".pc-upload");
-    const isPhoto = isPhotoOf(box);
+    const isImage = isImageOf(box);
     const parts = (each) => each.webkitRelativePath.split("/");
     const files = [...event.target.files];
     files.sort((a, b) => (a.webkitRelativePath < b.webkitRelativePath ? -1 : 1));
     event.target.value = "";
-    const photos = async function* () {
-      for (const each of files) if (isPhoto(each.name)) yield [each, parts(each).at(-2)];
+    const images = async function* () {
+      for (const each of files) if (isImage(each.name)) yield [each, parts(each).at(-2)];
     };
-    give(box, files.length ? parts(files[0])[0] : "", photos());
+    give(box, files.length ? parts(files[0])[0] : "", images());
   });
 })();

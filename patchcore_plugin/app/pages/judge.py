@@ -1,4 +1,4 @@
-"""Photos to verdicts: choose photos, look at them, and move the threshold."""
+"""Images to verdicts: choose images, look at them, and move the threshold."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from patchcore_plugin.app.words import one_line
 from patchcore_plugin.errors import ImageError, PatchcoreError
 
 from .colours import ColoursCard
+from .images import Card, View
 from .parts import Messages, Quiet, card, folder_input, primary
-from .photos import Card, View
 from .threshold import ThresholdCard
 from .uploads import Uploads, too_many
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from patchcore_plugin.app.visit import Visit
 
 BATCH = 8
-"""Photos that are judged at once; after each the page shows them."""
+"""Images that are judged at once; after each the page shows them."""
 
 
 class JudgePanel:
@@ -54,7 +54,7 @@ class JudgePanel:
             self._model = ui.select({}, label="Model", on_change=self._choose_model)
             self._model.props("outlined dense options-dense").classes("pc-wide").on("click", self._list_models)
         with ui.element("div").classes("pc-judge"):
-            self._build_photos()
+            self._build_images()
             with ui.element("div").classes("pc-column pc-list"):
                 self._build_list(to_fit)
             with ui.element("div").classes("pc-column"):
@@ -73,7 +73,7 @@ class JudgePanel:
             ui.timer(0, lambda: self._open(first), once=True)
 
     async def use(self, loaded: Loaded) -> None:
-        """Judge with another model from now on, the photos that are here included."""
+        """Judge with another model from now on, the images that are here included."""
         again = self._visit.use(loaded)
         for each in self._cards.values():
             each.remove()
@@ -87,14 +87,14 @@ class JudgePanel:
 
     # What is built once
 
-    def _build_photos(self) -> None:
-        with card("Photos"):
+    def _build_images(self) -> None:
+        with card("Images"):
             Uploads(self._site.limits, self._messages, self._uploaded)
             if self._site.folders.roots:
                 self._folder = folder_input(self._site.folders.suggestions())
                 primary("Judge the folder", self._judge_folder)
             else:
-                ui.label("Start the app with --photos FOLDER to judge folders of this machine.").classes("pc-soft")
+                ui.label("Start the app with --images FOLDER to judge folders of this machine.").classes("pc-soft")
 
     def _build_results(self) -> None:
         with card("Results") as self._results, ui.element("div").classes("pc-downloads"):
@@ -110,7 +110,7 @@ class JudgePanel:
         with ui.element("div").classes("pc-summary"):
             self._count = ui.label().classes("pc-count").props('role="status"')
             self._only = ui.switch("Defects only").props("dense")
-        self._progress = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Judging photos"')
+        self._progress = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Judging images"')
         self._progress.set_visibility(False)
         with ui.element("div").classes("pc-empty") as self._empty:
             self._hint = ui.label()
@@ -150,8 +150,8 @@ class JudgePanel:
         if self._visit.loaded is None:
             self._messages.error(f"{event.file.name}: no model to judge it with; choose one, or fit one")
             return
-        if len(self._waiting) >= self._site.limits.photos or not self._site.visits.has_room(event.file.size()):
-            self._messages.error(f"{event.file.name}: too many photos wait already; give it again later")
+        if len(self._waiting) >= self._site.limits.images or not self._site.visits.has_room(event.file.size()):
+            self._messages.error(f"{event.file.name}: too many images wait already; give it again later")
             return
         data = await event.file.read()
         if not self._is_open:
@@ -168,16 +168,16 @@ class JudgePanel:
             self._messages.error("no model to judge the folder with; choose one, or fit one")
             return
         text = self._folder.value or ""
-        found = await self._messages.attempt(lambda: self._site.folders.photos(text))
+        found = await self._messages.attempt(lambda: self._site.folders.images(text))
         if found is None:
             return
-        kept = self._site.limits.photos
+        kept = self._site.limits.images
         if len(found) > kept:
             self._messages.note(too_many(text.strip(), kept))
         await self._judge([Source(name=str(path), file=path, owned=False) for path in found[:kept]])
 
     async def _judge(self, sources: Sequence[Source]) -> None:
-        """Judge photos after those that wait already."""
+        """Judge images after those that wait already."""
         coming = [*self._batch, *self._waiting]
         self._waiting.extend(source for source in sources if source not in coming)
         if self._judging:
@@ -203,9 +203,9 @@ class JudgePanel:
                         self._visit.forget(source)
                         self._messages.error(str(answer))
                     else:
-                        photo = self._visit.add(source, answer)
+                        image = self._visit.add(source, answer)
                         with self._grid:
-                            self._cards[photo.number] = Card(self._visit, photo, self._colours, self._view.open)
+                            self._cards[image.number] = Card(self._visit, image, self._colours, self._view.open)
                 self._site.visits.make_room()
                 self._show_all()
         except Exception as error:
@@ -214,7 +214,7 @@ class JudgePanel:
             for source in left:
                 self._visit.forget(source)
             if self._is_open:
-                self._messages.error(f"{_count_of(left, 'photo')} not judged: {one_line(error)}")
+                self._messages.error(f"{_count_of(left, 'image')} not judged: {one_line(error)}")
             if not isinstance(error, PatchcoreError):
                 raise  # A bug: told in the page, and by its traceback.
         finally:
@@ -226,23 +226,23 @@ class JudgePanel:
     # What is shown
 
     def _show_all(self) -> None:
-        for gone in [key for key in self._cards if key not in self._visit.photos]:
+        for gone in [key for key in self._cards if key not in self._visit.images]:
             self._cards.pop(gone).remove()
         if self._visit.dropped and not self._told_of_dropped:
             self._told_of_dropped = True
             limits = self._site.limits
-            kept = f"{limits.photos} photos, and {limits.memory / 1e9:g} GB of maps and uploads of all visitors"
+            kept = f"{limits.images} images, and {limits.memory / 1e9:g} GB of maps and uploads of all visitors"
             self._messages.note(
-                f"The oldest photos are gone: the page keeps {kept}. For more there is 'patchcore predict'."
+                f"The oldest images are gone: the page keeps {kept}. For more there is 'patchcore predict'."
             )
         self._empty.set_visibility(not self._cards)
         self._to_fit.set_visibility(self._visit.loaded is None)
         if self._visit.loaded is not None:
-            self._hint.set_text("Drop photos, or choose a folder: each gets a verdict, a heat map and a reason.")
+            self._hint.set_text("Drop images, or choose a folder: each gets a verdict, a heat map and a reason.")
         elif self._model.options:
-            self._hint.set_text("No model is loaded. Choose one above, or fit one on photos of good parts.")
+            self._hint.set_text("No model is loaded. Choose one above, or fit one on images of good parts.")
         else:
-            self._hint.set_text("There is no model yet. Fit one on photos of good parts.")
+            self._hint.set_text("There is no model yet. Fit one on images of good parts.")
         self._results.set_visibility(bool(self._cards))
         self._threshold.show()
         self._show_verdicts()
@@ -250,7 +250,7 @@ class JudgePanel:
     def _show_verdicts(self) -> None:
         for each in self._cards.values():
             each.show_verdict()
-        self._count.set_text(_count([self._visit.verdict(photo) for photo in self._visit.photos.values()]))
+        self._count.set_text(_count([self._visit.verdict(image) for image in self._visit.images.values()]))
 
     def _show_outlines(self) -> None:
         for each in self._cards.values():
@@ -269,7 +269,7 @@ class JudgePanel:
     def _show_progress(self, done: int, total: int) -> None:
         self._progress.set_visibility(True)
         self._progress.set_value(done / total)
-        self._count.set_text(f"Judging photos: {done} of {total}")
+        self._count.set_text(f"Judging images: {done} of {total}")
 
     def _listed(self) -> list[int]:
         return [number for number, each in self._cards.items() if each.is_defect or not self._only.value]
@@ -285,9 +285,9 @@ def _count_of(things: Sequence[object], name: str) -> str:
 
 def _count(verdicts: Sequence[bool | None]) -> str:
     if not verdicts:
-        return "No photos yet"
+        return "No images yet"
     defects, good = verdicts.count(True), verdicts.count(False)
-    photos = _count_of(verdicts, "photo")
+    images = _count_of(verdicts, "image")
     if not defects + good:
-        return photos
-    return f"{photos}: {defects} defect{'s' * (defects != 1)}, {good} good"
+        return images
+    return f"{images}: {defects} defect{'s' * (defects != 1)}, {good} good"

@@ -1,4 +1,4 @@
-"""The threshold beside the scores of good photos: move it, choose it by a rate, store it."""
+"""The threshold beside the scores of good images: move it, choose it by a rate, store it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class ThresholdCard:
         self._quiet = Quiet()
         with card("Threshold") as self._card:
             self._histogram = ui.html("", sanitize=False).classes("pc-wide")
-            ui.label("Bars: good photos of the calibration. Triangles: photos judged here.").classes("pc-soft")
+            ui.label("Bars: good images of the calibration. Triangles: images judged here.").classes("pc-soft")
             self._slider = slider("Threshold", low=0.0, high=1.0, value=0.0).classes("pc-aligned")
             self._slider.on_value_change(lambda event: self._move(event.value, slid=True))
             self._slider.on("change", lambda: settled(), args=[])
-            self._number = ui.number("Score above which a photo is a defect", format="%.6g").props("outlined dense")
+            self._number = ui.number("Score above which an image is a defect", format="%.6g").props("outlined dense")
             self._number.on_value_change(lambda event: self._move(event.value, slid=False))
             self._number.on("blur", lambda: settled(), args=[])
             with ui.element("div").classes("pc-buttons pc-row"):
@@ -62,7 +62,7 @@ class ThresholdCard:
         calibration = self._visit.calibration
         self._card.set_visibility(calibration is not None)
         if calibration is not None:
-            shown = [*calibration.scores, *(photo.found.score for photo in self._visit.photos.values())]
+            shown = [*calibration.scores, *(image.found.score for image in self._visit.images.values())]
             if calibration.threshold is not None:
                 shown.append(calibration.threshold)
             with self._quiet:
@@ -78,7 +78,7 @@ class ThresholdCard:
             self._promise.set_text("")
             self._histogram.set_content("")
         else:
-            marks = [(photo.found.score, visit.verdict(photo)) for photo in visit.photos.values()]
+            marks = [(image.found.score, visit.verdict(image)) for image in visit.images.values()]
             limits = self._slider.props["min"], self._slider.props["max"]
             self._histogram.set_content(drawing.histogram(calibration.scores, marks, calibration.threshold, limits))
             self._promise.set_text(promise(calibration))

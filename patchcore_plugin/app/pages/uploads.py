@@ -1,4 +1,4 @@
-"""Where photos, and folders of them, are dropped or chosen, and sent one by one."""
+"""Where images, and folders of them, are dropped or chosen, and sent one by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nicegui import events, ui
 
 from patchcore_plugin.app.visit import display_name
-from patchcore_plugin.datasets.files import PHOTO_SUFFIXES
+from patchcore_plugin.data.datasets.files import IMAGE_SUFFIXES
 
 from .parts import Messages
 
@@ -19,9 +19,9 @@ TAKEN = "PNG, JPEG, BMP, TIFF and WebP are taken"
 # A key pressed on a button is no click on the input in it, so the buttons say what they do.
 _DROP = """
 <div class="pc-drop">
-  <div>Drop photos or folders here, or</div>
+  <div>Drop images or folders here, or</div>
   <div class="pc-buttons">
-    <q-btn outline no-caps color="primary" label="Choose photos" @click="props.pickFiles" />
+    <q-btn outline no-caps color="primary" label="Choose images" @click="props.pickFiles" />
     <q-uploader-add-trigger />
     <q-btn outline no-caps color="primary" label="Choose a folder"
            @click="$event.currentTarget.nextElementSibling.click()" />
@@ -33,12 +33,12 @@ _NAMES = "(rejected) => emit(rejected.map((each) => [each.file.name, each.failed
 
 
 class Uploads:
-    """The field that photos are dropped on.
+    """The field that images are dropped on.
 
     Parameters
     ----------
     limits
-        Of a file, and of the photos of a folder.
+        Of a file, and of the images of a folder.
     messages
         Where errors are told.
     on_upload
@@ -50,9 +50,9 @@ class Uploads:
     ) -> None:
         self._limits, self._messages = limits, messages
         box = ui.upload(multiple=True, auto_upload=True, on_upload=on_upload).classes("pc-upload").props("flat")
-        box.props["accept"] = ",".join(PHOTO_SUFFIXES)
+        box.props["accept"] = ",".join(IMAGE_SUFFIXES)
         box.props["max-file-size"] = limits.upload
-        box.props["data-most"] = limits.photos
+        box.props["data-most"] = limits.images
         box.props("no-thumbnails")
         box.add_slot("header", _DROP)
         box.on("rejected", self._rejected, js_handler=_NAMES)
@@ -68,17 +68,17 @@ class Uploads:
             elif why == "duplicate":
                 reason = "is being sent already"
             else:
-                reason = f"not a photo by its name; {TAKEN}"
+                reason = f"not an image by its name; {TAKEN}"
             self._messages.error(f"{name}: {reason}")
 
     def _folder_given(self, event: events.GenericEventArguments) -> None:
         name, count, is_more = event.args
         if not count:
-            self._messages.error(f"{display_name(name)}: no photos in this folder; {TAKEN}")
+            self._messages.error(f"{display_name(name)}: no images in this folder; {TAKEN}")
         elif is_more:
             self._messages.note(too_many(display_name(name), count))
 
 
 def too_many(folder: str, kept: int) -> str:
-    """Say that a folder has more photos than a visit keeps."""
-    return f"{folder}: the first {kept} photos are judged here; for more there is 'patchcore predict'"
+    """Say that a folder has more images than a visit keeps."""
+    return f"{folder}: the first {kept} images are judged here; for more there is 'patchcore predict'"

@@ -12,11 +12,11 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from patchcore_plugin.composition import Composition
 from patchcore_plugin.errors import OptionError, TensorError, WeightsError
-from patchcore_plugin.preprocessing import Geometry, anomaly_map
-from patchcore_plugin.recipe import Map
-from patchcore_plugin.roles import MemoryBank, Patches, Scores
+from patchcore_plugin.models.pipeline import Composition
+from patchcore_plugin.models.preprocessing import Geometry, anomaly_map
+from patchcore_plugin.models.recipes.recipe import Map
+from patchcore_plugin.plugins.protocols import MemoryBank, Patches, Scores
 
 
 class ComposedModel(nn.Module):
@@ -36,21 +36,21 @@ class ComposedModel(nn.Module):
         super().__init__()
         self.composition = composition
         self.bank: MemoryBank | None = None
-        self.photos: list[str] = []
-        """Paths of the training photos, by the numbers in ``bank.origin``."""
+        self.images: list[str] = []
+        """Paths of the training images, by the numbers in ``bank.origin``."""
 
     def patches(self, images: Tensor) -> Patches:
-        """Return the patch vectors of prepared photos [B, 3, h, w] in 0..1."""
+        """Return the patch vectors of prepared images [B, 3, h, w] in 0..1."""
         with _full_precision(images):
             return self.composition.patches(images.float())
 
-    def hold(self, bank: MemoryBank, photos: Sequence[str]) -> None:
-        """Fit the scorer on a bank of these training photos."""
+    def hold(self, bank: MemoryBank, images: Sequence[str]) -> None:
+        """Fit the scorer on a bank of these training images."""
         self.composition.scorer.fit(bank)
-        self.bank, self.photos = bank, list(photos)
+        self.bank, self.images = bank, list(images)
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        """Judge prepared photos.
+        """Judge prepared images.
 
         Parameters
         ----------
@@ -96,12 +96,12 @@ class ComposedModel(nn.Module):
         return {
             "recipe": plain(self.composition.recipe.to_dict()),
             "backbone_sha256": self.composition.backbone.weight_hash(),
-            "photos": self.photos,
+            "photos": self.images,
             "patches_seen": self.bank.seen,
             "levels": self.bank.levels,
             "bank.vectors": self.bank.vectors,
             "bank.origin": self.bank.origin,
-            "bank.images": self.bank.images,
+            "bank.images": self.bank.descriptors,
             **{f"scorer.{name}": tensor for name, tensor in self.composition.scorer.state().items()},
         }
 
@@ -116,7 +116,7 @@ class ComposedModel(nn.Module):
             If the aggregator or the scorer are not.
         """
         if not state:
-            self.bank, self.photos = None, []
+            self.bank, self.images = None, []
             return
         recipe = self.composition.recipe
         if self.composition.backbone.weight_hash() != state["backbone_sha256"]:
@@ -143,7 +143,7 @@ class ComposedModel(nn.Module):
         prefix = "scorer."
         scorer = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
         self._restore(bank, scorer)
-        self.photos = list(state["photos"])
+        self.images = list(state["photos"])
 
 
 def as_batch(scores: Scores, images: Tensor, options: Map) -> InferenceBatch:
@@ -162,7 +162,7 @@ def lifting(few: int, many: int, options: Map) -> Tensor:
     Both are linear and act on each axis alike and on its own, so the map is ``rows @ grid @ columns.T``: on any
     device, and traceable. The columns of the matrix are what becomes of unit impulses.
     """
-    line = Geometry(photo=(many, 1), resized=(many, 1), crop=(0, 0, many, 1))
+    line = Geometry(image=(many, 1), resized=(many, 1), crop=(0, 0, many, 1))
     impulses = np.eye(few, dtype=np.float32)
     return torch.from_numpy(np.hstack([anomaly_map(impulse[:, None], line, options) for impulse in impulses]))
 

@@ -16,11 +16,11 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
 
-from patchcore_plugin.calibration import fit_order
-from patchcore_plugin.composition import Composition, Precision
 from patchcore_plugin.errors import DatasetError, OptionError, PatchcoreError
-from patchcore_plugin.features import PatchBuffer
-from patchcore_plugin.recipe import Preprocessing, Recipe
+from patchcore_plugin.models.calibration import fit_order
+from patchcore_plugin.models.fitting.inputs import PatchBuffer
+from patchcore_plugin.models.pipeline import Composition, Precision
+from patchcore_plugin.models.recipes.recipe import Preprocessing, Recipe
 
 from .model import ComposedModel, plain
 from .preparation import Preparation
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     """PatchCore, or whatever a recipe composes of plugins, as a model of anomalib.
 
-    The same photos, options and seed give the scores of ``patchcore_plugin.Detector``; the photos' order in the data
+    The same images, options and seed give the scores of ``patchcore_plugin.Detector``; the images' order in the data
     loader has no influence. Thresholds and normalisation are those of anomalib's post-processor.
 
     Parameters
@@ -55,7 +55,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     precision : str
         "fp32", or "bf16" to run the backbone in bfloat16.
     pre_processor : Module or bool
-        The recipe's preprocessing, or another that leaves photos in 0..1: backbones normalise themselves.
+        The recipe's preprocessing, or another that leaves images in 0..1: backbones normalise themselves.
     post_processor : Module or bool
         As in every model of anomalib.
     evaluator : Evaluator or bool
@@ -125,12 +125,12 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """Good photos only."""
+        """Good images only."""
         return LearningType.ONE_CLASS
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """One pass over the photos, on one device."""
+        """One pass over the images, on one device."""
         return {"gradient_clip_val": 0, "max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -144,8 +144,8 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         count = len(batch.image)
         if len(self._features) + count > self._features.capacity:
             raise DatasetError(
-                f"the training data loader gives more photos than the {self._features.capacity} of its dataset; "
-                "take one that gives each photo once"
+                f"the training data loader gives more images than the {self._features.capacity} of its dataset; "
+                "take one that gives each image once"
             )
         self._features.add(self.model.patches(batch.image))
         self._paths += batch.image_path or [""] * count
@@ -153,15 +153,15 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
 
     @torch.inference_mode(mode=False)
     def fit(self) -> None:
-        """Select the memory bank and fit the scorer; anomalib calls it after the last training photo.
+        """Select the memory bank and fit the scorer; anomalib calls it after the last training image.
 
         Raises
         ------
         DatasetError
-            If there was no training photo.
+            If there was no training image.
         """
         if self._features is None:
-            raise DatasetError("the model has seen no training photo; call Engine.fit, or load a checkpoint")
+            raise DatasetError("the model has seen no training image; call Engine.fit, or load a checkpoint")
         order = _order_of_the_detector(self._paths, self.model.composition.seed)
         features = self._features
         _arrange(features, order)
@@ -209,7 +209,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         export_root, model_file_name
             The file is ``export_root/weights/onnx/model_file_name.onnx``.
         input_size
-            Height and width of the photos that it will take; any if None.
+            Height and width of the images that it will take; any if None.
         kwargs
             Passed on to ``torch.onnx.export``; opset_version is 18 if not given.
 
@@ -223,8 +223,8 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         fitted = self.model
         if input_size is None and fitted.composition.recipe.preprocessing.keep_aspect:
             raise OptionError(
-                "the recipe's keep_aspect makes the resizing depend on the photo; give input_size, the height and "
-                "width of the photos that the exported model will take"
+                "the recipe's keep_aspect makes the resizing depend on the image; give input_size, the height and "
+                "width of the images that the exported model will take"
             )
         with explained(fitted.composition.recipe):
             try:
@@ -237,16 +237,16 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
 
 
 def _order_of_the_detector(paths: list[str], seed: int) -> list[int]:
-    """Return in which order `Detector.fit`, given sorted paths, has the photos: those it holds out come last."""
+    """Return in which order `Detector.fit`, given sorted paths, has the images: those it holds out come last."""
     ascending = np.argsort(np.array(paths), kind="stable")
     order: list[int] = ascending[np.concatenate(fit_order(len(paths), seed))].tolist()
     return order
 
 
 def _arrange(features: PatchBuffer, order: list[int]) -> None:
-    """Put photo ``order[i]`` in place i, for all i, with memory for a single photo more."""
+    """Put image ``order[i]`` in place i, for all i, with memory for a single image more."""
     held = list(range(len(order)))
-    for place, photo in enumerate(order):
-        other = held.index(photo, place)
+    for place, image in enumerate(order):
+        other = held.index(image, place)
         features.exchange([place], [other])
         held[place], held[other] = held[other], held[place]

@@ -1,4 +1,4 @@
-"""A recipe's preprocessing as anomalib's pre-processor: photos become the very inputs that the detector sees."""
+"""A recipe's preprocessing as anomalib's pre-processor: images become the very inputs that the detector sees."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from patchcore_plugin.options import validate
-from patchcore_plugin.preprocessing import geometry
-from patchcore_plugin.recipe import Preprocessing
+from patchcore_plugin.models.preprocessing import geometry
+from patchcore_plugin.models.recipes.recipe import Preprocessing
+from patchcore_plugin.plugins.options import validate
 
 from .model import plain
 
 
 class Resize(v2.Resize):  # type: ignore[misc]
-    """Resize photos bilinearly with antialiasing, and masks to the nearest pixel, as a recipe says.
+    """Resize images bilinearly with antialiasing, and masks to the nearest pixel, as a recipe says.
 
-    anomalib looks for a ``Resize`` among the transforms and applies it once more, before photos are stacked; on what
+    anomalib looks for a ``Resize`` among the transforms and applies it once more, before images are stacked; on what
     it has resized it changes nothing.
     """
 
@@ -28,20 +28,20 @@ class Resize(v2.Resize):  # type: ignore[misc]
         self.options = options
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize a photo [..., 3, H, W], or a mask [..., H, W]."""
+        """Resize an image [..., 3, H, W], or a mask [..., H, W]."""
         height, width = F.get_size(inpt)
         return F.resize(inpt, list(geometry(self.options, (height, width)).resized), antialias=True)
 
 
 class Crop(v2.Transform):  # type: ignore[misc]
-    """Cut the inspected part out of a resized photo or mask."""
+    """Cut the inspected part out of a resized image or mask."""
 
     def __init__(self, options: Preprocessing) -> None:
         super().__init__()
         self.options = options
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crop a photo [..., 3, H, W], or a mask [..., H, W]."""
+        """Crop an image [..., 3, H, W], or a mask [..., H, W]."""
         height, width = F.get_size(inpt)
         return F.crop(inpt, *geometry(self.options, (height, width)).crop)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
 
 from patchcore_plugin.errors import PatchcoreError, TensorError
-from patchcore_plugin.recipe import Recipe
+from patchcore_plugin.models.recipes.recipe import Recipe
 
 from .model import ComposedModel, as_batch
 
@@ -50,7 +50,7 @@ class TracedModel(nn.Module):
         self._scorer = composition.scorer if export_module is None else export_module()
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        """Judge prepared photos [B, 3, h, w] in 0..1, as `ComposedModel.forward` does."""
+        """Judge prepared images [B, 3, h, w] in 0..1, as `ComposedModel.forward` does."""
         maps = self._backbone((images - self.mean) / self.std)
         patches = self._aggregator([features.float() for features in maps])
         return as_batch(self._scorer(patches), images, self._map)

@@ -59,7 +59,7 @@ def raw(model: Any) -> Any:
 
 
 def predict(model: PluginPatchcore, data: Any, tmp_path: Path) -> dict[str, tuple[float, Tensor | None]]:
-    """Return score and map of each photo, by path."""
+    """Return score and map of each image, by path."""
     batches: Any = engine(tmp_path).predict(model=raw(model), datamodule=data)
     found: dict[str, tuple[float, Tensor | None]] = {}
     for batch in batches:
@@ -73,5 +73,5 @@ def judged(dataset: Path) -> list[Path]:
     return sorted(dataset.glob("test/*/*.png"))
 
 
-def read(photos: list[Path]) -> Tensor:
-    return torch.stack([torch.as_tensor(read_image(photo, as_tensor=True)) for photo in photos])
+def read(images: list[Path]) -> Tensor:
+    return torch.stack([torch.as_tensor(read_image(image, as_tensor=True)) for image in images])

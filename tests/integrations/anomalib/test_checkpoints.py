@@ -21,7 +21,7 @@ pytestmark = THEIR_WARNINGS
 
 def test_checkpoint_gives_equal_scores_in_another_process(fitted: tuple[PluginPatchcore, Path], dataset: Path) -> None:
     model, path = fitted
-    photos = judged(dataset)
+    images = judged(dataset)
     script = """
 import json, sys, torch
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
@@ -33,11 +33,11 @@ with torch.no_grad():
 print(json.dumps(found.pred_score.tolist()))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path), *map(str, photos)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, str(path), *map(str, images)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
-        here = model.eval()(read(photos))
+        here = model.eval()(read(images))
     assert json.loads(done.stdout.splitlines()[-1]) == here.pred_score.tolist()
 
 
@@ -58,17 +58,17 @@ def test_checkpoint_holds_every_option_but_no_weights(fitted: tuple[PluginPatchc
 
 
 @pytest.mark.parametrize("recipe", ["spade", "gaussian-ad"])
-def test_checkpoint_keeps_what_a_bank_knows_of_whole_photos(recipe: str, dataset: Path, tmp_path: Path) -> None:
+def test_checkpoint_keeps_what_a_bank_knows_of_whole_images(recipe: str, dataset: Path, tmp_path: Path) -> None:
     model, used = PluginPatchcore(recipe, **DEEP), engine(tmp_path)
     used.fit(model=model, datamodule=folder(dataset))
     again = load(Path(str(used.best_model_path)))
     assert model.model.bank is not None
-    assert model.model.bank.images is not None
-    assert torch.equal(again.model.bank.images, model.model.bank.images)
+    assert model.model.bank.descriptors is not None
+    assert torch.equal(again.model.bank.descriptors, model.model.bank.descriptors)
     assert (again.model.bank.levels, again.model.bank.seen) == (model.model.bank.levels, model.model.bank.seen)
-    photos = read(judged(dataset))
+    images = read(judged(dataset))
     with torch.no_grad():
-        assert torch.equal(raw(again).eval()(photos).pred_score, raw(model).eval()(photos).pred_score)
+        assert torch.equal(raw(again).eval()(images).pred_score, raw(model).eval()(images).pred_score)
 
 
 def test_checkpoint_keeps_a_pre_processor_that_is_not_the_recipes(dataset: Path, tmp_path: Path) -> None:
@@ -76,10 +76,10 @@ def test_checkpoint_keeps_a_pre_processor_that_is_not_the_recipes(dataset: Path,
     model, used = PluginPatchcore(**SMALL, pre_processor=given), engine(tmp_path)
     used.fit(model=model, datamodule=folder(dataset))
     again = load(Path(str(used.best_model_path)))
-    photos = read(judged(dataset))
-    assert again.pre_processor.transform(photos).shape == (6, 3, 32, 48)
+    images = read(judged(dataset))
+    assert again.pre_processor.transform(images).shape == (6, 3, 32, 48)
     with torch.no_grad():
-        assert torch.equal(raw(again).eval()(photos).pred_score, raw(model).eval()(photos).pred_score)
+        assert torch.equal(raw(again).eval()(images).pred_score, raw(model).eval()(images).pred_score)
 
 
 def test_checkpoint_of_another_model_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_bank_and_scorer_follow_to_another_device(
 ) -> None:
     model = load(fitted[1]).model
     given = []
-    monkeypatch.setattr("patchcore_plugin.composition.usable_device", torch.device)
+    monkeypatch.setattr("patchcore_plugin.models.pipeline.usable_device", torch.device)
     monkeypatch.setattr(model.composition.scorer, "restore", lambda bank, state: given.append(bank))
     model.to("meta")
     assert model.composition.device.type == "meta"

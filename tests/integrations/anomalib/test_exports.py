@@ -27,8 +27,8 @@ def test_onnx_gives_the_same_scores(fitted: tuple[PluginPatchcore, Path], datase
     model = raw(load(fitted[1])).eval()
     path = engine(tmp_path).export(model, "onnx", export_root=tmp_path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    photos = read(judged(dataset))
-    for batch in (photos[:1], photos[2:5], photos[:2, :, 10:, :50]):  # other batches, other sizes: antialiasing shows
+    images = read(judged(dataset))
+    for batch in (images[:1], images[2:5], images[:2, :, 10:, :50]):  # other batches, other sizes: antialiasing shows
         found = dict(
             zip((out.name for out in session.get_outputs()), session.run(None, {"input": batch.numpy()}), strict=True)
         )
@@ -39,7 +39,7 @@ def test_onnx_gives_the_same_scores(fitted: tuple[PluginPatchcore, Path], datase
         np.testing.assert_array_equal(found["pred_label"], expected.pred_label)
 
 
-def test_onnx_of_photos_in_their_proportions_needs_their_size(tmp_path: Path) -> None:
+def test_onnx_of_images_in_their_proportions_needs_their_size(tmp_path: Path) -> None:
     model = PluginPatchcore("patchcore-paper", backbone=SMALL["backbone"])
     with pytest.raises(pp.OptionError, match=r"^the recipe's keep_aspect .*; give input_size, the height and width"):
         model.to_onnx(tmp_path)
@@ -83,10 +83,10 @@ def test_scorer_of_a_plugin(distribution: Callable[..., Path], dataset: Path, tm
     model, used = PluginPatchcore(**SMALL, scorer="mean"), engine(tmp_path)
     used.fit(model=model, datamodule=folder(dataset))
     again = load(Path(str(used.best_model_path)))
-    photos = torch.rand(2, 3, 48, 64)
+    images = torch.rand(2, 3, 48, 64)
     with torch.no_grad():
-        assert torch.equal(again.eval()(photos).pred_score, model.eval()(photos).pred_score)
-        assert again(photos).anomaly_map is None
+        assert torch.equal(again.eval()(images).pred_score, model.eval()(images).pred_score)
+        assert again(images).anomaly_map is None
     with pytest.raises(
         pp.PatchcoreError,
         match=r"^this model cannot be exported to ONNX: torch\.export cannot follow one of backbone 'resnet18', "

@@ -1,4 +1,4 @@
-"""Photos in, maps out: the adapter's preprocessing and upsampling are those of the detector."""
+"""Images in, maps out: the adapter's preprocessing and upsampling are those of the detector."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib.data.utils import read_image
+from anomalib.data.utils import read_image as their_read_image
 from torchvision import tv_tensors
 
-from patchcore_plugin.images import read_photo
+from patchcore_plugin.data.images import read_image
 from patchcore_plugin.integrations.anomalib.model import lifting
 from patchcore_plugin.integrations.anomalib.preparation import Preparation
-from patchcore_plugin.preprocessing import Geometry, anomaly_map, prepare
-from patchcore_plugin.recipe import Map, Preprocessing
+from patchcore_plugin.models.preprocessing import Geometry, anomaly_map, prepare
+from patchcore_plugin.models.recipes.recipe import Map, Preprocessing
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ def test_preparation_is_the_detectors(options: Preprocessing, dataset: Path) -> 
     path = dataset / "test" / "blot" / "000.png"
     transform = Preparation(options).transform
     assert transform is not None
-    photo = read_image(path, as_tensor=True)
+    image = their_read_image(path, as_tensor=True)
     mask = tv_tensors.Mask(torch.arange(72 * 96).view(72, 96) % 251)
-    got, cut = transform(photo, mask)
-    torch.testing.assert_close(got, prepare(read_photo(path), options), rtol=0, atol=1e-6)
+    got, cut = transform(image, mask)
+    torch.testing.assert_close(got, prepare(read_image(path), options), rtol=0, atol=1e-6)
     assert cut.shape == got.shape[1:]
     assert set(cut.unique().tolist()) <= set(mask.unique().tolist())  # nearest: no values in between
     resize = transform.transforms[0]
-    assert torch.equal(transform(resize(photo)), got)  # anomalib resizes before it stacks photos, then again
+    assert torch.equal(transform(resize(image)), got)  # anomalib resizes before it stacks images, then again
 
 
 def test_lifting_gives_the_detectors_map() -> None:

@@ -12,11 +12,11 @@ import torch
 from anomalib.data import MVTecAD
 
 import patchcore_plugin as pp
-from patchcore_plugin.images import read_photo
+from patchcore_plugin.data.images import read_image
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
-from patchcore_plugin.preprocessing import prepare
-from patchcore_plugin.recipe import Preprocessing
-from tests import real_photos
+from patchcore_plugin.models.preprocessing import prepare
+from patchcore_plugin.models.recipes.recipe import Preprocessing
+from tests import real_images
 from tests.integrations.anomalib.engines import DEEP, QUIET, SMALL, THEIR_WARNINGS, engine, folder, load, predict, raw
 
 pytestmark = THEIR_WARNINGS
@@ -25,10 +25,10 @@ pytestmark = THEIR_WARNINGS
 @pytest.mark.parametrize(
     "options",
     [
-        {**SMALL, "preprocessing": {"size": [72, 96]}, "map": {"sigma": 2}},  # the photos' own size: maps compare too
+        {**SMALL, "preprocessing": {"size": [72, 96]}, "map": {"sigma": 2}},  # the images' own size: maps compare too
         {**SMALL, "recipe": "patchcore-paper", "preprocessing": {"size": [51, 51], "crop": [40, 48]}},
         {**SMALL, "sampler": "random", "scorer": {"reweight": False, "squared": True}, "seed": 5},
-        {**DEEP, "recipe": "spade", "preprocessing": {"size": [72, 96]}, "scorer": {"photos": 3}},
+        {**DEEP, "recipe": "spade", "preprocessing": {"size": [72, 96]}, "scorer": {"images": 3}},
         {**SMALL, "recipe": "padim", "aggregator": {"channels": 20}},
         {**SMALL, "recipe": "dn2"},
         {**SMALL, "recipe": "gaussian-ad"},
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_detector(options: dict[str, Any], dataset: Path
             np.testing.assert_allclose(heat, expected.anomaly_map, rtol=1e-4)
 
 
-def test_order_and_batches_of_the_training_photos_have_no_influence(
+def test_order_and_batches_of_the_training_images_have_no_influence(
     fitted: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path
 ) -> None:
     model, _ = fitted
@@ -65,16 +65,16 @@ def test_order_and_batches_of_the_training_photos_have_no_influence(
     assert again.model.bank is not None
     assert torch.equal(again.model.bank.origin, model.model.bank.origin)
     torch.testing.assert_close(again.model.bank.vectors, model.model.bank.vectors, rtol=1e-4, atol=1e-5)
-    assert again.model.photos == model.model.photos
-    assert sorted(model.model.photos) == [str(path) for path in sorted((dataset / "train" / "good").iterdir())]
+    assert again.model.images == model.model.images
+    assert sorted(model.model.images) == [str(path) for path in sorted((dataset / "train" / "good").iterdir())]
 
 
-def test_bank_remembers_its_photos(fitted: tuple[PluginPatchcore, Path]) -> None:
+def test_bank_remembers_its_images(fitted: tuple[PluginPatchcore, Path]) -> None:
     model, _ = fitted
     bank = model.model.bank
     assert bank is not None
-    photo, row, column = bank.origin[7].tolist()
-    pixels = prepare(read_photo(model.model.photos[photo]), Preprocessing(size=(48, 64)))
+    image, row, column = bank.origin[7].tolist()
+    pixels = prepare(read_image(model.model.images[image]), Preprocessing(size=(48, 64)))
     expected = model.model.patches(pixels[None]).grid[0, row, column]
     torch.testing.assert_close(bank.vectors[7], expected, rtol=1e-4, atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_metrics_threshold_and_pictures_are_those_of_anomalib(
     model = load(fitted[1])
     (figures,) = engine(tmp_path).test(model=model, datamodule=folder(dataset, masks=masks))
     assert figures["image_AUROC"] == 1
-    # Its threshold is the lowest score of a defective photo, which then is not above it: two of three are found.
+    # Its threshold is the lowest score of a defective image, which then is not above it: two of three are found.
     assert figures["image_F1Score"] == pytest.approx(0.8)
     fresh: Any = fitted[0].post_processor
     assert model.post_processor.image_threshold == fresh.image_threshold
@@ -104,19 +104,19 @@ def test_a_second_fit_starts_afresh(dataset: Path, tmp_path: Path) -> None:
     second = predict(model, data, tmp_path)
     for path, (score, _) in first.items():
         assert second[path][0] == pytest.approx(score, rel=1e-4)
-    assert len(model.model.photos) == 10
+    assert len(model.model.images) == 10
 
 
 def test_trial_run_before_the_fit_does_no_harm(dataset: Path, tmp_path: Path) -> None:
     trainer = pl.Trainer(max_epochs=1, num_sanity_val_steps=2, default_root_dir=tmp_path, logger=False, **QUIET)
     model = PluginPatchcore(**SMALL)
     trainer.fit(model, datamodule=folder(dataset))
-    assert len(model.model.photos) == 10
+    assert len(model.model.images) == 10
 
 
 def test_what_needs_a_fit_says_so(dataset: Path, tmp_path: Path) -> None:
     model = PluginPatchcore(**SMALL)
-    with pytest.raises(pp.DatasetError, match=r"^the model has seen no training photo; call Engine\.fit, or load"):
+    with pytest.raises(pp.DatasetError, match=r"^the model has seen no training image; call Engine\.fit, or load"):
         engine(tmp_path).validate(model=model, datamodule=folder(dataset))
     with pytest.raises(pp.TensorError, match=r"^the model is not fitted; call Engine\.fit or load a checkpoint first$"):
         model(torch.rand(1, 3, 72, 96))
@@ -124,35 +124,35 @@ def test_what_needs_a_fit_says_so(dataset: Path, tmp_path: Path) -> None:
         model.to_onnx(tmp_path)
 
 
-def test_a_loader_that_repeats_photos_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_loader_that_repeats_images_is_refused(dataset: Path, tmp_path: Path) -> None:
     data = folder(dataset)
     data.setup()
     sampler = torch.utils.data.RandomSampler(data.train_data, replacement=True, num_samples=15)
     loader = torch.utils.data.DataLoader(data.train_data, 4, sampler=sampler, collate_fn=data.train_data.collate_fn)
-    with pytest.raises(pp.DatasetError, match="gives more photos than the 10 of its dataset; take one that gives each"):
+    with pytest.raises(pp.DatasetError, match="gives more images than the 10 of its dataset; take one that gives each"):
         engine(tmp_path).fit(PluginPatchcore(**SMALL), loader, data.val_dataloader())
 
 
 def test_automatic_precision_leaves_distances_alone(fitted: tuple[PluginPatchcore, Path]) -> None:
     model = raw(load(fitted[1])).eval()
-    photos = torch.rand(2, 3, 48, 64)
+    images = torch.rand(2, 3, 48, 64)
     with torch.no_grad():
-        expected = model(photos)
+        expected = model(images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = model(photos)
+            found = model(images)
     assert torch.equal(found.pred_score, expected.pred_score)
     assert torch.equal(found.anomaly_map, expected.anomaly_map)
 
 
-@real_photos.needed
-def test_real_photos(tmp_path: Path) -> None:
+@real_images.needed
+def test_real_images(tmp_path: Path) -> None:
     model = PluginPatchcore("patchcore-1", backbone="efficientnet-lite0")
-    data = MVTecAD(root=real_photos.DATA, category="hazelnut_reduced", num_workers=0)
+    data = MVTecAD(root=real_images.DATA, category="hazelnut_reduced", num_workers=0)
     (figures,) = engine(tmp_path).train(model=model, datamodule=data)
     assert figures["image_AUROC"] >= 0.93
     assert figures["pixel_AUROC"] >= 0.97
     found = predict(model, data, tmp_path)
     detector = pp.Detector.from_recipe("patchcore-1", backbone="efficientnet-lite0", device="cpu")
-    detector.fit(sorted((real_photos.DATA / "hazelnut_reduced" / "train" / "good").iterdir()))
+    detector.fit(sorted((real_images.DATA / "hazelnut_reduced" / "train" / "good").iterdir()))
     for expected in detector.predict(sorted(found)):
         assert found[str(expected.path)][0] == pytest.approx(expected.score, rel=1e-4)

@@ -1,4 +1,4 @@
-"""A plugin without weights, for tests that fit hundreds of times; and photos for it."""
+"""A plugin without weights, for tests that fit hundreds of times; and images for it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pixels:
         return "none"
 
 
-class WholePhoto:
+class WholeImage:
     """A scorer without maps: the brightest patch."""
 
     def fit(self, bank: pp.MemoryBank) -> None:
@@ -65,13 +65,13 @@ class NoOptions:
     pass
 
 
-def create_whole_photo(config: NoOptions) -> WholePhoto:
-    return WholePhoto()
+def create_whole_image(config: NoOptions) -> WholeImage:
+    return WholeImage()
 
 
 @pp.hookimpl
 def patchcore_scorers() -> list[pp.ScorerSpec]:
-    return [pp.ScorerSpec(name="whole-photo", config=NoOptions, create=create_whole_photo, summary="no maps")]
+    return [pp.ScorerSpec(name="whole-image", config=NoOptions, create=create_whole_image, summary="no maps")]
 
 
 @pp.hookimpl

@@ -1,4 +1,4 @@
-"""What may be passed: photos in every shape, and every option as a nested parameter."""
+"""What may be passed: images in every shape, and every option as a nested parameter."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from patchcore_plugin.integrations.sklearn import PARTS, ArgumentError, PatchCor
 from tests.conftest import write
 from tests.integrations.sklearn.pixels import BAD, GOOD, pixel_detector
 
-# Photos
+# Images
 
 
-def test_photos_come_as_arrays_and_as_paths(tmp_path: Path) -> None:
+def test_images_come_as_arrays_and_as_paths(tmp_path: Path) -> None:
     grey = np.ascontiguousarray(GOOD[:4, ..., 0])
-    paths = [write(tmp_path / f"{number}.png", photo) for number, photo in enumerate(grey)]
+    paths = [write(tmp_path / f"{number}.png", image) for number, image in enumerate(grey)]
     scores = pixel_detector().fit(grey).decision_scores_
     same: list[Any] = [
         list(grey),
@@ -37,44 +37,44 @@ def test_photos_come_as_arrays_and_as_paths(tmp_path: Path) -> None:
         np.array([str(path) for path in paths]),
         [paths[0], *grey[1:]],
     ]
-    for photos in same:
-        np.testing.assert_allclose(pixel_detector().fit(photos).decision_scores_, scores, rtol=1e-4)
+    for images in same:
+        np.testing.assert_allclose(pixel_detector().fit(images).decision_scores_, scores, rtol=1e-4)
 
 
-EXPECTED = "X must be photos: an array [N, H, W, 3] or [N, H, W], or a sequence of such photos or of paths; got "
+EXPECTED = "X must be images: an array [N, H, W, 3] or [N, H, W], or a sequence of such images or of paths; got "
 
 
 @pytest.mark.parametrize(
-    ("photos", "words"),
+    ("images", "words"),
     [
         (np.ones((5, 3)), EXPECTED + "ndarray of shape [5, 3]"),
         (scipy.sparse.csr_array(np.ones((5, 3))), EXPECTED + "csr_array of shape [5, 3]"),
         (np.ones(4), EXPECTED + "ndarray of shape [4]"),
-        (np.ones((8, 9, 3)), EXPECTED + "ndarray of shape [8, 9, 3]; of a single photo, pass photo[None]"),
+        (np.ones((8, 9, 3)), EXPECTED + "ndarray of shape [8, 9, 3]; of a single image, pass image[None]"),
         ("part.png", EXPECTED + "a single path, 'part.png'"),
         ([1.0, 2.0], EXPECTED + "X[0] of float64 and shape []"),
-        (np.ones((2, 3, 8, 9)), "an array of shape [3, 8, 9] is not a photo: pass [H, W], [H, W, 1]"),
-        (np.ones((2, 8, 9), dtype=complex), "a photo of complex128 numbers has no known white"),
-        (np.full((2, 8, 9), np.nan), "a photo of float64 numbers must be finite and in 0..1"),
-        ([], "X has 0 samples; pass at least one photo"),
-        (np.ones((0, 8, 9, 3)), "X has 0 samples; pass at least one photo"),
-        (np.ones((1, 8, 9, 3)), "X has 1 sample; a threshold needs at least 2 photos"),
+        (np.ones((2, 3, 8, 9)), "an array of shape [3, 8, 9] is not an image: pass [H, W], [H, W, 1]"),
+        (np.ones((2, 8, 9), dtype=complex), "an image of complex128 numbers has no known white"),
+        (np.full((2, 8, 9), np.nan), "an image of float64 numbers must be finite and in 0..1"),
+        ([], "X has 0 samples; pass at least one image"),
+        (np.ones((0, 8, 9, 3)), "X has 0 samples; pass at least one image"),
+        (np.ones((1, 8, 9, 3)), "X has 1 sample; a threshold needs at least 2 images"),
         (["nowhere.png", "nowhere.png"], "nowhere.png: no such file"),
     ],
 )
-def test_what_is_no_photo_is_told(photos: Any, words: str) -> None:
+def test_what_is_no_image_is_told(images: Any, words: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        pixel_detector().fit(photos)
+        pixel_detector().fit(images)
     assert str(caught.value).startswith(words)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, pp.PatchcoreError)
 
 
-def test_what_is_no_photo_is_told_by_a_fitted_one_too() -> None:
+def test_what_is_no_image_is_told_by_a_fitted_one_too() -> None:
     estimator = pixel_detector().fit(GOOD[:2])
-    with pytest.raises(ArgumentError, match="a photo of float64 numbers must be finite"):
+    with pytest.raises(ArgumentError, match="an image of float64 numbers must be finite"):
         estimator.predict(np.full((2, 8, 9), np.inf))
-    with pytest.raises(ArgumentError, match=r"^X must be photos"):
+    with pytest.raises(ArgumentError, match=r"^X must be images"):
         estimator.score_samples(np.ones((5, 3)))
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of estimators. They are of tables; a photo is drawn of each row."""
+"""scikit-learn's own checks of estimators. They are of tables; an image is drawn of each row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integrations.sklearn.pixels import Array
 
 
 class OfRows(PatchCoreDetector):
-    """The detector for tables: scikit-learn checks the table, a grey photo is drawn of each row."""
+    """The detector for tables: scikit-learn checks the table, a grey image is drawn of each row."""
 
     def fit(self, X: Any, y: object = None) -> Any:
         return super().fit(drawn(validate_data(self, X)))
@@ -33,12 +33,12 @@ class OfRows(PatchCoreDetector):
 
 
 def drawn(rows: Array) -> npt.NDArray[np.float64]:
-    """Draw tables [N, F] as photos [N, F, 8], a bar for each number."""
+    """Draw tables [N, F] as images [N, F, 8], a bar for each number."""
     unit: npt.NDArray[np.float64] = np.arctan(rows.astype(np.float64)) / np.pi + 0.5
     return np.repeat(unit[:, :, None], 8, axis=2)
 
 
-KNOWN = "predict asks a bank that knows the training photos; fit_predict and labels_ ask banks that do not"
+KNOWN = "predict asks a bank that knows the training images; fit_predict and labels_ ask banks that do not"
 
 
 MEANINGLESS = {"check_outliers_fit_predict": KNOWN, "check_outliers_train": KNOWN}

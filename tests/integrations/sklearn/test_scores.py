@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 
 import patchcore_plugin as pp
-from patchcore_plugin.calibration import fit_order, folds
-from patchcore_plugin.preprocessing import prepare
-from patchcore_plugin.recipe import Preprocessing
+from patchcore_plugin.models.calibration import fit_order, folds
+from patchcore_plugin.models.preprocessing import prepare
+from patchcore_plugin.models.recipes.recipe import Preprocessing
 from tests.conftest import draw
 from tests.integrations.sklearn.pixels import BAD, EXTRA, GOOD, pixel_detector
 
@@ -33,11 +33,11 @@ def test_scores_are_the_detectors_with_scikit_learns_signs() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4, 5, 12])
-def test_training_photos_are_judged_by_others(count: int) -> None:
-    """With every patch in the banks, a score is the largest distance to patches of photos that are not judged along."""
-    photos = np.concatenate([GOOD[: count - 1], BAD[:1]])
-    estimator = pixel_detector(sampler="all", scorer={"reweight": False}, aggregator={"patch_size": 1}).fit(photos)
-    cells = [F.avg_pool2d(prepare(photo, Preprocessing(size=(24, 32))), 2).flatten(1).T.double() for photo in photos]
+def test_training_images_are_judged_by_others(count: int) -> None:
+    """With every patch in the banks, a score is the largest distance to patches of images that are not judged along."""
+    images = np.concatenate([GOOD[: count - 1], BAD[:1]])
+    estimator = pixel_detector(sampler="all", scorer={"reweight": False}, aggregator={"patch_size": 1}).fit(images)
+    cells = [F.avg_pool2d(prepare(image, Preprocessing(size=(24, 32))), 2).flatten(1).T.double() for image in images]
 
     def distance(one: int, *others: int) -> float:
         return float(torch.cdist(cells[one], torch.cat([cells[each] for each in others])).amin(dim=1).max())
@@ -49,7 +49,7 @@ def test_training_photos_are_judged_by_others(count: int) -> None:
         others = [each for each in range(count) if each not in together]
         expected[together] = [distance(one, *others) for one in together]
     np.testing.assert_allclose(estimator.decision_scores_, expected, rtol=1e-5)
-    np.testing.assert_allclose(estimator.score_samples(photos), 0, atol=1e-6)  # the last bank knows each of them
+    np.testing.assert_allclose(estimator.score_samples(images), 0, atol=1e-6)  # the last bank knows each of them
 
 
 def test_the_scores_are_those_that_the_threshold_is_from() -> None:
@@ -60,10 +60,10 @@ def test_the_scores_are_those_that_the_threshold_is_from() -> None:
         assert not estimator.labels_.any()  # on the threshold is not above it
 
 
-def test_outliers_among_the_training_photos_are_found() -> None:
-    photos = np.concatenate([BAD[:1], GOOD, BAD[1:2]])
+def test_outliers_among_the_training_images_are_found() -> None:
+    images = np.concatenate([BAD[:1], GOOD, BAD[1:2]])
     estimator = pixel_detector(contamination=1 / 7)
-    assert estimator.fit_predict(photos).tolist() == [-1, *[1] * 12, -1]
+    assert estimator.fit_predict(images).tolist() == [-1, *[1] * 12, -1]
     assert estimator.labels_.tolist() == [1, *[0] * 12, 1]
 
 
@@ -77,8 +77,8 @@ def test_contamination_is_the_share_above_the_threshold() -> None:
         assert estimator.detector_.threshold == estimator.threshold_ == -estimator.offset_
         above_map = sum(peak > (calibration.map_threshold or 0) for peak in calibration.peaks)
         assert above_map <= above
-    assert "0.01 of 12 training photos" in calibration.source
-    assert calibration.describe().startswith("1 of 12 good photos above it; 0.01 of 12 training photos")
+    assert "0.01 of 12 training images" in calibration.source
+    assert calibration.describe().startswith("1 of 12 good images above it; 0.01 of 12 training images")
 
 
 def test_a_score_on_the_threshold_is_no_outliers() -> None:
@@ -110,8 +110,8 @@ def test_anomaly_maps() -> None:
     assert {str(each.dtype) for each in maps} == {"float32"}
     blot = np.abs(BAD[0].astype(int) - draw(50)).max(axis=2) > 40
     assert blot[np.unravel_index(maps[0].argmax(), blot.shape)]
-    with pytest.raises(pp.PatchcoreError, match=r"^scorer 'whole-photo' makes no maps; choose another$"):
-        pixel_detector(scorer="whole-photo").fit(GOOD).anomaly_maps(BAD)
+    with pytest.raises(pp.PatchcoreError, match=r"^scorer 'whole-image' makes no maps; choose another$"):
+        pixel_detector(scorer="whole-image").fit(GOOD).anomaly_maps(BAD)
 
 
 @pytest.mark.parametrize("method", ["score_samples", "decision_function", "predict", "anomaly_maps"])

@@ -21,39 +21,39 @@ from patchcore_plugin.integrations.sklearn import PatchCoreDetector
 from tests.integrations.sklearn.pixels import BAD, GOOD, Array, pixel_detector
 
 
-def cut(photos: Sequence[Array]) -> list[Array]:
-    return [photo[4:-4] for photo in photos]
+def cut(images: Sequence[Array]) -> list[Array]:
+    return [image[4:-4] for image in images]
 
 
 def test_grid_search_and_pipeline() -> None:
-    photos, y = [*GOOD, *BAD], np.r_[np.ones(len(GOOD)), -np.ones(len(BAD))]
+    images, y = [*GOOD, *BAD], np.r_[np.ones(len(GOOD)), -np.ones(len(BAD))]
     good, bad = np.flatnonzero(y == 1), np.flatnonzero(y == -1)
     splits = [(good[train], np.r_[good[test], bad]) for train, test in KFold(3).split(good)]
     estimator = PatchCoreDetector(backbone="pixels", preprocessing={"size": (24, 32)}, device="cpu")
     pipeline = make_pipeline(FunctionTransformer(cut), estimator)
     # A blot is dark, so the scorer that looks for what is bright does not see it.
-    grid = [{"patchcoredetector__sampler__ratio": [0.01, 0.1]}, {"patchcoredetector__scorer": ["whole-photo"]}]
+    grid = [{"patchcoredetector__sampler__ratio": [0.01, 0.1]}, {"patchcoredetector__scorer": ["whole-image"]}]
     search = GridSearchCV(pipeline, grid, scoring="roc_auc", cv=splits, refit=False, error_score="raise")
-    search.fit(photos, y)
+    search.fit(images, y)
     scores = search.cv_results_["mean_test_score"]
     assert min(scores[:2]) == 1
     assert scores[2] < 0.9
     assert search.best_params_ == {"patchcoredetector__sampler__ratio": 0.01}
     pipeline.set_params(**search.best_params_).fit(list(GOOD))
     assert len(pipeline[-1].detector_.bank.vectors) == np.ceil(0.01 * 12 * 12 * 16)
-    assert roc_auc_score(y, pipeline.decision_function(photos)) == 1
+    assert roc_auc_score(y, pipeline.decision_function(images)) == 1
 
 
 def test_several_processes() -> None:
     """Estimators cross to other processes unfitted, and back fitted."""
     estimator = PatchCoreDetector(backbone="efficientnet-lite0", preprocessing={"size": (32, 32)}, device="cpu")
-    photos, y = [*GOOD[:9], *BAD[:1]], [1] * 9 + [-1]
+    images, y = [*GOOD[:9], *BAD[:1]], [1] * 9 + [-1]
     splits = [(np.arange(6), np.arange(6, 10)), (np.arange(3, 9), np.array([0, 9]))]
     search = functools.partial(
-        cross_validate, estimator, photos, y, cv=splits, scoring="roc_auc", return_estimator=True, error_score="raise"
+        cross_validate, estimator, images, y, cv=splits, scoring="roc_auc", return_estimator=True, error_score="raise"
     )
     for here, there in zip(search()["estimator"], search(n_jobs=2)["estimator"], strict=True):
-        np.testing.assert_allclose(there.score_samples(photos), here.score_samples(photos), rtol=1e-4)
+        np.testing.assert_allclose(there.score_samples(images), here.score_samples(images), rtol=1e-4)
         np.testing.assert_allclose(there.decision_scores_, here.decision_scores_, rtol=1e-4)
 
 

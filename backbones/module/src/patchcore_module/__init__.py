@@ -41,7 +41,7 @@ class Config:
     arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Keyword arguments of the factory."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Channel means (RGB, photos in 0..1) that the input is normalised with; ImageNet's by default."""
+    """Channel means (RGB, images in 0..1) that the input is normalised with; ImageNet's by default."""
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     """Channel standard deviations, likewise."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0

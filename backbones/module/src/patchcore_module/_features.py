@@ -22,7 +22,7 @@ class _Enough(Exception):  # noqa: N818
 class ModuleFeatures:
     """Outputs of some submodules of a network, frozen; a `patchcore_plugin.Backbone`.
 
-    Nothing after the last of them is computed, so a classifier for photos of one size is not in the way of others.
+    Nothing after the last of them is computed, so a classifier for images of one size is not in the way of others.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ class OnnxFeatures:
         return self._hash
 
     def _run(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Compute the maps of all photos, as many at a time as the file takes."""
+        """Compute the maps of all images, as many at a time as the file takes."""
         step = self._batch or len(inputs)
         parts = []
         for start in range(0, len(inputs), step):
@@ -193,7 +193,7 @@ class OnnxFeatures:
         wanted = (self._size[0] or height, self._size[1] or width)
         if wanted != (height, width):
             raise pp.TensorError(
-                f"backbone onnx: {self._path} takes photos of {wanted[0]} x {wanted[1]} only, got {height} x {width}; "
+                f"backbone onnx: {self._path} takes images of {wanted[0]} x {wanted[1]} only, got {height} x {width}; "
                 f"set preprocessing.size={wanted[0]},{wanted[1]}"
             )
 

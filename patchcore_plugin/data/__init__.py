@@ -1,0 +1,1 @@
+"""Images, file headers, video, data sets and synthetic data."""

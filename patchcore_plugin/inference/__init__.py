@@ -1,0 +1,1 @@
+"""A fitted model over many images: runner, results, pictures, explanations and the folder watcher."""

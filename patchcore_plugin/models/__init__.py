@@ -1,0 +1,1 @@
+"""Recipes, preprocessing, pipeline, fitting, calibration, detector, model file and export."""

@@ -1,0 +1,1 @@
+"""Fitted models and backbones as ONNX files."""

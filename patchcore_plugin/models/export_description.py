@@ -1,0 +1,90 @@
+"""What an exported file says of its model beside the program, checked before it is used: files come from anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le, MinLen
+
+from patchcore_plugin.errors import ModelFileError
+
+from .calibration import Calibration
+
+ENTRY = "patchcore"
+"""The entry of the file's metadata that describes the model in JSON."""
+FORMAT = 1
+"""The newest format of the description that is read."""
+
+Side = Annotated[int, Ge(1), Le(10**6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingImage:
+    """An image that the model was fitted on: its path, if it was a file, height and width."""
+
+    path: str | None
+    height: Side
+    width: Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What is used of what the file says of the model beside its program; more may stand there.
+
+    ``grids`` has height and width of each method's grid of patches, None where it knows no nearest patch.
+    """
+
+    format: Annotated[int, Ge(1)]
+    recipe: dict[str, Any]
+    images: list[TrainingImage]
+    calibration: Calibration
+    grids: Annotated[list[tuple[Side, Side] | None], MinLen(1)]
+    bank_rows: Annotated[int, Ge(0)]
+    covering_radius: Annotated[float, Ge(0)] | None = None
+
+
+def described(path: Path, text: str) -> tuple[dict[str, Any], Description]:
+    """Return what the JSON text of a file says, as it stands and checked: types, finite numbers, and sizes.
+
+    Raises
+    ------
+    ModelFileError
+        If it is damaged or too new.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    def refuse(number: str) -> float:
+        raise ValueError(f"{number} is not a finite number")
+
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
+
+    try:
+        content = json.loads(text, parse_constant=refuse, parse_float=finite)
+        version = content["format"]
+        if isinstance(version, int) and version > FORMAT:
+            raise ModelFileError(
+                f"{path}: exported in format {version}, newer than this version reads ({FORMAT}); "
+                "pip install --upgrade patchcore-plugin"
+            )
+        about = TypeAdapter(Description).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise damaged(path, f"its description, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path, f"its description: {error}") from error
+    known = about.calibration
+    if any(list(each) != sorted(each) for each in (known.scores, known.peaks, known.defective)):
+        raise damaged(path, "its description, calibration: scores are not in order")
+    return content, about
+
+
+def damaged(path: Path, reason: str) -> ModelFileError:
+    """Return the error for an exported file that cannot be used."""
+    return ModelFileError(
+        f"{path}: damaged ({' '.join(reason.split())}); copy it again from its source, or export it again"
+    )

@@ -1,0 +1,178 @@
+"""A fitted model as one .safetensors file: tensors, and a JSON manifest in its metadata. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from patchcore_plugin.data.atomic import delete_unfinished, replacing
+from patchcore_plugin.errors import ModelFileError, PluginError
+from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.protocols import hash_weights
+from patchcore_plugin.plugins.specs import ROLES
+
+from .recipes.recipe import Recipe
+
+FORMAT_VERSION = 2
+"""The newest format that this program reads. A file is written in the oldest one that can hold it."""
+_ENTRY = "patchcore"
+_HEAD = 9
+_GIVE = "give the file that patchcore fit or patchcore export has written"
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], *, version: int = 1) -> None:
+    """Write a model file; the old one at `path` stays whole until the new one is complete on disk.
+
+    Parameters
+    ----------
+    path
+        Where to; its folder must exist.
+    tensors
+        What is stored.
+    manifest
+        JSON-like description.
+    version
+        The format: that of the oldest program that can read this.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be written.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()}
+    complete = {**manifest, "tensors": described, "sha256": hash_weights(stored)}
+    content = {"format": version, "sha256": _digest(complete), "manifest": complete}
+    # One entry, because several are written in random order, and equal models should be equal files.
+    metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
+    try:
+        with replacing(path) as unfinished:
+            # The library's own file would be readable by its owner alone.
+            unfinished.touch()
+            mode = unfinished.stat().st_mode
+            save_file(stored, unfinished, metadata=metadata)
+            unfinished.chmod(mode)
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: cannot be written ({_one_line(error)}); choose another --out") from error
+    delete_unfinished(path.parent)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a model file.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, it is damaged, no model, or written by a newer version of this program.
+    """
+    require_file(path, "fit IMAGES")
+    try:
+        start = head(path)
+        if len(start) == _HEAD and not start.endswith(b"{"):
+            raise ModelFileError(f"{path}: not a model file (.safetensors of patchcore, or an exported .onnx); {_GIVE}")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, _one_line(error)) from error
+    if _ENTRY not in metadata:
+        raise ModelFileError(f"{path}: not a model file of this program; make one with: patchcore fit")
+    try:
+        content = json.loads(metadata[_ENTRY])
+        version, digest, manifest = content["format"], content["sha256"], content["manifest"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, "its manifest cannot be read") from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: written in format {version}, newer than this version reads ({FORMAT_VERSION}); "
+            "pip install --upgrade patchcore-plugin"
+        )
+    if not isinstance(version, int) or version < 1 or not isinstance(manifest, dict) or _digest(manifest) != digest:
+        raise _damaged(path, "its manifest does not match its checksum")
+    return manifest
+
+
+def require_file(path: Path, command: str) -> None:
+    """Refuse a path where no file is; `command` is what makes one with ``--out``, such as "fit IMAGES".
+
+    Raises
+    ------
+    ModelFileError
+        If there is nothing, or a folder.
+    """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder, not a model file; {_GIVE}")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file; make one with: patchcore {command} --out {path}")
+
+
+def head(path: Path) -> bytes:
+    """Return the first bytes of a file, by which its kind is known: safetensors have a { after a length of 8 bytes."""
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and manifest of a model file, checked: names, shapes, dtypes, values, checksums.
+
+    Raises
+    ------
+    ModelFileError
+        As `read_manifest`, and if the tensors are not those that the manifest describes.
+    """
+    manifest = read_manifest(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, _one_line(error)) from error
+    described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()}
+    if described != manifest["tensors"] or hash_weights(tensors) != manifest["sha256"]:
+        raise _damaged(path, "its tensors do not match their checksum")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise _damaged(path, f"tensor {name} holds values that are not finite")
+    return tensors, manifest
+
+
+def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], host: Host) -> None:
+    """Refuse a model whose components are not here, and say what installs them."""
+    for role in ROLES:
+        try:
+            host.component(role, recipe.choice(role).name)
+        except PluginError as error:
+            needed = manifest["plugins"][role]["distribution"]
+            raise ModelFileError(
+                f"{path}: needs {role} {recipe.choice(role).name!r}, which is not available here; "
+                f"pip install --upgrade {needed} (details: patchcore plugins list)"
+            ) from error
+
+
+def software() -> dict[str, str]:
+    """Return, for a manifest, the versions of what computes."""
+    packages = ("patchcore-plugin", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def _damaged(path: Path, reason: str) -> ModelFileError:
+    return ModelFileError(f"{path}: damaged ({reason}); copy it again from its source, or fit again")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

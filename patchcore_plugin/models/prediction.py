@@ -1,0 +1,163 @@
+"""What is found in one image, and which normal patch it was compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calibration import Calibration
+from .preprocessing import Geometry, geometry
+from .recipes.recipe import Preprocessing
+from .regions import Region, find_regions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """The normal patch that the most anomalous patch of an image was compared with.
+
+    Parameters
+    ----------
+    image
+        Path of the training image; None if it was given as an array.
+    x, y
+        The normal patch's centre in that image, in its pixels.
+    peak_x, peak_y
+        The most anomalous patch's centre in the image judged, in its pixels.
+    distance
+        The patch's score.
+    number, size
+        Which of the model's training images it is, and that image's height and width.
+    box, peak_box
+        What the two patches, cells of the grid, cover in their images: left, top, width, height.
+    """
+
+    image: str | None
+    x: int
+    y: int
+    peak_x: int
+    peak_y: int
+    distance: float
+    number: int
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    peak_box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What was found in one image.
+
+    Parameters
+    ----------
+    path
+        The image's path; None if it was given as an array.
+    size
+        Its height and width.
+    score
+        Image score; larger is more anomalous.
+    anomaly_map
+        float32 [H, W], of the image's own size and orientation; None for methods without maps.
+    threshold, is_anomalous
+        What the score is compared with, and whether it is larger; None where there is no threshold.
+    nearest
+        The nearest normal patch; None for methods that know of none.
+    p_value
+        The conformal p-value: how rare good images with such a score are, at most; None where it is not known.
+    regions
+        Where the map is above its threshold, highest peak first; they do not decide the verdict.
+    """
+
+    path: str | None
+    size: tuple[int, int]
+    score: float
+    anomaly_map: NDArray[np.float32] | None
+    threshold: float | None
+    is_anomalous: bool | None
+    nearest: Nearest | None
+    p_value: float | None = None
+    regions: tuple[Region, ...] = ()
+
+    @classmethod
+    def against(
+        cls,
+        calibration: Calibration,
+        path: str | None,
+        size: tuple[int, int],
+        score: float,
+        anomaly_map: NDArray[np.float32] | None,
+        nearest: Nearest | None,
+    ) -> Prediction:
+        """Return what was found, with what the calibration says of it."""
+        threshold, map_threshold = calibration.threshold, calibration.map_threshold
+        found = () if anomaly_map is None or map_threshold is None else find_regions(anomaly_map, map_threshold)
+        return cls(
+            path=path,
+            size=size,
+            score=score,
+            anomaly_map=anomaly_map,
+            threshold=threshold,
+            is_anomalous=None if threshold is None else score > threshold,
+            nearest=nearest,
+            p_value=calibration.p_value(score),
+            regions=found,
+        )
+
+
+def nearest_patch(
+    shape: Geometry,
+    scores: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    images: Sequence[Mapping[str, Any]],
+    options: Preprocessing,
+) -> Nearest:
+    """Return what the most anomalous patch of an image was compared with.
+
+    Parameters
+    ----------
+    shape
+        How the image was prepared.
+    scores, rows
+        Patch scores and nearest bank rows, [h, w].
+    origin
+        Training image, row and column of every bank row, [M, 3].
+    images
+        Path, height and width of every training image.
+    options
+        How they were prepared.
+    """
+    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+    number, normal_row, normal_column = origin[rows[row, column]].tolist()
+    image = images[number]
+    size = image["height"], image["width"]
+    (x, y), box = _cell(geometry(options, size), scores.shape, normal_row, normal_column)
+    (peak_x, peak_y), peak_box = _cell(shape, scores.shape, int(row), int(column))
+    return Nearest(
+        image=image["path"],
+        x=x,
+        y=y,
+        peak_x=peak_x,
+        peak_y=peak_y,
+        distance=float(scores[row, column]),
+        number=number,
+        size=size,
+        box=box,
+        peak_box=peak_box,
+    )
+
+
+def _cell(
+    shape: Geometry, grid: tuple[int, ...], row: int, column: int
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return, in whole pixels of the image, the centre (x, y) of a grid cell, and what it covers."""
+    _, _, height, width = shape.crop
+    tall, wide = height / grid[0], width / grid[1]
+    x, y = shape.to_image((row + 0.5) * tall, (column + 0.5) * wide)
+    left, top = shape.to_image(row * tall, column * wide)
+    right, bottom = shape.to_image((row + 1) * tall, (column + 1) * wide)
+    box = round(left), round(top), max(round(right) - round(left), 1), max(round(bottom) - round(top), 1)
+    return (int(x), int(y)), box

@@ -1,0 +1,116 @@
+"""Images to network inputs, and maps on the input back to maps on the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patchcore_plugin.data.images import to_unit
+
+from .recipes.recipe import Map, Preprocessing
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which part of an image the network's input shows.
+
+    Parameters
+    ----------
+    image
+        Height and width of the image.
+    resized
+        Height and width that the whole image is resized to.
+    crop
+        Top, left, height and width of the input within the resized image.
+    """
+
+    image: tuple[int, int]
+    resized: tuple[int, int]
+    crop: tuple[int, int, int, int]
+
+    def to_image(self, row: float, column: float) -> tuple[float, float]:
+        """Return the image position (x, y), in pixels from its top left corner, of a position of the input."""
+        top, left, _, _ = self.crop
+        y = (top + row) * self.image[0] / self.resized[0]
+        x = (left + column) * self.image[1] / self.resized[1]
+        return x, y
+
+    def box(self) -> tuple[int, int, int, int]:
+        """Return the inspected part of the image as top, left, bottom, right, in whole pixels."""
+        _, _, height, width = self.crop
+        left, top = self.to_image(0, 0)
+        right, bottom = self.to_image(height, width)
+        return round(top), round(left), round(bottom), round(right)
+
+
+def geometry(options: Preprocessing, image: tuple[int, int]) -> Geometry:
+    """Return how an image of that height and width is prepared."""
+    height, width = options.size
+    if options.keep_aspect:
+        scale = max(height / image[0], width / image[1])
+        height, width = max(height, round(image[0] * scale)), max(width, round(image[1] * scale))
+    crop_height, crop_width = options.crop or (height, width)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return Geometry(image=image, resized=(height, width), crop=(top, left, crop_height, crop_width))
+
+
+def prepare(image: NDArray[Any], options: Preprocessing) -> Tensor:
+    """Return the network's input, not yet normalised, of an image.
+
+    Parameters
+    ----------
+    image
+        RGB [H, W, 3]; uint8, uint16, or float32 in 0..1.
+
+    Returns
+    -------
+    Tensor
+        float32 [3, h, w] in 0..1: resized bilinearly with antialiasing, then cropped.
+    """
+    shape = geometry(options, (image.shape[0], image.shape[1]))
+    pixels = torch.from_numpy(to_unit(image)).permute(2, 0, 1)
+    if pixels.shape[1:] != shape.resized:
+        pixels = F.interpolate(pixels[None], size=shape.resized, mode="bilinear", antialias=True, align_corners=False)[
+            0
+        ]
+    top, left, height, width = shape.crop
+    return pixels[:, top : top + height, left : left + width].contiguous()
+
+
+def anomaly_map(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
+    """Return patch scores [h, w] as a map of the image, float32 [H, W].
+
+    Upsampled to the network's input, blurred there (sigma in its pixels; Gaussian up to four sigma,
+    borders reflected), and resized to the inspected part of the image. Outside that part it is 0.
+    """
+    return on_image(upsampled(scores, shape, options), shape, options)
+
+
+def upsampled(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
+    """Return patch scores [h, w] at the size of the network's input; the first half of `anomaly_map`."""
+    _, _, height, width = shape.crop
+    interpolation = cv2.INTER_LINEAR if options.upsample == "bilinear" else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(scores, (width, height), interpolation=interpolation), dtype=np.float32)
+
+
+def on_image(full: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
+    """Return a map of the network's input, blurred, as a map of the image; the second half of `anomaly_map`."""
+    if options.sigma > 0:
+        side = 2 * int(4 * options.sigma + 0.5) + 1
+        full = np.asarray(
+            cv2.GaussianBlur(full, (side, side), options.sigma, borderType=cv2.BORDER_REFLECT), dtype=np.float32
+        )
+    top, left, bottom, right = shape.box()
+    inside = cv2.resize(full, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    if inside.shape == shape.image:
+        return np.asarray(inside, dtype=np.float32)
+    whole = np.zeros(shape.image, dtype=np.float32)
+    whole[top:bottom, left:right] = inside
+    return whole

