@@ -27,10 +27,10 @@ BANNED = {
 }
 """Words that are not in the project's vocabulary, and what to write instead."""
 FORBIDDEN = re.compile(rf"\b(?:{'|'.join(BANNED)})\b", re.IGNORECASE)
-PARTICIPLES = frozenset(
-    ("found", "kept", "judged", "seen", "made", "told", "done", "known", "given", "drawn", "taken", "held", "said")
-    + ("shown", "written", "chosen", "built", "sent", "cut", "learnt", "learned", "begun", "gone", "left")
-)
+PARTICIPLES = {
+    *("found", "kept", "judged", "seen", "made", "told", "done", "known", "given", "drawn", "taken", "held", "said"),
+    *("shown", "written", "chosen", "built", "sent", "cut", "learnt", "learned", "begun", "gone", "left"),
+}
 NOUNS = frozenset({"seed", "speed", "embed", "need", "feed", "shed"})
 """Words that end like participles and are none."""
 TEXTS = ("*.md", "docs/**/*.md", "docs/**/*.svg", "patchcore_plugin/**/*.j2", "patchcore_plugin/**/*.toml")
