@@ -33,6 +33,8 @@ PARTICIPLES = {
 }
 NOUNS = frozenset({"seed", "speed", "embed", "need", "feed", "shed"})
 """Words that end like participles and are none."""
+FORMAT_KEY = '"photos"'
+"""A key of model files, which older versions wrote as well."""
 TEXTS = ("*.md", "docs/**/*.md", "docs/**/*.svg", "patchcore_plugin/**/*.j2", "patchcore_plugin/**/*.toml")
 SOURCES = ("patchcore_plugin", "backbones", "examples", "benchmarks", "native")
 
@@ -48,7 +50,7 @@ def python_files() -> list[Path]:
 def words(path: Path) -> Iterator[str]:
     """Yield a line for each forbidden word of a file."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        for match in FORBIDDEN.finditer(line):
+        for match in FORBIDDEN.finditer(line.replace(FORMAT_KEY, '""')):
             yield f"{path.relative_to(ROOT)}:{number}: {match[0]!r} in {line.strip()[:90]}"
 
 

@@ -16,10 +16,17 @@ _DATA, _OFFSETS = "thumbnails.data", "thumbnails.offsets"
 
 
 def pack_thumbnails(thumbnails: Mapping[int, bytes], images: int) -> dict[str, Tensor]:
-    """Return the thumbnails of so many training images, by their numbers, as tensors; no tensors for none.
+    """Return thumbnails as tensors; none without thumbnails.
 
-    The files lie one after the other, uint8 [bytes], between offsets, int64 [images + 1]; an image without one takes
-    no byte.
+    The tensors are the concatenated files, uint8 [bytes], and their offsets, int64 [images + 1]. The file of an image
+    without thumbnail has length 0.
+
+    Parameters
+    ----------
+    thumbnails
+        JPEG files, by number of the training image.
+    images
+        Number of training images.
     """
     if not thumbnails:
         return {}
@@ -30,12 +37,21 @@ def pack_thumbnails(thumbnails: Mapping[int, bytes], images: int) -> dict[str, T
 
 
 def unpack_thumbnails(path: Path, tensors: Mapping[str, Tensor], images: int) -> dict[int, bytes]:
-    """Return what `packed` made tensors of; nothing, if the model file at `path` has no thumbnails.
+    """Return the thumbnails in the tensors of a model file; empty if there are none.
+
+    Parameters
+    ----------
+    path
+        The model file, for messages.
+    tensors
+        Those of `pack_thumbnails`, among others.
+    images
+        Number of training images.
 
     Raises
     ------
     ModelFileError
-        If the tensors are not those of thumbnails of so many images.
+        If the tensors are not the thumbnails of that number of images.
     """
     if _DATA not in tensors:
         return {}
@@ -49,5 +65,5 @@ def unpack_thumbnails(path: Path, tensors: Mapping[str, Tensor], images: int) ->
     ):
         raise ModelFileError(f"{path}: damaged (its thumbnails are not those of {images} images); fit again")
     files, ends = data.numpy().tobytes(), offsets.tolist()
-    each = (files[start:end] for start, end in pairwise(ends))
-    return {number: file for number, file in enumerate(each) if file}
+    parts = (files[start:end] for start, end in pairwise(ends))
+    return {number: part for number, part in enumerate(parts) if part}

@@ -19,7 +19,7 @@ from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 
 from .base import BaseModel
-from .export_description import ENTRY, damaged_error, parse_description
+from .export_description import ENTRY, damage_error, parse_description
 from .file import require_file
 from .images import BATCH, reader_count
 from .prediction import Nearest, Prediction, nearest_patch
@@ -69,13 +69,13 @@ class ExportedModel(BaseModel):
         """Number of rows of all memory banks."""
         self.covering_radius = about.covering_radius
         """Covering radius of the only member; None for several."""
-        self.images = [dataclasses.asdict(image) for image in about.photos]
+        self.images = [dataclasses.asdict(image) for image in about.images]
         """Path, height and width of each training image."""
         self.calibration = about.calibration
         try:
             self.recipe = Recipe.from_dict(about.recipe)
         except OptionError as error:
-            raise damaged_error(path, str(error)) from error
+            raise damage_error(path, str(error)) from error
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> ExportedModel:
@@ -269,7 +269,7 @@ def _session(path: Path, device: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no base of their own
-        raise damaged_error(path, _first_line(error)) from error
+        raise damage_error(path, _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:
