@@ -1,6 +1,6 @@
 """Model files of formats 1 and 2, written before keys and options were renamed, load and predict as they did.
 
-The files in ``data`` have the manifest key "photos", the tensor "bank.images", and for SPADE the scorer option "photos".
+The files in ``data`` have the manifest key "photos", the tensor "bank.images", and for SPADE the option "photos".
 ``expected.json`` holds the predictions of the program that wrote them. The tolerance covers the CPU kernels of other
 machines.
 """

@@ -152,9 +152,7 @@ def test_the_map_is_that_of_the_members_that_have_one() -> None:
 def test_the_nearest_patch_is_that_of_the_highest_normalised_score() -> None:
     ensemble = tiny.ensemble(FINE, OTHER).fit(GOOD)
     nearest = [alone(ensemble, number).fit(GOOD).predict(TEST[1:])[0].nearest for number in range(2)]
-    scaled = [
-        each.distance / member.scale.map for each, member in zip(nearest, ensemble.members, strict=True) if each
-    ]
+    scaled = [each.distance / member.scale.map for each, member in zip(nearest, ensemble.members, strict=True) if each]
     highest = nearest[int(np.argmax(scaled))]
     (prediction,) = ensemble.predict(TEST[1:])
     assert prediction.nearest is not None
