@@ -10,7 +10,7 @@ import pytest
 
 from patchcore_plugin.data.images import to_8_bit
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.inference.rendering import STRONGEST, colour_bar, heat_map, overlay, with_regions
+from patchcore_plugin.inference.rendering import MAX_OPACITY, colour_bar, draw_regions, heat_map, overlay
 from patchcore_plugin.models.regions import find_regions
 
 
@@ -75,7 +75,7 @@ def test_heat_grows_more_opaque_with_the_value() -> None:
     mixed = overlay(image, values, (0.0, 1.0)).astype(int)
     heat = heat_map(values, (0.0, 1.0)).astype(int)
     share = (mixed - 128) / np.where(heat == 128, 1, heat - 128)
-    for position, opacity in [(64, 0.25 * STRONGEST), (128, 0.5 * STRONGEST), (255, STRONGEST)]:
+    for position, opacity in [(64, 0.25 * MAX_OPACITY), (128, 0.5 * MAX_OPACITY), (255, MAX_OPACITY)]:
         strongest_channel = int(np.argmax(np.abs(heat[0, position] - 128)))
         assert share[0, position, strongest_channel] == pytest.approx(opacity, abs=0.01)
 
@@ -121,7 +121,7 @@ def test_regions_are_outlined_and_boxed_for_any_image_to_show(grey: int) -> None
     # A triangle: its outline is not its box.
     values[20:60, 30:70] = np.tri(40)
     image = np.full((80, 100, 3), grey, dtype=np.uint8)
-    drawn = with_regions(image, find_regions(values, 0.5))
+    drawn = draw_regions(image, find_regions(values, 0.5))
     assert (image == grey).all()
     light = luminance(drawn)
     for top, left in ((40, 29), (20, 60), (40, 50)):
@@ -131,12 +131,12 @@ def test_regions_are_outlined_and_boxed_for_any_image_to_show(grey: int) -> None
     far[17:63, 27:73] = False
     assert (drawn[far] == grey).all()
     assert (drawn[52:56, 34:38] == grey).all()
-    assert (with_regions(image, ()) == image).all()
+    assert (draw_regions(image, ()) == image).all()
 
 
 def test_a_region_at_the_border_is_outlined_within_the_image() -> None:
     image = np.full((20, 30, 3), 128, dtype=np.uint8)
-    drawn = with_regions(image, find_regions(np.ones((20, 30), dtype=np.float32), 0.5))
+    drawn = draw_regions(image, find_regions(np.ones((20, 30), dtype=np.float32), 0.5))
     bright = luminance(drawn) > 0.6
     assert bright[0].all()
     assert bright[-1].all()
@@ -149,7 +149,7 @@ def test_lines_grow_with_the_image() -> None:
         values = np.zeros((side, side), dtype=np.float32)
         values[side // 4 : side // 2, side // 4 : side // 2] = 1
         image = np.full((side, side, 3), 128, dtype=np.uint8)
-        return float((with_regions(image, find_regions(values, 0.5)) != 128).any(axis=2).mean())
+        return float((draw_regions(image, find_regions(values, 0.5)) != 128).any(axis=2).mean())
 
     # Lines of one width would take an eighth of the share.
     assert 0.3 < share(2000) / share(250) < 1.5
