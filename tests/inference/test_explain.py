@@ -190,14 +190,14 @@ def test_thumbnails_have_the_numbers_of_their_images(fitted: pp.Detector) -> Non
     read = np.concatenate(fit_order(10, 0)).tolist()
     assert read != sorted(read)
     assert dict(fitted.thumbnails) == {number: thumbnail(draw(seed)) for number, seed in enumerate(read)}
-    (found,) = fitted.predict([draw(read[3])])
-    assert found.nearest is not None
+    (outcome,) = fitted.predict([draw(read[3])])
+    assert outcome.nearest is not None
     bank_images = set(fitted.bank.origin[:, 0].tolist())
-    assert found.nearest.number in bank_images
+    assert outcome.nearest.number in bank_images
     assert np.abs(decoded(fitted.thumbnails[3]).astype(int) - draw(read[3])).mean() < 4
 
 
-def test_models_keep_them_and_older_programs_can_read_the_file(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_thumbnails_are_saved_in_format_1(fitted: pp.Detector, tmp_path: Path) -> None:
     for name in ("one", "two"):
         fitted.save(tmp_path / name)
     again = make().fit([draw(seed) for seed in range(10)], keep_thumbnails=True)
@@ -214,7 +214,7 @@ def test_models_keep_them_and_older_programs_can_read_the_file(fitted: pp.Detect
     assert not make().fit([draw(seed) for seed in range(3)]).thumbnails
 
 
-def test_an_ensemble_keeps_them_once(tmp_path: Path) -> None:
+def test_ensemble_saves_thumbnails_once(tmp_path: Path) -> None:
     ensemble = pp.Ensemble.from_recipe(
         "patchcore-ensemble",
         backbone="efficientnet-lite0",
@@ -232,12 +232,12 @@ def test_an_ensemble_keeps_them_once(tmp_path: Path) -> None:
         "member0.thumbnails.offsets",
     ]
     image = draw(50, defect=True)
-    (found,) = loaded.predict_each([image], keep_pixels=True)
-    assert isinstance(found, pp.Prediction)
-    assert explanation_picture(found, loaded.thumbnails) is not None
+    (outcome,) = loaded.predict_each([image], keep_pixels=True)
+    assert isinstance(outcome, pp.Prediction)
+    assert explanation_picture(outcome, loaded.thumbnails) is not None
 
 
-def test_an_update_keeps_those_of_the_new_images_if_there_are_some(tmp_path: Path) -> None:
+def test_update_adds_thumbnails_only_if_there_are_some(tmp_path: Path) -> None:
     for seed in range(7):
         write(tmp_path / f"{seed}.png", draw(seed))
     old, new = ([tmp_path / f"{seed}.png" for seed in seeds] for seeds in (range(4), range(4, 7)))
@@ -248,7 +248,7 @@ def test_an_update_keeps_those_of_the_new_images_if_there_are_some(tmp_path: Pat
     assert not make().fit(old).update(new).thumbnails
 
 
-def test_packed_is_unpacked_also_where_some_images_have_none() -> None:
+def test_packed_thumbnails_are_unpacked() -> None:
     some = {1: b"one", 3: b"three"}
     assert unpacked(Path("m"), packed(some, 5), 5) == some
     assert packed({}, 5) == {}
@@ -268,14 +268,14 @@ def test_packed_is_unpacked_also_where_some_images_have_none() -> None:
         lambda tensors: tensors["thumbnails.offsets"].__setitem__(1, 9),
     ],
 )
-def test_offsets_that_cannot_be_are_refused(damage: Callable[[dict[str, torch.Tensor]], object]) -> None:
+def test_invalid_offsets_are_refused(damage: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = packed({0: b"one", 1: b"two"}, 2)
     damage(tensors)
     with pytest.raises(pp.ModelFileError, match=r"m: damaged \(its thumbnails are not those of 2 images\); fit again"):
         unpacked(Path("m"), tensors, 2)
 
 
-def test_a_thumbnail_that_is_no_small_jpeg_is_refused() -> None:
+def test_thumbnail_that_is_not_a_small_jpeg_is_refused() -> None:
     good = thumbnail(draw(0))
     large = cv2.imencode(".jpg", np.zeros((1, LIMIT + 1, 3), np.uint8))[1].tobytes()
     png = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
@@ -289,23 +289,24 @@ def test_a_thumbnail_that_is_no_small_jpeg_is_refused() -> None:
             decoded(file)
 
 
-def test_predict_writes_them_for_defects_when_the_images_are_gone(tmp_path: Path) -> None:
+def test_predict_explains_defects_without_the_training_images(tmp_path: Path) -> None:
     for seed in range(8):
         write(tmp_path / "good" / f"{seed}.png", draw(seed))
     write(tmp_path / "new" / "bad.png", draw(50, defect=True))
     write(tmp_path / "new" / "good.png", draw(3))
     model, out = tmp_path / "part.safetensors", tmp_path / "out"
-    for option, shown in (("--keep-thumbnails", True), (None, False)):
-        options = [] if option is None else [option]
+    for options, explained in (["--keep-thumbnails"], True), ([], False):
         assert patchcore("fit", tmp_path / "good", "--out", model, *options, *SMALL).code == 0
         shutil.move(tmp_path / "good", tmp_path / "moved")
-        ended = patchcore("predict", model, tmp_path / "new", "--out", out, "--coco", "--device", "cpu")
-        assert ended.code == 0
+        process = patchcore("predict", model, tmp_path / "new", "--out", out, "--coco", "--device", "cpu")
+        assert process.code == 0
         shutil.move(tmp_path / "moved", tmp_path / "good")
         bad, good = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
         assert (bad["is_anomalous"], good["is_anomalous"], good["why"]) == (True, False, None)
-        assert (bad["why"], str(out / "why") in ended.out) == (("why/new_bad.png", True) if shown else (None, False))
-        if shown:
+        assert (bad["why"], str(out / "why") in process.out) == (
+            ("why/new_bad.png", True) if explained else (None, False)
+        )
+        if explained:
             assert read_image(out / bad["why"]).shape == (SIDE, 2 * SIDE + GAP, 3)
     coco = json.loads((out / "coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["bad.png", "good.png"]
