@@ -15,12 +15,12 @@ from patchcore_plugin.errors import DatasetError, ImageError, ResultsError
 
 from .journal import lock_folder, recover_records, sync_folder
 from .polling import FileVersion, FolderPoller, PendingImage
-from .runner import Predictor
 from .writer import ResultsWriter
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.prediction import Prediction
 
+    from .runner import Predictor
     from .writer import Explain
 
 STOP_CHECK_SECONDS = 0.1
