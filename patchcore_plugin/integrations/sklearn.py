@@ -139,9 +139,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             scores = np.array([score for _, score in detector.held_out_scores], dtype=np.float64)
         if fraction is not None:
             threshold = float(np.percentile(scores, 100 * (1 - fraction)))
-            source = (
-                f"{fraction:g} of {len(scores)} training images, each scored by a bank without it, are above"
-            )
+            source = f"{fraction:g} of {len(scores)} training images, each scored by a bank without it, are above"
             detector.calibration = dataclasses.replace(detector.calibration.at_threshold(threshold), source=source)
         assert detector.threshold is not None
         self.detector_: Detector = detector

@@ -38,9 +38,7 @@ def member(backbone: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def recipe(*members: Any, **tables: Any) -> pp.Recipe:
-    return pp.Recipe.from_dict(
-        {"name": "mine", "preprocessing": {"size": [64, 64]}, **tables, "members": [*members]}
-    )
+    return pp.Recipe.from_dict({"name": "mine", "preprocessing": {"size": [64, 64]}, **tables, "members": [*members]})
 
 
 def make(*members: Any, seed: int = 0, host: pp.Host | None = None, **tables: Any) -> pp.Detector:

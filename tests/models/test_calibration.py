@@ -264,7 +264,9 @@ def test_the_scale_rises_and_leaves_room_above_good_parts(offset: float, spread:
 
 
 def test_methods_without_maps_have_no_threshold_for_them() -> None:
-    found = Calibration.from_held_out([HeldOutScore.summarise(score, None) for score in (1.0, 3.0)], "no maps").with_defective([2.0])
+    found = Calibration.from_held_out(
+        [HeldOutScore.summarise(score, None) for score in (1.0, 3.0)], "no maps"
+    ).with_defective([2.0])
     for each in (found, found.at_best_f1(), found.at_threshold(2)):
         assert (each.map_threshold, each.map_scale, each.peaks) == (None, (0.0, 1.0), ())
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patchcore_plugin.models.averaging import Unit
+from patchcore_plugin.models.fitting.learners import Judged
 from torch import Tensor
 
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import write_png
 from patchcore_plugin.models import file as model_file
-from patchcore_plugin.models.averaging import Unit
 from patchcore_plugin.models.calibration import fit_order
-from patchcore_plugin.models.fitting.learners import Judged
 from patchcore_plugin.models.preprocessing import anomaly_map, geometry, prepare
 from tests.models.ensembles import COARSE, DN2, FINE, GOOD, OTHER, TEST, alone, grids, make, map_of, member
 

@@ -193,9 +193,7 @@ def test_a_recipe_is_shown_as_it_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(TOML, encoding="utf-8")
     shown = done("recipes", "show", tmp_path / "mine.toml").out
     (tmp_path / "again.toml").write_text(shown, encoding="utf-8")
-    first, second = (
-        pp.Recipe.load(str(tmp_path / name)).resolve(pp.Host(), 0) for name in ("mine.toml", "again.toml")
-    )
+    first, second = (pp.Recipe.load(str(tmp_path / name)).resolve(pp.Host(), 0) for name in ("mine.toml", "again.toml"))
     assert {**first.to_dict(), "name": "", "summary": ""} == {**second.to_dict(), "name": "", "summary": ""}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patchcore_plugin.models.fitting.inputs import BATCH, Input
+from patchcore_plugin.models.fitting.reading import judge_each
 
 from patchcore_plugin import ImageError, Prediction
 from patchcore_plugin.models.calibration import Calibration
-from patchcore_plugin.models.fitting.inputs import BATCH, Input
-from patchcore_plugin.models.fitting.reading import judge_each
 from patchcore_plugin.models.recipes import Preprocessing
 
 OPTIONS = Preprocessing(size=(8, 8))

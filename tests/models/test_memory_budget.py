@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import typer
+from patchcore_plugin.models.fitting.learners import Kept
+from patchcore_plugin.models.fitting.reducing import Union
 
 import patchcore_plugin as pp
 from patchcore_plugin import cli
@@ -21,9 +23,7 @@ from patchcore_plugin.cli.setup import parse_size
 from patchcore_plugin.kernels import device
 from patchcore_plugin.models.calibration import fit_order, held_out
 from patchcore_plugin.models.fitting import memory
-from patchcore_plugin.models.fitting.learners import Kept
 from patchcore_plugin.models.fitting.merge_reduce import Merged
-from patchcore_plugin.models.fitting.reducing import Union
 from tests.models import tiny
 from tests.models.test_update import distances, patches
 

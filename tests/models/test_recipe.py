@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from patchcore_plugin import Host, OptionError, PluginError, Recipe, load_recipe
+from patchcore_plugin import Host, OptionError, PluginError, Recipe
 from patchcore_plugin.models.recipes import Choice, Map, Preprocessing
 from patchcore_plugin.plugins.specs import ROLES
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patchcore_plugin.models.fitting.reducing import reduced
+from patchcore_plugin.models.fitting.updating import extended
 from torch import Tensor
 
 import patchcore_plugin as pp
 from patchcore_plugin.models.calibration import Calibration, HeldOutScore
-from patchcore_plugin.models.fitting.reducing import reduced
-from patchcore_plugin.models.fitting.updating import extended
 from tests.models import tiny
 
 OLD = [tiny.draw(number) for number in range(12)]
