@@ -1,4 +1,4 @@
-"""A detector of a few lines, for which the darkness of a pixel is its anomaly score, and a category for it."""
+"""A detector whose anomaly score of a pixel is its darkness, and a category for it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class FakeDetector:
             progress("patches", len(paths), len(paths))
 
     def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
-        for number, path in enumerate(paths):
-            if number == self.fails_after:
-                raise PatchcoreError("the power went")
+        for index, path in enumerate(paths):
+            if index == self.fails_after:
+                raise PatchcoreError("power failure")
             grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.stat().st_size > 20 else None
             if grey is None:
                 error = ImageError(f"{path}: cannot be read")
@@ -58,8 +58,8 @@ class FakeDetector:
             yield FakePrediction(str(path), score, darkness if self.has_maps else None)
 
 
-def draw(path: Path, grey: int, spot: int | None = None, shape: tuple[int, int] = (24, 32)) -> Path:
-    """Write a grey image with a darker square."""
+def write_image(path: Path, grey: int, spot: int | None = None, shape: tuple[int, int] = (24, 32)) -> Path:
+    """Write a grey image, optionally with a square of another grey."""
     image = np.full((*shape, 3), grey, dtype=np.uint8)
     if spot is not None:
         image[4:10, 6:14] = spot
@@ -68,7 +68,7 @@ def draw(path: Path, grey: int, spot: int | None = None, shape: tuple[int, int] 
     return path
 
 
-def draw_mask(path: Path, shape: tuple[int, int] = (24, 32)) -> Path:
+def write_mask(path: Path, shape: tuple[int, int] = (24, 32)) -> Path:
     mask = np.zeros(shape, dtype=np.uint8)
     mask[4:10, 6:14] = 255
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,14 +76,14 @@ def draw_mask(path: Path, shape: tuple[int, int] = (24, 32)) -> Path:
     return path
 
 
-def draw_category(folder: Path, name: str = "nut") -> Category:
+def write_category(folder: Path, name: str = "nut") -> Category:
     root = folder / name
-    good = [draw(root / f"test/good/{k:03}.png", 200 - 10 * k) for k in range(3)]
-    bad = [draw(root / f"test/hole/{k:03}.png", 200, spot=20 + 40 * k) for k in range(3)]
-    masks = [draw_mask(root / f"ground_truth/hole/{k:03}_mask.png") for k in range(3)]
+    good = [write_image(root / f"test/good/{k:03}.png", 200 - 10 * k) for k in range(3)]
+    bad = [write_image(root / f"test/hole/{k:03}.png", 200, spot=20 + 40 * k) for k in range(3)]
+    masks = [write_mask(root / f"ground_truth/hole/{k:03}_mask.png") for k in range(3)]
     return Category(
         name=name,
-        train=(draw(root / "train/good/000.png", 200),),
+        train=(write_image(root / "train/good/000.png", 200),),
         test=(
             *(TestImage(path, "good", False, None) for path in good),
             *(TestImage(path, "hole", True, mask) for path, mask in zip(bad, masks, strict=True)),
