@@ -190,6 +190,21 @@ def compare(
         If two recipes have the same name, or names that map to the same folder.
     OSError
         If a result cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from patchcore_plugin.evaluation import CategoryResult, image_metrics, pixel_metrics
+    >>> from patchcore_plugin.data.datasets import Category
+    >>> def measure(candidate, category, folder):
+    ...     folder.mkdir(parents=True)
+    ...     image = image_metrics([False, True], [1.0, candidate.recipe["gain"]])
+    ...     return CategoryResult(category.name, {"image_auroc": image.auroc}, image, pixel_metrics([], []))
+    >>> candidates = [Candidate(name, {"gain": gain}) for name, gain in (("low", 0.5), ("high", 2.0))]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     comparison = compare([Category("screw", (), ())], candidates, Path(folder), measure)
+    >>> {entry.candidate.name: entry.mean["image_auroc"] for entry in comparison.entries}
+    {'low': 0.0, 'high': 1.0}
     """
     _require_unique_folders(candidates)
     out.mkdir(parents=True, exist_ok=True)

@@ -21,15 +21,7 @@ from patchcore_plugin.inference.writer import PredictionLike, ResultsWriter
 
 from .metrics.image import image_metrics
 from .metrics.pixel import PixelSpool
-from .results import (
-    CategoryResult,
-    Evaluation,
-    Failure,
-    ImageResult,
-    ThresholdCounts,
-    finite_or_none,
-    write_json,
-)
+from .results import CategoryResult, Evaluation, Failure, ImageResult, ThresholdCounts, write_json
 
 if TYPE_CHECKING:
     from patchcore_plugin.data.datasets import Category, TestImage
@@ -211,7 +203,7 @@ def evaluate_category(
             "fit_seconds_per_image": fit_seconds / training_images if training_images else None,
             "predict_seconds_per_image": predictions.seconds / len(images) if images else None,
             "bank_rows": detector.bank_rows,
-            "covering_radius": finite_or_none(detector.covering_radius),
+            "covering_radius": _finite_or_none(detector.covering_radius),
             **additional,
         },
         image=by_image.thin(),
@@ -244,6 +236,11 @@ def _image_result(
         regions=len(prediction.regions) if has_regions else None,
         area=sum(region.area for region in prediction.regions) / math.prod(prediction.size) if has_regions else None,
     )
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    """Return a value, or None if it is NaN or infinite, which JSON cannot represent."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _folders(images: Sequence[Path]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +85,12 @@ class ThresholdCounts:
         Good images: how many are above the threshold, and how many there are.
     kinds
         The same two numbers by kind of defect.
+
+    Examples
+    --------
+    >>> images = [ImageResult(Path(f"{k}.png"), "good", False, score) for k, score in enumerate([1.0, 2.0, 3.0])]
+    >>> ThresholdCounts.count(images, 2.0).good
+    (1, 3)
     """
 
     threshold: float
@@ -253,11 +258,6 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
     """Return the mean of the values that are not None; None if there are none."""
     numbers = [value for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else None
-
-
-def finite_or_none(value: float | None) -> float | None:
-    """Return a value, or None if it is NaN or infinite, which JSON cannot represent."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def write_json(path: Path, content: object) -> None:

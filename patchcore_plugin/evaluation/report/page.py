@@ -51,6 +51,17 @@ def write_report(evaluation: Evaluation, path: Path, title: str = "PatchCore eva
     ------
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from patchcore_plugin.evaluation import image_metrics, pixel_metrics
+    >>> metrics = dict.fromkeys(METRICS) | {"image_auroc": 0.98}
+    >>> category = CategoryResult("screw", metrics, image_metrics([], []), pixel_metrics([], []))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_report(Evaluation([category]), Path(folder) / "report.html")
+    ...     "0.980" in (Path(folder) / "report.html").read_text(encoding="utf-8")
+    True
     """
     thumbnails = _Thumbnails()
     has_no_maps = bool(evaluation.categories) and all(category.has_no_maps for category in evaluation.categories)
