@@ -15,7 +15,7 @@ HEADINGS = {
     "image_ap": "Image AP",
     "image_f1_max": "Image F1-max",
     "pixel_auroc": "Pixel AUROC",
-    "aupro": f"AUPRO (FPR ≤ {AUPRO_LIMIT:g})",
+    "aupro": f"AUPRO (FPR\u00a0≤\u00a0{AUPRO_LIMIT:g})",
     "false_alarm_rate": "False alarms",
     "detection_rate": "Defects detected",
     "fit_seconds": "Fit time",
