@@ -37,8 +37,8 @@ from .plugins.protocols import (
 from .plugins.specs import CONTRACT_VERSION, AggregatorSpec, BackboneSpec, ComponentSpec, SamplerSpec, ScorerSpec
 
 if TYPE_CHECKING:
-    from .inference.coco import coco_of
-    from .inference.explain import why_picture
+    from .inference.coco import coco_annotations
+    from .inference.explain import explanation_picture
     from .models.calibration import Calibration
     from .models.detector import Detector
     from .models.ensemble import Ensemble
@@ -92,8 +92,9 @@ __all__ = [
     "StreamingScorer",
     "TensorError",
     "WeightsError",
-    "coco_of",
+    "coco_annotations",
     "differences",
+    "explanation_picture",
     "export_model",
     "hash_weights",
     "hookimpl",
@@ -103,7 +104,6 @@ __all__ = [
     "model_of",
     "read_weights",
     "recalibrated",
-    "why_picture",
 ]
 
 _LAZY = {
@@ -117,8 +117,9 @@ _LAZY = {
     "Recipe": "models.recipes.recipe",
     "Region": "models.regions",
     "StagedBackbone": "plugins.staged",
-    "coco_of": "inference.coco",
+    "coco_annotations": "inference.coco",
     "differences": "plugins.weights",
+    "explanation_picture": "inference.explain",
     "export_model": "models.export.model",
     "initialise": "plugins.staged",
     "load_model": "models.loading",
@@ -126,7 +127,6 @@ _LAZY = {
     "model_of": "models.loading",
     "read_weights": "plugins.weights",
     "recalibrated": "models.recalibration",
-    "why_picture": "inference.explain",
 }
 
 

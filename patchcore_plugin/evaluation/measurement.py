@@ -16,8 +16,9 @@ import numpy.typing as npt
 from patchcore_plugin.data import images as image_files
 from patchcore_plugin.data.types import OnError, Progress
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.inference.explain import WhyPictures
-from patchcore_plugin.inference.writer import PredictionLike, ResultsWriter
+from patchcore_plugin.inference.explain import ExplanationPictures
+from patchcore_plugin.inference.runner import Predictor
+from patchcore_plugin.inference.writer import ResultsWriter
 
 from .metrics.image import image_metrics
 from .metrics.pixel import PixelSpool
@@ -26,9 +27,10 @@ from .results import CategoryResult, Evaluation, Failure, ImageResult, Threshold
 if TYPE_CHECKING:
     from patchcore_plugin.data.datasets import Category, TestImage
     from patchcore_plugin.models.calibration import Calibration
+    from patchcore_plugin.models.prediction import Prediction
 
 
-class DetectorLike(Protocol):
+class DetectorLike(Predictor, Protocol):
     """The attributes of `Detector` that an evaluation uses."""
 
     @property
@@ -40,11 +42,7 @@ class DetectorLike(Protocol):
     @property
     def threshold(self) -> float | None: ...  # noqa: D102
     @property
-    def map_scale(self) -> tuple[float, float]: ...  # noqa: D102
-    @property
     def calibration(self) -> Calibration: ...  # noqa: D102
-    @property
-    def thumbnails(self) -> Mapping[int, bytes]: ...  # noqa: D102
 
     def describe(self) -> Mapping[str, Any]:
         """Return the components and settings as JSON-like data."""
@@ -52,10 +50,6 @@ class DetectorLike(Protocol):
 
     def fit(self, paths: Sequence[Path], /, *, on_error: OnError, progress: Progress | None) -> object:
         """Fit on good images."""
-        ...
-
-    def predict_each(self, paths: Sequence[Path], /, *, on_error: OnError) -> Iterator[PredictionLike | ImageError]:
-        """Yield a prediction per image, in order; for an unreadable image its error, if `on_error` is "skip"."""
         ...
 
 
@@ -161,9 +155,11 @@ def evaluate_category(
     failures = [Failure(error.path or "an array", str(error)) for error in detector.skipped]
     training_images = len(category.train) - len(failures)
     has_maps = False
-    predictions = _TimedIterator(detector.predict_each([image.path for image in category.test], on_error=on_error))
+    paths = [image.path for image in category.test]
+    predictions = _TimedIterator(detector.predict_each(paths, on_error=on_error, keep_pixels=True))
+    explain = ExplanationPictures(detector.thumbnails)
     with (
-        ResultsWriter(folder, detector.map_scale, why=WhyPictures(detector)) as writer,
+        ResultsWriter(folder, detector.map_scale, explain=explain) as writer,
         tempfile.TemporaryFile(dir=folder) as file,
     ):
         pixels = PixelSpool(file)
@@ -218,12 +214,11 @@ def evaluate_category(
 
 
 def _image_result(
-    image: TestImage, prediction: PredictionLike, writer: ResultsWriter, map_threshold: float | None
+    image: TestImage, prediction: Prediction, writer: ResultsWriter, map_threshold: float | None
 ) -> ImageResult:
-    pixels = None if prediction.anomaly_map is None else image_files.read_image(image.path)
-    record = writer.write(prediction, pixels, kind=image.kind, label=image.is_anomalous)
+    record = writer.write(prediction, kind=image.kind, label=image.is_anomalous)
     overlay, why = (writer.folder / record[picture] if record[picture] else None for picture in ("overlay", "why"))
-    has_regions = pixels is not None and map_threshold is not None
+    has_regions = prediction.anomaly_map is not None and map_threshold is not None
     return ImageResult(
         path=image.path,
         kind=image.kind,
@@ -266,13 +261,13 @@ def _read_mask(image: TestImage, anomaly_map: npt.NDArray[Any]) -> npt.NDArray[n
 class _TimedIterator:
     """Adds up the seconds spent in an iterator, excluding the time between its items."""
 
-    items: Iterator[PredictionLike | ImageError]
+    items: Iterator[Prediction | ImageError]
     seconds: float = 0.0
 
     def __iter__(self) -> _TimedIterator:
         return self
 
-    def __next__(self) -> PredictionLike | ImageError:
+    def __next__(self) -> Prediction | ImageError:
         start = time.perf_counter()
         try:
             return next(self.items)

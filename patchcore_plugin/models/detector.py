@@ -15,6 +15,7 @@ from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.protocols import Backbone, MemoryBank
 
 from .base import Fittable
+from .calibrated import with_pixels
 from .calibration import Calibration, require_rate
 from .file import require_components, software
 from .fitting.groups import Found, Group, ReadOptions
@@ -127,13 +128,15 @@ class Detector(Fittable[Recipe]):
         return self._state.radius_curve
 
     def predict_each(
-        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop"
+        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop", keep_pixels: bool = False
     ) -> Iterator[Prediction | ImageError]:
         """Judge images one after the other, in order, a batch in memory at a time.
 
         Where `on_error` is "skip", the error of an unreadable image is yielded in its place.
         """
         _ = self.bank  # there must be one
+        if keep_pixels:
+            return with_pixels(images, lambda given: self.predict_each(given, on_error=on_error), on_error)
         return judge_each(images, self.recipe.preprocessing, self._score, self._judge, on_error)
 
     def describe(self) -> dict[str, Any]:

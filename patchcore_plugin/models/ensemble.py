@@ -17,6 +17,7 @@ from patchcore_plugin.plugins.manager import Host
 
 from .averaging import Unit, averaged_map
 from .base import Fittable
+from .calibrated import with_pixels
 from .calibration import Calibration, GoodImage, require_rate
 from .detector import Detector
 from .file import require_components, software
@@ -125,7 +126,7 @@ class Ensemble(Fittable[EnsembleRecipe]):
         return self.members[0].thumbnails
 
     def predict_each(
-        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop"
+        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop", keep_pixels: bool = False
     ) -> Iterator[Prediction | ImageError]:
         """Judge images one after the other; as `Detector.predict_each`.
 
@@ -133,6 +134,8 @@ class Ensemble(Fittable[EnsembleRecipe]):
         ``distance`` is divided too.
         """
         _ = self.units  # there must be some
+        if keep_pixels:
+            return with_pixels(images, lambda given: self.predict_each(given, on_error=on_error), on_error)
         return judge_each(images, self.recipe.preprocessing, self._score, self._judge, on_error)
 
     def describe(self) -> dict[str, Any]:

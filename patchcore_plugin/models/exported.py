@@ -19,7 +19,7 @@ from patchcore_plugin.data.images import as_image, read_image, to_unit
 from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 
-from .calibrated import Calibrated
+from .calibrated import Calibrated, with_pixels
 from .export_description import ENTRY, damaged, described
 from .file import require_file
 from .fitting.inputs import BATCH, READERS
@@ -134,12 +134,15 @@ class ExportedModel(Calibrated):
         return {key: value for key, value in self._said.items() if key not in ("photos", "calibration")}
 
     def predict_each(
-        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop"
+        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop", keep_pixels: bool = False
     ) -> Iterator[Prediction | ImageError]:
         """Judge images one after the other, in order; as `Detector.predict_each`.
 
         Images of one size that follow each other are judged together.
         """
+        if keep_pixels:
+            yield from with_pixels(images, lambda given: self.predict_each(given, on_error=on_error), on_error)
+            return
         remaining = iter(images)
         with ThreadPoolExecutor(READERS, thread_name_prefix="patchcore-read") as pool:
             while batch := list(islice(remaining, BATCH)):

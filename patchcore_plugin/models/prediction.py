@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,8 @@ class Prediction:
         The conformal p-value: how rare good images with such a score are, at most; None where it is not known.
     regions
         Where the map is above its threshold, highest peak first; they do not decide the verdict.
+    pixels
+        The image, RGB [H, W, 3] of uint8 or uint16, upright; None unless `predict_each` was asked to keep it.
     """
 
     path: str | None
@@ -80,6 +82,7 @@ class Prediction:
     nearest: Nearest | None
     p_value: float | None = None
     regions: tuple[Region, ...] = ()
+    pixels: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def against(

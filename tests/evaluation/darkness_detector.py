@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,10 @@ class FakeDetector:
         if progress is not None:
             progress("patches", len(paths), len(paths))
 
-    def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
-        for index, path in enumerate(paths):
+    def predict_each(
+        self, images: Iterable[Any], *, on_error: OnError = "stop", keep_pixels: bool = False
+    ) -> Iterator[FakePrediction | ImageError]:
+        for index, path in enumerate(images):
             if index == self.fails_after:
                 raise PatchcoreError("power failure")
             grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.stat().st_size > 20 else None
@@ -55,7 +57,8 @@ class FakeDetector:
                 continue
             darkness = (1 - grey / 255).astype(np.float32)
             score = float(darkness.max())
-            yield FakePrediction(str(path), score, darkness if self.has_maps else None)
+            pixels = cv2.imread(str(path)) if keep_pixels else None
+            yield FakePrediction(str(path), score, darkness if self.has_maps else None, pixels=pixels)
 
 
 def write_image(path: Path, grey: int, spot: int | None = None, shape: tuple[int, int] = (24, 32)) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,10 @@ def test_counts_at_the_model_threshold(tmp_path: Path) -> None:
     category = replace(category, test=(*category.test, dark, weak))
 
     class WithRegions(FakeDetector):
-        def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
-            for prediction in super().predict_each(paths, on_error=on_error):
+        def predict_each(
+            self, images: Iterable[Any], *, on_error: OnError = "stop", keep_pixels: bool = False
+        ) -> Iterator[FakePrediction | ImageError]:
+            for prediction in super().predict_each(images, on_error=on_error, keep_pixels=keep_pixels):
                 assert isinstance(prediction, FakePrediction)
                 assert prediction.anomaly_map is not None
                 regions = find_regions(prediction.anomaly_map, 0.45)
@@ -206,8 +208,10 @@ def test_prediction_time_excludes_writing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     class Slow(FakeDetector):
-        def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
-            for item in super().predict_each(paths, on_error=on_error):
+        def predict_each(
+            self, images: Iterable[Any], *, on_error: OnError = "stop", keep_pixels: bool = False
+        ) -> Iterator[FakePrediction | ImageError]:
+            for item in super().predict_each(images, on_error=on_error, keep_pixels=keep_pixels):
                 clock[0] += 2.0
                 yield item
 
