@@ -41,14 +41,13 @@ if TYPE_CHECKING:
     from .inference.explain import explanation_picture
     from .models.calibration import Calibration
     from .models.detector import Detector
-    from .models.ensemble import Ensemble
     from .models.export.model import export_model
     from .models.exported import ExportedModel
-    from .models.loading import load_model, model_of
+    from .models.loading import load_model
+    from .models.member import Member
     from .models.prediction import Nearest, Prediction
-    from .models.recalibration import recalibrated
-    from .models.recipes.ensemble import EnsembleRecipe, load_recipe
-    from .models.recipes.recipe import Recipe
+    from .models.recalibration import recalibrate
+    from .models.recipes import Recipe
     from .models.regions import Region
     from .plugins.staged import StagedBackbone, initialise
     from .plugins.weights import differences, read_weights
@@ -65,11 +64,10 @@ __all__ = [
     "ComponentSpec",
     "DatasetError",
     "Detector",
-    "Ensemble",
-    "EnsembleRecipe",
     "ExportedModel",
     "Host",
     "ImageError",
+    "Member",
     "MemoryBank",
     "ModelFileError",
     "Nearest",
@@ -100,21 +98,18 @@ __all__ = [
     "hookimpl",
     "initialise",
     "load_model",
-    "load_recipe",
-    "model_of",
     "read_weights",
-    "recalibrated",
+    "recalibrate",
 ]
 
 _LAZY = {
     "Calibration": "models.calibration",
     "Detector": "models.detector",
-    "Ensemble": "models.ensemble",
-    "EnsembleRecipe": "models.recipes.ensemble",
     "ExportedModel": "models.exported",
+    "Member": "models.member",
     "Nearest": "models.prediction",
     "Prediction": "models.prediction",
-    "Recipe": "models.recipes.recipe",
+    "Recipe": "models.recipes",
     "Region": "models.regions",
     "StagedBackbone": "plugins.staged",
     "coco_annotations": "inference.coco",
@@ -123,10 +118,8 @@ _LAZY = {
     "export_model": "models.export.model",
     "initialise": "plugins.staged",
     "load_model": "models.loading",
-    "load_recipe": "models.recipes.ensemble",
-    "model_of": "models.loading",
     "read_weights": "plugins.weights",
-    "recalibrated": "models.recalibration",
+    "recalibrate": "models.recalibration",
 }
 
 
