@@ -13,12 +13,12 @@ import numpy as np
 from patchcore_plugin.data.datasets import Category, TestImage
 from patchcore_plugin.data.types import OnError, Progress
 from patchcore_plugin.errors import ImageError, PatchcoreError
-from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore
 from tests.inference.predictions import FakePrediction
 
-CALIBRATION = Calibration.of_good([GoodImage(score, 0.0, score) for score in (0.2, 0.3, 0.4)], "three").at_threshold(
-    0.5
-)
+CALIBRATION = Calibration.from_held_out(
+    [HeldOutScore(score, 0.0, score) for score in (0.2, 0.3, 0.4)], "three"
+).at_threshold(0.5)
 
 
 @dataclass

@@ -12,9 +12,11 @@ from patchcore_plugin.evaluation.comparison import Candidate
 from patchcore_plugin.evaluation.metrics.image import image_metrics
 from patchcore_plugin.evaluation.metrics.pixel import pixel_metrics
 from patchcore_plugin.evaluation.results import CategoryResult, Failure, ImageResult
-from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore
 
-CALIBRATION = Calibration.of_good([GoodImage(score, 0.0, score) for score in (0.1, 0.2, 0.1 + 0.2)], "three images")
+CALIBRATION = Calibration.from_held_out(
+    [HeldOutScore(score, 0.0, score) for score in (0.1, 0.2, 0.1 + 0.2)], "three images"
+)
 
 
 def make_category(root: Path, name: str) -> Category:
