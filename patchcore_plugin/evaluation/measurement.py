@@ -93,6 +93,19 @@ def evaluate(
         If `on_error` is "stop" and an image or mask is unreadable, or a mask differs in size from its image.
     PatchcoreError
         If a detector cannot be fitted.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> from patchcore_plugin.data.datasets import load_categories
+    >>> from patchcore_plugin.data.synthetic import draw_dataset
+    >>> def make_detector():
+    ...     return pp.Detector.from_recipe("patchcore", backbone="efficientnet-lite0", preprocessing={"size": [64, 64]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = draw_dataset(folder, train=8, good=1, defective=1, size=64)
+    ...     evaluation = evaluate(load_categories(root), make_detector, Path(folder))
+    >>> [(category.name, len(category.images)) for category in evaluation.categories]
+    [('synthetic-parts', 6)]
     """
     out.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation((), dict(recipe or {}))
