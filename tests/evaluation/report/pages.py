@@ -1,4 +1,4 @@
-"""Results of drawn categories, and what their HTML pages hold."""
+"""Results of drawn categories, and a parser for their HTML pages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from patchcore_plugin.evaluation.metrics import image_metrics, pixel_metrics
+from patchcore_plugin.evaluation.metrics.image import image_metrics
+from patchcore_plugin.evaluation.metrics.pixel import pixel_metrics
 from patchcore_plugin.evaluation.results import METRICS, CategoryResult, ImageResult
-from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore
 from patchcore_plugin.plugins.specs import ROLES
 
-CALIBRATION = Calibration.of_good([GoodImage(1 + k / 10, 0.0, 2 + k / 10) for k in range(11)], "eleven images")
+CALIBRATION = Calibration.from_held_out([HeldOutScore(1 + k / 10, 0.0, 2 + k / 10) for k in range(11)], "eleven images")
 MODEL: dict[str, Any] = {
     "images": 11,
     "folders": ["nut/train/good"],
@@ -31,11 +32,12 @@ MODEL: dict[str, Any] = {
     "software": {"python": "3.11"},
 }
 SCORES = {"good": [1.0, 1.2, 1.1, 3.5], "hole": [5.0, 2.9, 0.5, 4.0]}
+GALLERIES = ("Misclassified", "Borderline", "Most confident")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Collects tags with attributes and checks that they nest."""
+    """Collects tags with attributes and text, and checks that the tags nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -65,13 +67,16 @@ class Page(HTMLParser):
         """The whole text, with single spaces."""
         return " ".join(" ".join(self.text).split())
 
+    @property
+    def alternatives(self) -> list[str]:
+        """The alternative texts of all pictures."""
+        return [attributes["alt"] for tag, attributes in self.tags if tag == "img"]
+
     def cards(self) -> dict[str, list[str]]:
-        """Names of the images by gallery."""
-        found: dict[str, list[str]] = {}
-        for part in re.split(r"\b(?=Worst |Most doubtful |Best )", self.words)[1:]:
-            name = next(n for n in ("Worst", "Most doubtful", "Best") if part.startswith(n))
-            found[name] = re.findall(r"\S+/\d+\.png", part.split("Could not be used")[0])
-        return found
+        """Return the names of the images by gallery."""
+        parts = re.split(rf"\b({'|'.join(GALLERIES)}) ", self.words.split("Model card")[0])[1:]
+        names = (re.findall(r"\S+/\d+\.png", part.split("Skipped files")[0]) for part in parts[1::2])
+        return dict(zip(parts[::2], names, strict=True))
 
 
 def make_image(path: Path, size: tuple[int, int] = (40, 60)) -> Path:
@@ -83,21 +88,20 @@ def make_image(path: Path, size: tuple[int, int] = (40, 60)) -> Path:
 def make_category(folder: Path, name: str, scores: dict[str, list[float]], overlays: bool = True) -> CategoryResult:
     images = []
     for kind, values in scores.items():
-        for number, score in enumerate(values):
-            path = make_image(folder / name / kind / f"{number:03}.png")
-            overlay = make_image(folder / "out" / f"{name}_{kind}_{number:03}.png") if overlays else None
+        for index, score in enumerate(values):
+            overlay = make_image(folder / "out" / f"{name}_{kind}_{index:03}.png") if overlays else None
             images.append(
                 ImageResult(
-                    path,
+                    make_image(folder / name / kind / f"{index:03}.png"),
                     kind,
                     kind != "good",
                     score,
                     overlay,
                     "/far/away/train/007.png",
                     p_value=CALIBRATION.p_value(score),
-                    regions=number if overlays else None,
-                    area=0.01 * number if overlays else None,
-                    why=make_image(folder / "why" / f"{name}_{kind}_{number}.png", (30, 70)) if score > 2 else None,
+                    regions=index if overlays else None,
+                    area=0.01 * index if overlays else None,
+                    why=make_image(folder / "why" / f"{name}_{kind}_{index}.png", (30, 70)) if score > 2 else None,
                 )
             )
     image = image_metrics([image.is_anomalous for image in images], [image.score for image in images])
@@ -105,8 +109,8 @@ def make_category(folder: Path, name: str, scores: dict[str, list[float]], overl
     mask = np.zeros((30, 30), dtype=bool)
     mask[5:12, 5:12] = True
     pixel = pixel_metrics([mask], [rng.random((30, 30)) + mask]) if overlays else pixel_metrics([], [])
-    figures: dict[str, float | None] = dict.fromkeys(METRICS)
-    figures |= {
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    metrics |= {
         "image_auroc": image.auroc,
         "pixel_auroc": pixel.auroc,
         "aupro": pixel.aupro,
@@ -117,9 +121,9 @@ def make_category(folder: Path, name: str, scores: dict[str, list[float]], overl
     }
     return CategoryResult(
         name,
-        figures,
-        image.thinned(),
-        pixel.thinned(),
+        metrics,
+        image.thin(),
+        pixel.thin(),
         images,
         threshold=2.0,
         scale=(1.5, 4.0) if overlays else None,
@@ -128,7 +132,7 @@ def make_category(folder: Path, name: str, scores: dict[str, list[float]], overl
     )
 
 
-def charts_of(text: str) -> list[ElementTree.Element]:
-    """Return the charts of a page: pictures with words in them."""
-    drawn = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    return [ElementTree.fromstring(svg) for svg in drawn if "<text" in svg]
+def charts_of(text: str) -> dict[str, ElementTree.Element]:
+    """Return the charts of a page, that is SVG with text, by the beginning of their label."""
+    elements = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if "<text" in svg]
+    return {element.attrib["aria-label"].split(":")[0]: element for element in elements}

@@ -1,4 +1,4 @@
-"""Runs one detector per category of a dataset and measures it."""
+"""Evaluation of a detector on labelled categories."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from patchcore_plugin.data import images as image_files
+from patchcore_plugin.data.types import OnError, Progress
 from patchcore_plugin.errors import ImageError
 from patchcore_plugin.inference.explain import ExplanationPictures
+from patchcore_plugin.inference.runner import Predictor
 from patchcore_plugin.inference.writer import ResultsWriter
 
-from .metrics import PixelScores, image_metrics
-from .results import CategoryResult, Evaluation, Failure, ImageResult, Verdicts, finite, write_json
+from .metrics.image import image_metrics
+from .metrics.pixel import PixelSpool
+from .results import CategoryResult, Evaluation, Failure, ImageResult, ThresholdCounts, write_json
 
 if TYPE_CHECKING:
     from patchcore_plugin.data.datasets import Category, TestImage
     from patchcore_plugin.models.calibration import Calibration
     from patchcore_plugin.models.prediction import Prediction
 
-from patchcore_plugin.data.types import OnError, Progress
 
-
-class DetectorLike(Protocol):
-    """The part of `Detector` that an evaluation uses."""
+class DetectorLike(Predictor, Protocol):
+    """The attributes of `Detector` that an evaluation uses."""
 
     @property
     def covering_radius(self) -> float | None: ...  # noqa: D102
@@ -42,24 +42,14 @@ class DetectorLike(Protocol):
     @property
     def threshold(self) -> float | None: ...  # noqa: D102
     @property
-    def map_scale(self) -> tuple[float, float]: ...  # noqa: D102
-    @property
     def calibration(self) -> Calibration: ...  # noqa: D102
-    @property
-    def thumbnails(self) -> Mapping[int, bytes]: ...  # noqa: D102
 
     def describe(self) -> Mapping[str, Any]:
-        """Return, as JSON-like data, what it was made of and with."""
+        """Return the components and settings as JSON-like data."""
         ...
 
     def fit(self, paths: Sequence[Path], /, *, on_error: OnError, progress: Progress | None) -> object:
-        """Learn what is normal from images."""
-        ...
-
-    def predict_each(
-        self, paths: Sequence[Path], /, *, on_error: OnError, keep_pixels: bool
-    ) -> Iterator[Prediction | ImageError]:
-        """Yield what is found in each image, in order; the error of one that cannot be read, if skipping."""
+        """Fit on good images."""
         ...
 
 
@@ -72,37 +62,50 @@ def evaluate(
     progress: Progress | None = None,
     recipe: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Fit, predict and measure category after category.
+    """Fit and evaluate one detector per category.
 
-    Writes ``out/<category>/results.jsonl`` with heat maps and overlays as the images are done, and
-    ``out/metrics.json`` anew after each category, so that a run that breaks off leaves all that it had done.
+    ``out/<category>/results.jsonl``, heat maps and overlays are written image by image, and ``out/metrics.json`` is
+    updated after each category, so an interrupted run keeps everything up to the interruption.
 
     Parameters
     ----------
     categories
-        What to evaluate on; each is fitted with its own detector.
+        The categories of a data set.
     make_detector
-        Returns a detector that was not fitted yet.
+        Returns a new, unfitted detector.
     out
-        Folder of the results; made if it is missing.
+        Folder of the results; created if missing.
     on_error
-        Whether an unreadable image or mask stops the run or is listed as failed.
+        "stop" raises on an unreadable image or mask; "skip" lists it as failed.
     progress
-        Called with a stage, and how many of how many images (or other units of the stage) are done.
+        Called with a stage, the number of finished units (usually images) and their total.
     recipe
-        What is evaluated, for the record; must fit into JSON.
+        The evaluated recipe, for the record; JSON-like data.
 
     Returns
     -------
     Evaluation
-        Figures, curves and images of each category.
+        Metrics, curves and images of each category.
 
     Raises
     ------
     ImageError
-        If an image or mask is unreadable, or a mask has another size than its image, and `on_error` is "stop".
+        If `on_error` is "stop" and an image or mask is unreadable, or a mask differs in size from its image.
     PatchcoreError
         If a detector cannot be fitted.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> from patchcore_plugin.data.datasets import load_categories
+    >>> from patchcore_plugin.data.synthetic import draw_dataset
+    >>> def make_detector():
+    ...     return pp.Detector.from_recipe("patchcore", backbone="efficientnet-lite0", preprocessing={"size": [64, 64]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = draw_dataset(folder, train=8, good=1, defective=1, size=64)
+    ...     evaluation = evaluate(load_categories(root), make_detector, Path(folder))
+    >>> [(category.name, len(category.images)) for category in evaluation.categories]
+    [('synthetic-parts', 6)]
     """
     out.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation((), dict(recipe or {}))
@@ -122,26 +125,35 @@ def evaluate_category(
     progress: Progress | None = None,
     probe: Callable[[], Mapping[str, float | None]] = dict,
 ) -> CategoryResult:
-    """Fit a detector on one category, and measure what it finds in the test images.
+    """Fit a detector on the training images of a category and evaluate it on the test images.
 
     Parameters
     ----------
     category
-        What to evaluate on.
+        The category.
     detector
-        One that was not fitted yet.
+        An unfitted detector.
     folder
-        Where ``results.jsonl`` and the pictures go; made if it is missing.
-    on_error, progress
-        As of `evaluate`.
+        Where ``results.jsonl`` and the pictures go; created if missing.
+    on_error
+        "stop" raises on an unreadable image or mask; "skip" lists it as failed.
+    progress
+        Called with a stage, the number of finished units (usually images) and their total.
     probe
-        Called once, when the last image is judged and no figure is computed yet; returns further figures, such as
-        the memory that was in use.
+        Called once, after the last prediction and before any metric is computed. Returns additional metrics, such as
+        the peak memory.
+
+    Returns
+    -------
+    CategoryResult
+        Metrics, curves and images.
 
     Raises
     ------
-    ImageError, PatchcoreError
-        As of `evaluate`.
+    ImageError
+        If `on_error` is "stop" and an image or mask is unreadable, or a mask differs in size from its image.
+    PatchcoreError
+        If the detector cannot be fitted.
     """
 
     def report(stage: str, done: int, total: int) -> None:
@@ -153,33 +165,38 @@ def evaluate_category(
     fit_seconds = time.perf_counter() - start
 
     images: list[ImageResult] = []
-    failed = [Failure(error.path or "an array", str(error)) for error in detector.skipped]
-    fitted = len(category.train) - len(failed)
+    failures = [Failure(error.path or "an array", str(error)) for error in detector.skipped]
+    training_images = len(category.train) - len(failures)
     has_maps = False
-    timed = _Timed(detector.predict_each([image.path for image in category.test], on_error=on_error, keep_pixels=True))
+    paths = [image.path for image in category.test]
+    predictions = _TimedIterator(detector.predict_each(paths, on_error=on_error, keep_pixels=True))
     explain = ExplanationPictures(detector.thumbnails)
-    with ResultsWriter(folder, detector.map_scale, explain=explain) as writer, _Spool(folder) as spool:
+    with (
+        ResultsWriter(folder, detector.map_scale, explain=explain) as writer,
+        tempfile.TemporaryFile(dir=folder) as file,
+    ):
+        pixels = PixelSpool(file)
         report("predict", 0, len(category.test))
-        for done, (image, prediction) in enumerate(zip(category.test, timed, strict=True), start=1):
+        for done, (image, prediction) in enumerate(zip(category.test, predictions, strict=True), start=1):
             try:
                 if isinstance(prediction, ImageError):
                     raise prediction
-                images.append(_record(image, prediction, writer, detector.calibration.map_threshold))
+                images.append(_image_result(image, prediction, writer, detector.calibration.map_threshold))
                 if prediction.anomaly_map is not None:
                     has_maps = True
-                    mask = _truth(image, prediction.anomaly_map)
+                    mask = _read_mask(image, prediction.anomaly_map)
                     if mask is not None:
-                        spool.add(mask, prediction.anomaly_map)
+                        pixels.add(mask, prediction.anomaly_map)
             except ImageError as error:
                 if on_error == "stop":
                     raise
-                failed.append(Failure(str(image.path), str(error)))
+                failures.append(Failure(str(image.path), str(error)))
             report("predict", done, len(category.test))
-        probed = probe()
-        pixel = spool.scores().metrics()
+        additional = probe()
+        pixel = pixels.read().metrics()
 
     threshold = detector.threshold
-    verdicts = None if threshold is None else Verdicts.of(images, threshold)
+    counts = None if threshold is None else ThresholdCounts.count(images, threshold)
     by_image = image_metrics([image.is_anomalous for image in images], [image.score for image in images])
     return CategoryResult(
         name=category.name,
@@ -189,32 +206,32 @@ def evaluate_category(
             "image_f1_max": by_image.f1_max,
             "pixel_auroc": pixel.auroc,
             "aupro": pixel.aupro,
-            "false_alarm_rate": verdicts.false_alarm_rate if verdicts else None,
-            "detection_rate": verdicts.detection_rate if verdicts else None,
+            "false_alarm_rate": counts.false_alarm_rate if counts else None,
+            "detection_rate": counts.detection_rate if counts else None,
             "fit_seconds": fit_seconds,
-            "fit_seconds_per_image": fit_seconds / fitted if fitted else None,
-            "predict_seconds_per_image": timed.seconds / len(images) if images else None,
+            "fit_seconds_per_image": fit_seconds / training_images if training_images else None,
+            "predict_seconds_per_image": predictions.seconds / len(images) if images else None,
             "bank_rows": detector.bank_rows,
-            "covering_radius": finite(detector.covering_radius),
-            **probed,
+            "covering_radius": _finite_or_none(detector.covering_radius),
+            **additional,
         },
-        image=by_image.thinned(),
-        pixel=pixel.thinned(),
+        image=by_image.thin(),
+        pixel=pixel.thin(),
         images=tuple(images),
-        failed=tuple(failed),
+        failed=tuple(failures),
         threshold=threshold,
         scale=detector.map_scale if has_maps else None,
         calibration=detector.calibration,
-        model={"images": fitted, "folders": _folders(category.train), **detector.describe()},
+        model={"images": training_images, "folders": _folders(category.train), **detector.describe()},
     )
 
 
-def _record(
+def _image_result(
     image: TestImage, prediction: Prediction, writer: ResultsWriter, map_threshold: float | None
 ) -> ImageResult:
     record = writer.write(prediction, kind=image.kind, label=image.is_anomalous)
     overlay, why = (writer.folder / record[picture] if record[picture] else None for picture in ("overlay", "why"))
-    judged = prediction.anomaly_map is not None and map_threshold is not None
+    has_regions = prediction.anomaly_map is not None and map_threshold is not None
     return ImageResult(
         path=image.path,
         kind=image.kind,
@@ -224,18 +241,23 @@ def _record(
         overlay=overlay,
         why=why,
         nearest=prediction.nearest.image if prediction.nearest else None,
-        regions=len(prediction.regions) if judged else None,
-        area=sum(region.area for region in prediction.regions) / math.prod(prediction.size) if judged else None,
+        regions=len(prediction.regions) if has_regions else None,
+        area=sum(region.area for region in prediction.regions) / math.prod(prediction.size) if has_regions else None,
     )
 
 
+def _finite_or_none(value: float | None) -> float | None:
+    """Return a value, or None if it is NaN or infinite, which JSON cannot represent."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
 def _folders(images: Sequence[Path]) -> list[str]:
-    """Return the folders of images, by the last names of their paths, which say enough."""
+    """Return the folders of images, shortened to the last three names."""
     return list(dict.fromkeys("/".join(image.parent.parts[-3:]) for image in images))
 
 
-def _truth(image: TestImage, anomaly_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Return where an image is defective; None for a defective one without a mask, which says nothing about pixels."""
+def _read_mask(image: TestImage, anomaly_map: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Return a mask of the defective pixels; None for a defective image without a mask file."""
     if image.mask is None:
         return None if image.is_anomalous else np.zeros(anomaly_map.shape, dtype=np.bool_)
     mask = image_files.read_mask(image.mask)
@@ -243,49 +265,19 @@ def _truth(image: TestImage, anomaly_map: npt.NDArray[Any]) -> npt.NDArray[np.bo
         (height, width), (rows, columns) = mask.shape, anomaly_map.shape
         raise ImageError(
             f"{image.mask}: the mask has {width} x {height} pixels, but its image {image.path} "
-            f"has {columns} x {rows}; draw the mask on the image as it is"
+            f"has {columns} x {rows}; draw the mask at the size of the image"
         )
     return mask
 
 
-class _Spool:
-    """Keeps masks and maps in a file until all images are judged: in memory they would look like the method's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._count = 0
-
-    def __enter__(self) -> _Spool:
-        self._file = tempfile.TemporaryFile(dir=self._folder)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def add(self, mask: npt.NDArray[np.bool_], anomaly_map: npt.NDArray[Any]) -> None:
-        np.save(self._file, mask, allow_pickle=False)
-        np.save(self._file, anomaly_map, allow_pickle=False)
-        self._count += 1
-
-    def scores(self) -> PixelScores:
-        pixels = PixelScores()
-        self._file.seek(0)
-        for _ in range(self._count):
-            mask = np.load(self._file, allow_pickle=False)
-            pixels.add(mask, np.load(self._file, allow_pickle=False))
-        return pixels
-
-
 @dataclass
-class _Timed:
-    """An iterator that adds up the seconds spent in it, and not in what is done between its items."""
+class _TimedIterator:
+    """Adds up the seconds spent in an iterator, excluding the time between its items."""
 
     items: Iterator[Prediction | ImageError]
     seconds: float = 0.0
 
-    def __iter__(self) -> _Timed:
+    def __iter__(self) -> _TimedIterator:
         return self
 
     def __next__(self) -> Prediction | ImageError:
