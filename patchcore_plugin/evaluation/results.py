@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_plugin.data.atomic import replacing
+from patchcore_plugin.data.atomic import atomic_write
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.calibration import Calibration
@@ -252,6 +252,6 @@ def write_json(path: Path, content: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 so that a reader sees the old file or the new one, and never half of either."""
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         # A file name that is no valid Unicode must not cost the whole report.
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from patchcore_plugin.data.atomic import replacing
+from patchcore_plugin.data.atomic import atomic_write
 
 CATEGORY = {"id": 1, "name": "defect", "supercategory": "defect"}
 
@@ -49,7 +49,7 @@ def write_coco(results: Path, out: Path, info: Mapping[str, object] | None = Non
     info
         As of `coco_of`.
     """
-    with replacing(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(_head(info), allow_nan=False)[:-1])
         for name, entries in (
             ("images", _images(_Judged(results))),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_plugin.data.images import read_image, to_8_bit
-from patchcore_plugin.data.thumbnails import decoded
+from patchcore_plugin.data.thumbnails import decode_thumbnail
 from patchcore_plugin.data.types import Rgb
 from patchcore_plugin.errors import ImageError
 from patchcore_plugin.models.prediction import Nearest, Prediction
@@ -89,7 +89,7 @@ class WhyPictures:
 
     def _load(self, nearest: Nearest) -> Rgb | None:
         if nearest.number in self._thumbnails:
-            return decoded(self._thumbnails[nearest.number])
+            return decode_thumbnail(self._thumbnails[nearest.number])
         if nearest.image is None:
             return None
         try:

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchcore_plugin.data.thumbnails import packed, unpacked
 from patchcore_plugin.plugins.protocols import MemoryBank
 
 from .fitting.learners import Learned
 from .fitting.store import Seen
+from .thumbnail_tensors import pack_thumbnails, unpack_thumbnails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +92,14 @@ class FittedState:
             radius_curve=[(rows, radius) for rows, radius in manifest["radius_curve"]],
             radius_is_exact=manifest.get("radius_is_exact", True),
             images=manifest["photos"],
-            thumbnails=unpacked(path, tensors, len(manifest["photos"])),
+            thumbnails=unpack_thumbnails(path, tensors, len(manifest["photos"])),
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return, for a model file, bank and thumbnails."""
         assert self.bank is not None
         images = {} if self.bank.descriptors is None else {"bank.images": self.bank.descriptors}
-        thumbnails = packed(self.thumbnails, len(self.images))
+        thumbnails = pack_thumbnails(self.thumbnails, len(self.images))
         return {"bank.vectors": self.bank.vectors, "bank.origin": self.bank.origin, **images, **thumbnails}
 
     def manifest(self) -> dict[str, Any]:

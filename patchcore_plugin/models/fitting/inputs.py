@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchcore_plugin.data.images import as_image, read_image
-from patchcore_plugin.data.thumbnails import thumbnail
+from patchcore_plugin.data.thumbnails import encode_thumbnail
 from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError
 from patchcore_plugin.models.preprocessing import Geometry, geometry, prepare
@@ -171,4 +171,4 @@ def read_batches(
 def _read(image: ImageLike, options: Preprocessing, thumbnails: bool) -> Input:
     path, pixels = (None, as_image(image)) if isinstance(image, np.ndarray) else (str(image), read_image(image))
     shape = geometry(options, (pixels.shape[0], pixels.shape[1]))
-    return Input(path, shape, prepare(pixels, options), thumbnail(pixels) if thumbnails else None)
+    return Input(path, shape, prepare(pixels, options), encode_thumbnail(pixels) if thumbnails else None)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patchcore_plugin.data.atomic import delete_unfinished, replacing
+from patchcore_plugin.data.atomic import atomic_write, delete_unfinished
 from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError
 from patchcore_plugin.plugins.protocols import Patches, hash_weights
@@ -138,7 +138,7 @@ class FeatureStore:
         }
         described = json.dumps(content)
         try:
-            with replacing(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 save_file(stored, unfinished, metadata={_ENTRY: described, _DIGEST: _digest(described)})
         except (OSError, SafetensorError) as error:
             raise _cannot(path, error) from error

@@ -54,7 +54,7 @@ EXPECTED = "X must be images: an array [N, H, W, 3] or [N, H, W], or a sequence 
         ("part.png", EXPECTED + "a single path, 'part.png'"),
         ([1.0, 2.0], EXPECTED + "X[0] of float64 and shape []"),
         (np.ones((2, 3, 8, 9)), "an array of shape [3, 8, 9] is not an image: pass [H, W], [H, W, 1]"),
-        (np.ones((2, 8, 9), dtype=complex), "an image of complex128 numbers has no known white"),
+        (np.ones((2, 8, 9), dtype=complex), "images of dtype complex128 are not supported"),
         (np.full((2, 8, 9), np.nan), "an image of float64 numbers must be finite and in 0..1"),
         ([], "X has 0 samples; pass at least one image"),
         (np.ones((0, 8, 9, 3)), "X has 0 samples; pass at least one image"),
