@@ -1,10 +1,10 @@
 """Format, size, orientation and completeness of an image file, read from its headers.
 
-OpenCV decodes the pixels, but it returns a half-grey image for a truncated JPEG, ignores the EXIF orientation of images
-read with alpha, and misreads a few kinds of TIFF. Pillow's readers leave gaps of their own: they miss an eXIf chunk
-after the pixels of a PNG, refuse a PNG with 1 MB of compressed text and a WebP of 180 megapixels, skip damage between
-the segments of a JPEG, and report damaged EXIF and TIFF directories as Python warnings, which cannot be silenced in one
-thread alone. Only the names of TIFF tags come from Pillow.
+OpenCV decodes the pixels, but it returns a half-grey image for a JPEG that is cut short, ignores the EXIF orientation
+of images read with alpha, and misreads a few kinds of TIFF. Pillow's readers do not close these gaps: they miss an eXIf
+chunk after the pixels of a PNG, refuse a PNG whose text exceeds 1 MB and a WebP above 179 megapixels, skip damage
+between the segments of a JPEG, and report damaged EXIF and TIFF directories as Python warnings, which one thread cannot
+silence for itself. Only the names of TIFF tags come from Pillow.
 """
 
 from __future__ import annotations

@@ -130,8 +130,8 @@ def as_image(array: npt.ArrayLike) -> Array:
         # Comparisons with NaN are false, so NaN is refused too.
         if not (pixels.min() >= 0 and pixels.max() <= 1):
             raise ImageError(
-                f"an image of {pixels.dtype} numbers must be finite and in 0..1, but it spans "
-                f"{pixels.min():g}..{pixels.max():g}: scale it, or pass uint8 or uint16"
+                f"values of a {pixels.dtype} image must be finite and in 0..1, but they span "
+                f"{pixels.min():g}..{pixels.max():g}: scale them, or pass uint8 or uint16"
             )
         pixels = pixels.astype(np.float32, copy=False)
     elif pixels.dtype not in (np.uint8, np.uint16):
