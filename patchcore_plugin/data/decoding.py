@@ -67,7 +67,7 @@ def decode(path: Path) -> Layers:
     Returns
     -------
     Layers
-        Of the number type in the file, which may be another one than uint8 and uint16.
+        In the number type of the file, not necessarily uint8 or uint16.
 
     Raises
     ------

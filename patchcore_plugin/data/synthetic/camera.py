@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from patchcore_plugin.data.encoding import downscale
+
 from .defects import draw_part
 from .part import RADIUS, Array, Flange, to_float32
 
@@ -27,7 +29,7 @@ class Camera:
         self._belt = self._draw_belt(fixed)
         self._flange = Flange(size, fixed)
         corner = (self._flange.x**2 + self._flange.y**2) * 2 * RADIUS**2
-        self._vignette: Array = _halve(1 - 0.1 * corner)[..., None]
+        self._vignette: Array = downscale(1 - 0.1 * corner, size)[..., None]
 
     def take_image(
         self, rng: np.random.Generator, kind: str, index: int
@@ -66,7 +68,7 @@ class Camera:
         shadow = cv2.GaussianBlur(cv2.warpAffine(cover, offset, (self.side, self.side)), (0, 0), 0.014 * self.side)
         scene *= (1 - 0.62 * shadow)[..., None]
         scene += cover[..., None] * (colors - scene)
-        image = _halve(scene) * self._vignette
+        image = downscale(scene, self.size) * self._vignette
         across, down = rng.uniform(-0.035, 0.035, 2)
         ramp = np.linspace(-1, 1, self.size, dtype=np.float32)
         image *= (rng.uniform(0.93, 1.07) * (1 + across * ramp[None, :] + down * ramp[:, None]))[..., None]
@@ -74,7 +76,7 @@ class Camera:
         noise = rng.standard_normal(image.shape, np.float32)
         image += noise * (0.005 + 0.012 * np.sqrt(np.clip(image, 0, 1)))
         pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        return pixels, np.where(_halve(defect) >= 0.5, 255, 0).astype(np.uint8)
+        return pixels, np.where(downscale(defect, self.size) >= 0.5, 255, 0).astype(np.uint8)
 
     def _draw_belt(self, rng: np.random.Generator) -> Array:
         """Return a woven belt [S, S, 3] that tiles seamlessly."""
@@ -84,8 +86,3 @@ class Camera:
         fibre = cv2.GaussianBlur(noise, (0, 0), 1.2)[8:-8, 8:-8]
         level = 0.185 + 0.022 * weave + 0.035 * fibre
         return to_float32(level[..., None] * np.array([0.80, 0.98, 1.14]))
-
-
-def _halve(layer: Array) -> Array:
-    """Return a layer at half its size; each pixel is the mean of four."""
-    return to_float32(cv2.resize(layer, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
