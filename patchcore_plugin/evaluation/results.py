@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_plugin.data.atomic import replacing
+from patchcore_plugin.data.atomic import atomic_write
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.calibration import Calibration
@@ -295,5 +295,5 @@ def write_text(path: Path, text: str) -> None:
     OSError
         If the file cannot be written.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patchcore_plugin.data.atomic import delete_unfinished, replacing
+from patchcore_plugin.data.atomic import atomic_write, delete_unfinished
 from patchcore_plugin.errors import ModelFileError, PluginError, one_line
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.protocols import hash_weights
@@ -57,7 +57,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any],
     # One entry, because several are written in random order, and equal models should give equal files.
     metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
     try:
-        with replacing(path) as unfinished:
+        with atomic_write(path) as unfinished:
             # The library would make a file that only its owner can read.
             unfinished.touch()
             mode = unfinished.stat().st_mode

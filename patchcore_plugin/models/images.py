@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchcore_plugin.data.headers import HeaderError, read_header
 from patchcore_plugin.data.images import as_image, read_image
-from patchcore_plugin.data.thumbnails import thumbnail
+from patchcore_plugin.data.thumbnails import encode_thumbnail
 from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError
 
@@ -142,7 +142,7 @@ class ImageReader:
                 path,
                 shape,
                 prepare(pixels, self._options),
-                thumbnail(pixels) if self._thumbnails else None,
+                encode_thumbnail(pixels) if self._thumbnails else None,
                 pixels if self._keep_pixels else None,
             )
         except ImageError as error:
@@ -195,12 +195,8 @@ def _pixel_count(image: ImageLike) -> int:
     """Return the pixels of an image from its header; 0 for a file without a readable one, which fails when read."""
     if isinstance(image, np.ndarray):
         return image.size // 3
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(Path(image)) as file:
-                return file.width * file.height
-    except Exception:  # whatever the header of an unreadable file causes; reading it reports the error
+        height, width = read_header(Path(image).read_bytes()).size
+    except (OSError, HeaderError):
         return 0
+    return height * width

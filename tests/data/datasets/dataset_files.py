@@ -1,4 +1,4 @@
-"""Files of data sets, most of them empty, and what is read from them."""
+"""Files of data sets, most of them empty, and helpers that read them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from patchcore_plugin.data.datasets import TestImage, load_categories, training_images
+from patchcore_plugin.data.datasets import TestImage, find_training_images, load_categories
 from patchcore_plugin.errors import DatasetError
 
 
 def touch(root: Path, *names: str) -> list[Path]:
-    """Make empty files: whoever opened one as an image would fail."""
+    """Create empty files; opening one as an image would fail."""
     paths = [root / name for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def draw(path: Path, *, blot: int = 0, size: tuple[int, int] = (48, 64), ground: int = 0) -> Path:
-    """Write a picture of one shade; with a blot of another, if any."""
+    """Write an image of one shade, with a blot of another shade if given."""
     pixels = np.full(size, ground, dtype=np.uint8)
     pixels[10:20, 10:20] = blot or ground
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,8 @@ def good(path: Path) -> TestImage:
     return TestImage(path, "good", False, None)
 
 
-def refused(dataset: Path, read: Callable[[Path], object] = load_categories) -> str:
-    """Return what is said of a data set that cannot be read."""
+def refusal(dataset: Path, read: Callable[[Path], object] = load_categories) -> str:
+    """Return the one-line message of the error with which a data set is refused."""
     with pytest.raises(DatasetError) as caught:
         read(dataset)
     assert "\n" not in str(caught.value)
@@ -54,4 +54,4 @@ def names(root: Path, images: list[Path]) -> list[str]:
 
 
 def train_on(folder: Path) -> list[Path]:
-    return training_images([folder])
+    return find_training_images([folder])
