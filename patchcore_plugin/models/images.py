@@ -102,7 +102,7 @@ class ImageReader:
             waiting: deque[tuple[Future[PreparedImage | ImageError], int]] = deque()
 
             def read_ahead() -> None:
-                while len(waiting) < 2 * BATCH and self._kept(waiting) <= KEPT_PIXELS:
+                while len(waiting) < 2 * BATCH and self._pixels_kept(waiting) <= KEPT_PIXELS:
                     image = next(remaining, None)
                     if image is None:
                         return
@@ -115,7 +115,7 @@ class ImageReader:
                 read_ahead()
                 while waiting:
                     batch = [waiting.popleft()]
-                    while waiting and len(batch) < BATCH and self._kept([*batch, waiting[0]]) <= KEPT_PIXELS:
+                    while waiting and len(batch) < BATCH and self._pixels_kept([*batch, waiting[0]]) <= KEPT_PIXELS:
                         batch.append(waiting.popleft())
                     items = [future.result() for future, _ in batch]
                     read_ahead()
@@ -129,7 +129,7 @@ class ImageReader:
                 for future, _ in waiting:
                     future.cancel()
 
-    def _kept(self, waiting: Iterable[tuple[object, int]]) -> int:
+    def _pixels_kept(self, waiting: Iterable[tuple[object, int]]) -> int:
         """Return the number of pixels that images keep when they are read."""
         return sum(count for _, count in waiting) if self._keep_pixels else 0
 

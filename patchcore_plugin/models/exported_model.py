@@ -69,7 +69,7 @@ class ExportedModel(BaseModel):
         """Number of rows of all memory banks."""
         self.covering_radius = about.covering_radius
         """Covering radius of the only member; None for several."""
-        self.images = [dataclasses.asdict(image) for image in about.photos]
+        self.images = [dataclasses.asdict(image) for image in about.images]
         """Path, height and width of each training image."""
         self.calibration = about.calibration
         try:
