@@ -12,6 +12,7 @@ from typing import Any, Literal
 from patchcore_plugin.errors import PatchcoreError, one_line
 
 State = Literal["idle", "running", "done", "failed", "cancelled"]
+THREAD_NAME = "patchcore-fit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,6 @@ class FitJob:
     def __init__(self, create_model: Callable[[FitRequest], Any]) -> None:
         self._create_model = create_model
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.state: State = "idle"
         self.request: FitRequest | None = None
@@ -106,8 +106,7 @@ class FitJob:
             self.stage, self.done, self.total, self.notes = "loading", 0, 0, []
             self.model, self.saved_path = None, None
             # A daemon, so that stopping the app does not wait for the fit.
-            self._thread = threading.Thread(target=self._run, args=(request,), name="patchcore-fit", daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._run, args=(request,), name=THREAD_NAME, daemon=True).start()
 
     def cancel(self) -> None:
         """Stop the fit at its next progress report."""
@@ -123,11 +122,6 @@ class FitJob:
         with self._lock:
             if self.state == "done":
                 self.state, self.model = "idle", None
-
-    def wait(self, seconds: float) -> None:
-        """Wait until the fit has ended, for at most `seconds`."""
-        if self._thread is not None:
-            self._thread.join(seconds)
 
     def _run(self, request: FitRequest) -> None:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Limits on what a client may request: readable folders, image sizes and model names."""
+"""Limits on what a client may request: readable folders, image sizes and names."""
 
 from __future__ import annotations
 
@@ -187,6 +187,19 @@ def model_path(folder: Path, name: str) -> Path:
     if path.exists() or path.is_symlink():
         raise ModelFileError(f"{path.name} already exists in {folder}; choose another name")
     return path
+
+
+def display_name(name: str) -> str:
+    """Return the name of an uploaded file for display: last path component, printable, at most 80 characters.
+
+    Examples
+    --------
+    >>> display_name("../part/a.png")
+    'a.png'
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    printable = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
+    return printable[-80:] or "image"
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from patchcore_plugin.errors import ImageError
 
-from .limits import Limits
+from .limits import Limits, display_name
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.calibration import Calibration
@@ -258,19 +258,6 @@ class SessionStore:
             largest = max(sizes, key=lambda token: sizes[token])
             self._sessions[largest].drop_oldest()
             sizes[largest] = self._sessions[largest].stored_bytes
-
-
-def display_name(name: str) -> str:
-    """Return the name of an uploaded file for display: last path component, printable, at most 80 characters.
-
-    Examples
-    --------
-    >>> display_name("../part/a.png")
-    'a.png'
-    """
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    printable = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
-    return printable[-80:] or "image"
 
 
 def score_images(

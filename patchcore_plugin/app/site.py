@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,6 @@ from .session import SessionStore
 
 if TYPE_CHECKING:
     from patchcore_plugin.plugins.manager import Host
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """Recipes and backbones that the fit page offers."""
-
-    recipes: tuple[str, ...]
-    backbones: tuple[str, ...]
 
 
 class Site:
@@ -65,7 +56,7 @@ class Site:
         self.sessions = SessionStore(limits)
         self.fit_job = FitJob(self._create_model)
         self.routes = SessionRoutes(self.sessions, self.folders)
-        self.choices = Choices(recipes=tuple(Recipe.names()), backbones=tuple(host.names("backbone")))
+        self.recipes, self.backbones = list(Recipe.names()), list(host.names("backbone"))
 
     def _load(self, path: Path) -> Any:
         from patchcore_plugin.models.loading import load_model
@@ -73,7 +64,7 @@ class Site:
         return load_model(path, device=self.device, host=self.host)
 
     def _create_model(self, request: FitRequest) -> Any:
-        if request.recipe not in self.choices.recipes:
+        if request.recipe not in self.recipes:
             raise PatchcoreError(f"{request.recipe}: no such recipe; choose one of the list")
         recipe = load_recipe(request.recipe)
         if request.backbone is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from patchcore_plugin.app.fit_job import FitJob, FitRequest
+from patchcore_plugin.app.fit_job import THREAD_NAME, FitJob, FitRequest
 from patchcore_plugin.errors import ImageError, PatchcoreError
 
 REQUEST = FitRequest(folder="good", images=(Path("a"),), recipe="patchcore", backbone=None, rate=0.1, thumbnails=True)
@@ -52,9 +52,16 @@ def wait_for(condition: Callable[[], bool]) -> None:
     pytest.fail("timed out")
 
 
+def join() -> None:
+    """Wait for the thread of the fit, so that its traceback belongs to the right test."""
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join(WAIT)
+
+
 def fit(job: FitJob) -> None:
     job.start(REQUEST)
-    job.wait(WAIT)
+    join()
 
 
 def test_progress_is_visible_and_only_one_fit_runs() -> None:
@@ -68,7 +75,7 @@ def test_progress_is_visible_and_only_one_fit_runs() -> None:
     job.discard()
     assert job.state == "running", "a running fit cannot be discarded"
     model.finish.set()
-    job.wait(WAIT)
+    join()
     assert (job.state, job.model) == ("done", model)
     assert model.arguments == ([Path("a")], 0.1, True)
 
@@ -98,7 +105,7 @@ def test_fit_can_be_cancelled_and_started_again() -> None:
     job.cancel()
     assert (job.is_cancelled, job.state) == (True, "running"), "it stops at the next progress report"
     models[0].finish.set()
-    job.wait(WAIT)
+    join()
     assert (job.state, job.model, job.error) == ("cancelled", None, None)
     fit(job)
     assert not job.is_cancelled

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from patchcore_plugin.app.limits import Folders, Limits, model_path
-from patchcore_plugin.app.session import display_name
+from patchcore_plugin.app.limits import Folders, Limits, display_name, model_path
 from patchcore_plugin.errors import DatasetError, ImageError, ModelFileError
 from tests.app.fakes import image, png_file
 

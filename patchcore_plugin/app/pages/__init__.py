@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from nicegui import ui
+
+from patchcore_plugin.app.model_store import LoadedModel
+from patchcore_plugin.app.site import Site
 
 from .fit import FitPanel
 from .inspection import InspectPanel
 from .widgets import heading
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.model_store import LoadedModel
-    from patchcore_plugin.app.site import Site
 
 
 def register_page(site: Site) -> None:

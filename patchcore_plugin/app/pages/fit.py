@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nicegui import ui
 
 from patchcore_plugin.app.fit_job import FitJob, FitRequest
+from patchcore_plugin.app.model_store import LoadedModel
+from patchcore_plugin.app.site import Site
 from patchcore_plugin.app.text import count_images
 from patchcore_plugin.data.datasets import training_images
 from patchcore_plugin.evaluation.report.format import number
@@ -22,10 +24,6 @@ from .widgets import (
     rate_input,
     read_rate,
 )
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.model_store import LoadedModel
-    from patchcore_plugin.app.site import Site
 
 DEFAULT_BACKBONE = "Default of the recipe"
 
@@ -59,14 +57,14 @@ class FitPanel:
         if not folders:
             ui.label("To fit on a folder on this machine, start the app with --images FOLDER.").classes("pc-soft")
         self._folder = folder_input(folders, "Folder with images of good parts")
-        recipes, backbones = self._site.choices.recipes, self._site.choices.backbones
-        self._recipe = ui.select(list(recipes), label="Recipe", value="patchcore").props("outlined dense options-dense")
+        self._recipe = ui.select(self._site.recipes, label="Recipe", value="patchcore")
+        self._recipe.props("outlined dense options-dense")
         self._backbone = ui.select(
-            [DEFAULT_BACKBONE, *backbones], label="Backbone", value=DEFAULT_BACKBONE, with_input=True
+            [DEFAULT_BACKBONE, *self._site.backbones], label="Backbone", value=DEFAULT_BACKBONE, with_input=True
         )
         self._backbone.props("outlined dense options-dense")
         self._rate = rate_input("False-alarm rate (%)")
-        self._rate.props('hint="Default: 1, or the lowest that the number of images supports"')
+        self._rate.props('hint="Default: 1, or the lowest possible rate"')
         for field in (self._recipe, self._backbone, self._rate):
             field.classes("pc-wide")
         self._thumbnails = ui.switch("Store thumbnails in the model, for explanations", value=True).props("dense")

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from nicegui import ui
 
+from patchcore_plugin.app.routes import SessionRoutes
+from patchcore_plugin.app.session import ScoredImage, Session
 from patchcore_plugin.evaluation.report.format import number as format_number
 
+from .heatmap import HeatMapCard
 from .widgets import heading
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.routes import SessionRoutes
-    from patchcore_plugin.app.session import ScoredImage, Session
-
-    from .heatmap import HeatMapCard
 
 VERDICTS = {True: "Defect", False: "Good", None: "No threshold"}
 VERDICT_CLASSES = {True: "pc-defect", False: "pc-good", None: ""}
@@ -183,7 +179,7 @@ class ImageDialog:
         facts = [("Score", format_number(prediction.score)), ("Threshold", format_number(prediction.threshold))]
         if prediction.p_value is not None:
             rarity = f"at most {prediction.p_value:.2%} of good images score this high"
-            facts.append(("p-value", f"{prediction.p_value:.2g}: {rarity}"))
+            facts.append(("p-value", f"{prediction.p_value:.2g} ({rarity})"))
         _show_list(facts)
         if prediction.anomaly_map is None:
             return

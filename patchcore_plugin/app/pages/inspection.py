@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nicegui import events, run, ui
 
-from patchcore_plugin.app.session import Source, score_images
+from patchcore_plugin.app.model_store import LoadedModel
+from patchcore_plugin.app.session import Session, Source, score_images
+from patchcore_plugin.app.site import Site
 from patchcore_plugin.app.text import count_images
 from patchcore_plugin.errors import ImageError, PatchcoreError, one_line
 
@@ -17,11 +19,6 @@ from .images import ImageCard, ImageDialog
 from .threshold import ThresholdCard
 from .uploads import UploadArea, truncation_note
 from .widgets import MessageLog, ProgramChange, card, folder_input, primary_button
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.model_store import LoadedModel
-    from patchcore_plugin.app.session import Session
-    from patchcore_plugin.app.site import Site
 
 BATCH = 8
 """Number of images that are scored before the page shows them."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nicegui import ui
 
 from patchcore_plugin.app import drawing
+from patchcore_plugin.app.session import Session
 from patchcore_plugin.app.text import describe_false_alarms
 from patchcore_plugin.errors import PatchcoreError, one_line
 
@@ -25,9 +25,6 @@ from .widgets import (
     set_range,
     slider,
 )
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.session import Session
 
 
 class ThresholdCard:

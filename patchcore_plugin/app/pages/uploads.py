@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from nicegui import events, ui
 
-from patchcore_plugin.app.session import display_name
+from patchcore_plugin.app.limits import Limits, display_name
 from patchcore_plugin.data.datasets.files import IMAGE_SUFFIXES
 
 from .widgets import MessageLog
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.limits import Limits
 
 FORMATS = "supported formats are PNG, JPEG, BMP, TIFF and WebP"
 # A key press on a button does not click the file input inside it, so the buttons open the file choosers explicitly.
