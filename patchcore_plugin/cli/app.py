@@ -40,7 +40,7 @@ def command(
     max_upload: Annotated[
         int | None,
         typer.Option(
-            "--max-upload", parser=setup.parse_size, metavar="SIZE", help="Largest image file. [default: 50MB]"
+            "--max-upload", parser=setup.parse_size, metavar="SIZE", help="Largest image file; default: 50MB."
         ),
     ] = None,
     max_pixels: Annotated[
