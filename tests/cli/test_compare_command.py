@@ -18,7 +18,7 @@ from patchcore_plugin import cli
 from patchcore_plugin.cli import setup
 from patchcore_plugin.evaluation.cache import RECORD
 from patchcore_plugin.evaluation.results import COMPARISON_METRICS
-from patchcore_plugin.models.recipes.recipe import Recipe
+from patchcore_plugin.models.recipes import Recipe
 from patchcore_plugin.plugins.manager import Host
 from tests.commands import Ended, failure, json_lines, patchcore, process
 

@@ -17,14 +17,14 @@ def test_recipes_list() -> None:
     assert [each["name"] for each in loaded("recipes", "list")] == names
     table = done("recipes", "list").out
     for name in names:
-        assert re.search(rf"^{name} +{re.escape(pp.load_recipe(name).summary)} *$", table, re.MULTILINE)
+        assert re.search(rf"^{name} +{re.escape(pp.Recipe.load(name).summary)} *$", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", pp.Recipe.names())
 def test_what_is_shown_of_a_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.toml"
     file.write_text(done("recipes", "show", name).out, encoding="utf-8")
-    shipped, again = (pp.load_recipe(each).resolved(pp.Host(), seed=0) for each in (name, str(file)))
+    shipped, again = (pp.Recipe.load(each).resolved(pp.Host(), seed=0) for each in (name, str(file)))
     assert {**again.to_dict(), "summary": ""} == {**shipped.to_dict(), "summary": ""}
     assert loaded("recipes", "show", name) == json.loads(json.dumps(shipped.to_dict()))
 
