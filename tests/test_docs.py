@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 import patchcore_plugin as pp
 from patchcore_plugin.cli import app
-from patchcore_plugin.cli.setup import Setup, options_by_recipe
+from patchcore_plugin.cli.options import DetectorOptions
+from patchcore_plugin.cli.parsing import group_by_recipe
 from patchcore_plugin.models.fitting.budget import COPIES
 from patchcore_plugin.models.recipes.ensemble import load_recipe
 from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
@@ -153,8 +154,9 @@ def test_commands_exist(
     if "recipe" in given:
         several = given["recipe"] if isinstance(given["recipe"], list | tuple) else [given["recipe"]]
         names = list(several) or ["patchcore"]
-        for name, options in options_by_recipe(given["options"] or (), names).items():
-            Setup(recipe=name, options=options, **{role: given[role] for role in ROLES}).load().resolved(host, 0)
+        for name, options in group_by_recipe(given["options"] or (), names).items():
+            setup = DetectorOptions(recipe=name, options=options, **{role: given[role] for role in ROLES})
+            setup.load_recipe().resolved(host, 0)
 
 
 @pytest.mark.parametrize("page", list(PAGES))

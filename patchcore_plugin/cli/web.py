@@ -10,7 +10,7 @@ import typer
 
 from patchcore_plugin.errors import PatchcoreError
 
-from . import setup
+from . import options, parsing
 
 
 def command(
@@ -39,13 +39,13 @@ def command(
     max_upload: Annotated[
         int | None,
         typer.Option(
-            "--max-upload", parser=setup.parse_size, metavar="SIZE", help="Largest file of an image; default: 50MB."
+            "--max-upload", parser=parsing.parse_size, metavar="SIZE", help="Largest file of an image; default: 50MB."
         ),
     ] = None,
     max_pixels: Annotated[
         float, typer.Option("--max-pixels", min=0.01, max=10**6, help="Largest image, in millions of pixels.")
     ] = 100.0,
-    device: setup.DeviceOption = "auto",
+    device: options.DeviceOption = "auto",
 ) -> None:
     """Judge images, choose the threshold and fit models in a web page on this machine."""
     if find_spec("nicegui") is None:
@@ -56,7 +56,7 @@ def command(
     limits = Limits(upload=max_upload or Limits.upload, pixels=int(max_pixels * 10**6))
     port = free_port(host, port)
     site = Site(
-        model=model, models=models, images=images or [], limits=limits, host=setup.host_of(context), device=device
+        model=model, models=models, images=images or [], limits=limits, host=options.create_host(context), device=device
     )
 
     def started(address: str) -> None:

@@ -159,7 +159,7 @@ def test_the_command_line_takes_an_ensemble_where_it_takes_a_method(dataset: Pat
     ended = done("fit", dataset, "--out", out, *options)
     assert "\nmember 0   lite0\nbank       32 of 640 patches, covering radius " in ended.out
     assert "\nmember 1   lite1\nbank       7 of 640 patches, " in ended.out
-    assert "for --set 0.sampler.radius=..." in ended.out
+    assert "for --set 0.sampler.radius=" in ended.out
     assert "member 0 (lite0): 10 images make 640 patches of 312 values" in ended.err
 
     records = loaded("predict", out, dataset / "test", "--out", tmp_path / "results")["results"]

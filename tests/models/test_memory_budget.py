@@ -17,7 +17,7 @@ import typer
 
 import patchcore_plugin as pp
 from patchcore_plugin import cli
-from patchcore_plugin.cli.setup import parse_size
+from patchcore_plugin.cli.parsing import parse_size
 from patchcore_plugin.kernels import device
 from patchcore_plugin.models.calibration import fit_order, held_out
 from patchcore_plugin.models.fitting import budget as memory
@@ -207,7 +207,7 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.write(tmp_path / "images", 40)
-    monkeypatch.setattr("patchcore_plugin.cli.setup.Host", lambda **_: tiny.host())
+    monkeypatch.setattr("patchcore_plugin.cli.options.Host", lambda **_: tiny.host())
     words = ["fit", str(tmp_path / "images"), "--out", str(tmp_path / "m.safetensors"), "--backbone", "tiny"]
     words += ["--set", "preprocessing.size=64,64", "--set", "sampler.ratio=0.3", "--device", "cpu", "--json"]
     codes = []
