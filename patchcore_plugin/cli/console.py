@@ -128,6 +128,17 @@ def format_decimal(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number and a noun, in the plural if necessary.
+
+    Examples
+    --------
+    >>> format_count(1, "image"), format_count(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def skip_reason(error: ImageError | str) -> str:
     """Return why an image was skipped, on one line and without the advice to skip it."""
     text = one_line(error) if isinstance(error, ImageError) else " ".join(error.split())
@@ -145,5 +156,7 @@ def report_skipped(errors: Sequence[ImageError], total: int) -> None:
     for error in errors:
         typer.echo(f"patchcore: {skip_reason(error)}", err=True)
     if errors:
-        typer.echo(f"patchcore: {len(errors)} of {total} images were skipped; the rest were processed", err=True)
+        typer.echo(
+            f"patchcore: skipped {len(errors)} of {format_count(total, 'image')}; the rest were processed", err=True
+        )
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ from patchcore_plugin.plugins.options import describe
 from patchcore_plugin.plugins.specs import ROLES
 
 from . import completion
-from .console import print_json, print_table
+from .console import format_count, print_json, print_table
 from .options import JsonOption, SetOption, create_host
 from .parsing import parse_option
 
@@ -177,7 +177,7 @@ def check_plugins(
             }
         )
     else:
-        print(f"{_count(len(plugins), 'plugin')} loaded, {_count(len(host.components()), 'component')}")
+        print(f"{format_count(len(plugins), 'plugin')} loaded, {format_count(len(host.components()), 'component')}")
         report.print_summary(all_components=not names)
     for problem in problems:
         typer.echo(f"patchcore: {problem}", err=True)
@@ -196,10 +196,6 @@ def _group_by_role(texts: list[str], components: list[Component]) -> dict[str, d
             )
         options.setdefault(role, {})[option] = value
     return options
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass
@@ -246,7 +242,10 @@ class _ConformanceReport:
         """Print the number of checks, and which components were created and called."""
         called = [f"{result['role']} {result['name']}" for result in self.results if "can-be-made" in result["passed"]]
         passed, failed = (sum(len(result[key]) for result in self.results) for key in ("passed", "failed"))
-        print(f"{_count(passed, 'check')} passed, {failed} failed, {_count(len(self.results), 'component')} checked")
+        print(
+            f"{format_count(passed, 'check')} passed, {failed} failed, "
+            f"{format_count(len(self.results), 'component')} checked"
+        )
         if called:
             print(f"created and called: {', '.join(called)}")
         if all_components:

@@ -14,7 +14,16 @@ import typer
 from patchcore_plugin.errors import ImageError
 
 from . import options
-from .console import VERDICTS, Reporter, format_decimal, print_json, print_table, report_skipped, skip_reason
+from .console import (
+    VERDICTS,
+    Reporter,
+    format_count,
+    format_decimal,
+    print_json,
+    print_table,
+    report_skipped,
+    skip_reason,
+)
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.loading import Model
@@ -109,7 +118,8 @@ def _print_summary(detector: Model, records: Sequence[Mapping[str, Any]], out: P
     ]
     print_table(["verdict", "score", "p-value", "image"], rows)
     defective = sum(record["is_anomalous"] is True for record in records)
-    print(f"scored     {len(records)} images" + ("" if detector.threshold is None else f", {defective} defective"))
+    detections = "" if detector.threshold is None else f", {defective} defective"
+    print(f"scored     {format_count(len(records), 'image')}{detections}")
     print(f"threshold  {format_decimal(detector.threshold)} ({detector.calibration.describe()})")
     if any(record["map"] for record in records):
         low, high = detector.map_scale

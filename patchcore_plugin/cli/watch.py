@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .console import VERDICTS, escape_unprintable, format_decimal
+from .console import VERDICTS, escape_unprintable, format_count, format_decimal
 
 
 def command(
@@ -60,8 +60,7 @@ def command(
             else:
                 score, p_value = format_decimal(record["score"], 3), format_decimal(record["p_value"], 3)
                 _print_row(VERDICTS[record["is_anomalous"]], score, p_value, f"{seconds:.2f} s", record["path"])
-    images = "1 image" if len(latencies) == 1 else f"{len(latencies)} images"
-    summary = f"{images}: {defective} defective, {unreadable} unreadable"
+    summary = f"{format_count(len(latencies), 'image')}: {defective} defective, {unreadable} unreadable"
     if latencies:
         summary += f"; latency {statistics.median(latencies):.2f} s (median), {max(latencies):.2f} s (maximum)"
     print(summary, file=sys.stderr if as_json else sys.stdout)

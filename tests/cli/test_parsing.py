@@ -74,6 +74,6 @@ def test_options_of_one_recipe() -> None:
 def test_sizes() -> None:
     sizes = {"2GB": 2 * 10**9, "1.5 GiB": 3 << 29, "20mb": 20 * 10**6, " 1 TiB ": 1 << 40}
     assert {text: parse_size(text) for text in sizes} == sizes
-    for text in ("2", "GB", "0MB", "-1GB", "2 KB", "many"):
+    for text in ("", "2", "GB", "0MB", "-1GB", "2 KB", "2 GB left", "nan GB"):
         with pytest.raises(typer.BadParameter, match="2GB"):
             parse_size(text)

@@ -156,7 +156,7 @@ def test_unreadable_images_stop_it_or_are_left_out(model: Path, others: Path, tm
     assert model.read_bytes() == before
     ended = patchcore("calibrate", model, bad, others, "--device", "cpu", "--on-error", "skip", "--json")
     assert (ended.code, json.loads(ended.out)["good_images"]) == (1, 19)
-    assert ended.err.splitlines()[-1].startswith("patchcore: 1 of 20 images ")
+    assert ended.err.splitlines()[-1].startswith("patchcore: skipped 1 of 20 images")
     assert calibration(model)["source"] == "scores of 19 good images that the model was not fitted on"
 
 
