@@ -13,25 +13,21 @@ from patchcore_plugin.evaluation.published import NOTE, published_figures
 from patchcore_plugin.plugins.manager import Host
 
 from .console import format_decimal, print_table
-from .evaluation import EvaluationRun
+from .evaluation import QUALITY, EvaluationRun
 from .options import DetectorOptions
 
 if TYPE_CHECKING:
     from patchcore_plugin.evaluation.compare import Comparison
 
 COLUMNS = {
-    "image AUROC": ("image_auroc", 4),
-    "AP": ("image_ap", 4),
-    "F1-max": ("image_f1_max", 4),
-    "pixel AUROC": ("pixel_auroc", 4),
-    "AUPRO": ("aupro", 4),
+    **QUALITY,
     "fit s/image": ("fit_seconds_per_image", 3),
     "s/image": ("predict_seconds_per_image", 3),
     "peak MiB": ("peak_memory_bytes", 0),
     "GPU MiB": ("peak_gpu_memory_bytes", 0),
     "bank": ("bank_rows", 0),
 }
-"""Heading, metric and decimals of each column of the table."""
+"""Heading of each column of the table: metric and decimals."""
 
 
 def compare_recipes(

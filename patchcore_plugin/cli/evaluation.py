@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from patchcore_plugin.evaluation.results import Evaluation
 
 
-COLUMNS = {
+QUALITY = {
     "image AUROC": ("image_auroc", 4),
     "AP": ("image_ap", 4),
     "F1-max": ("image_f1_max", 4),
     "pixel AUROC": ("pixel_auroc", 4),
     "AUPRO": ("aupro", 4),
+}
+COLUMNS = {
+    **QUALITY,
     "false alarms": ("false_alarm_rate", 3),
     "detected": ("detection_rate", 3),
     "fit s": ("fit_seconds", 1),
@@ -27,7 +30,7 @@ COLUMNS = {
     "bank": ("bank_rows", 0),
     "radius": ("covering_radius", 3),
 }
-"""Heading, metric and decimals of each column of the table."""
+"""Heading of each column of the table: metric and decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def command(
     ] = None,
     device: options.DeviceOption = "auto",
     precision: options.PrecisionOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON record per image and line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each record as one line of JSON.")] = False,
 ) -> None:
     """Score images as they arrive in a folder, each once, until interrupted."""
     from patchcore_plugin.inference.explain import WhyPictures

@@ -22,8 +22,8 @@ def test_table_keeps_names_unchanged_on_one_line(capsys: pytest.CaptureFixture[s
 
 def test_unprintable_characters_in_a_table_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["image"], [["a\nb.png"], ["\x1b[31m.png"], ["\udcff.png"]])
-    said = capsys.readouterr().out.splitlines()
-    assert [line.rstrip() for line in said] == ["image", r"a\nb.png", r"\x1b[31m.png", r"\udcff.png"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines] == ["image", r"a\nb.png", r"\x1b[31m.png", r"\udcff.png"]
 
 
 def test_progress_is_printed_at_intervals_and_at_the_end(
@@ -39,6 +39,6 @@ def test_progress_is_printed_at_intervals_and_at_the_end(
         now[0] += LOG_INTERVAL
         progress("scoring images", 7, None)
         progress.note("a note")
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == "reading images: 3/9\nreading images: 9/9\nscoring images: 7\na note\n"
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "reading images: 3/9\nreading images: 9/9\nscoring images: 7\na note\n"
