@@ -47,13 +47,13 @@ def command(
     good = find_images(images) if images else []
     bad = find_images(defective) if defective else []
     from patchcore_plugin.models.loading import load_model
-    from patchcore_plugin.models.recalibration import recalibrated
+    from patchcore_plugin.models.recalibration import recalibrate
 
     detector = load_model(model, device=device, host=options.create_host(context))
     options.require_writable(out or model)
     previous = detector.threshold
     with Reporter() as progress:
-        calibration, skipped = recalibrated(
+        calibration, skipped = recalibrate(
             detector,
             good,
             bad,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchcore_plugin.errors import OptionError, PluginError
-from patchcore_plugin.evaluation.published import NOTE, published_figures
+from patchcore_plugin.evaluation.published_results import NOTE, load_published_results
 from patchcore_plugin.plugins.manager import Host
 
 from .console import format_decimal, print_table
@@ -17,7 +17,7 @@ from .evaluation import QUALITY, EvaluationRun
 from .options import DetectorOptions
 
 if TYPE_CHECKING:
-    from patchcore_plugin.evaluation.compare import Comparison
+    from patchcore_plugin.evaluation.comparison import Comparison
 
 COLUMNS = {
     **QUALITY,
@@ -54,7 +54,7 @@ def compare_recipes(
         If no recipe can run, because components are missing.
     """
     resolved = _resolve(recipes, run.plugins.create_host())
-    from patchcore_plugin.evaluation.compare import Contender, compare
+    from patchcore_plugin.evaluation.comparison import Candidate, compare
     from patchcore_plugin.evaluation.report.comparison import write_comparison
     from patchcore_plugin.evaluation.report.page import write_report
     from patchcore_plugin.evaluation.results import write_json
@@ -66,26 +66,26 @@ def compare_recipes(
         comparison = compare(
             run.categories,
             [
-                Contender(name, recipe, {**setup, "on_error": run.on_error}, reason)
+                Candidate(name, recipe, {**setup, "on_error": run.on_error}, reason)
                 for name, (recipe, reason) in resolved.items()
             ],
             run.out,
-            lambda contender, category, folder: run_isolated(
-                Job(recipes[contender.name], run.plugins, contender.name, category, folder, run.on_error), run.progress
+            lambda candidate, category, folder: run_isolated(
+                Job(recipes[candidate.name], run.plugins, candidate.name, category, folder, run.on_error), run.progress
             ),
             fresh=fresh,
             note=run.progress.note,
             setup=setup,
-            published=published_figures() if published else (),
+            published=load_published_results() if published else (),
         )
     except KeyboardInterrupt:
         run.progress.note("interrupted; finished results are stored, run the same command again to resume")
         raise
     for entry in comparison.entries:
         if entry.results:
-            folder = run.out / entry.contender.folder
+            folder = run.out / entry.candidate.folder
             write_json(folder / "metrics.json", entry.evaluation.to_json())
-            write_report(entry.evaluation, folder / "report.html", f"PatchCore evaluation: {entry.contender.name}")
+            write_report(entry.evaluation, folder / "report.html", f"PatchCore evaluation: {entry.candidate.name}")
     write_comparison(comparison, run.out / "report.html")
     return comparison
 
@@ -95,7 +95,7 @@ def _resolve(recipes: Mapping[str, DetectorOptions], host: Host) -> dict[str, tu
     resolved: dict[str, tuple[dict[str, Any], str | None]] = {}
     for name, options in recipes.items():
         try:
-            resolved[name] = options.load_recipe().resolved(host, options.seed).to_dict(), None
+            resolved[name] = options.load_recipe().resolve(host, options.seed).to_dict(), None
         except PluginError as error:
             resolved[name] = {}, str(error)
         except OptionError as error:
@@ -139,7 +139,7 @@ def print_comparison(comparison: Comparison, out: Path) -> None:
     if total > 1:
         rows = [
             [
-                entry.contender.name,
+                entry.candidate.name,
                 f"{len(entry.results)} of {total}",
                 *_format_cells(entry.mean if entry.results else None, entry.has_no_maps),
             ]
@@ -151,9 +151,9 @@ def print_comparison(comparison: Comparison, out: Path) -> None:
     for category in comparison.categories:
         for entry in comparison.entries:
             result = entry.results.get(category)
-            metrics = None if result is None else entry.figures(category)
+            metrics = None if result is None else entry.metrics(category)
             has_no_maps = result is not None and result.has_no_maps
-            rows.append([category, entry.contender.name, *_format_cells(metrics, has_no_maps)])
+            rows.append([category, entry.candidate.name, *_format_cells(metrics, has_no_maps)])
     _print_metrics(["category", "recipe"], rows)
     for line in comparison.reasons:
         print(f"failed   {line}")

@@ -33,7 +33,7 @@ components = component_names(*ROLES)
 
 def recipes(incomplete: str) -> list[str]:
     """Complete the name of a shipped recipe."""
-    from patchcore_plugin.models.recipes.recipe import Recipe
+    from patchcore_plugin.models.recipes import Recipe
 
     return _matching(Recipe.names(), incomplete)
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from patchcore_plugin.errors import ImageError
+
 from . import completion, options
 from .console import Reporter
 from .evaluation import EvaluationRun, evaluate_recipe, print_evaluation
@@ -33,10 +35,10 @@ def command(
     plugins = options.PluginFilter.from_context(context)
     host = plugins.create_host()
     detector_options = options.DetectorOptions(recipe="patchcore", backbone=backbone, device=device, seed=seed)
-    detector_options.load_recipe().resolved(host, seed)
-    from patchcore_plugin.data.images import read_image
+    detector_options.load_recipe().resolve(host, seed)
     from patchcore_plugin.data.synthetic import draw_dataset
-    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.explain import ExplanationPictures
+    from patchcore_plugin.inference.runner import predict_files
     from patchcore_plugin.inference.writer import ResultsWriter
     from patchcore_plugin.models.detector import Detector
 
@@ -52,9 +54,11 @@ def command(
         print(f"fit        {model}")
         detector = Detector.load(model, device=device, host=host)
         paths = [image.path for image in category.test]
-        with ResultsWriter(out / "results", detector.map_scale, why=WhyPictures(detector)) as writer:
-            for done, prediction in enumerate(detector.predict(paths), start=1):
-                writer.write(prediction, read_image(paths[done - 1]))
+        explain = ExplanationPictures(detector.thumbnails)
+        with ResultsWriter(out / "results", detector.map_scale, explain=explain) as writer:
+            for done, result in enumerate(predict_files(detector, paths), start=1):
+                if not isinstance(result.outcome, ImageError):
+                    writer.write(result.outcome)
                 progress("scoring images", done, len(paths))
         print(f"predict    {out / 'results' / 'results.jsonl'}, with heat maps, overlays and explanations")
         run = EvaluationRun(

@@ -67,8 +67,8 @@ def evaluate_recipe(run: EvaluationRun, options: DetectorOptions) -> Evaluation:
         If the recipe is invalid, or a category cannot be evaluated.
     """
     host = run.plugins.create_host()
-    resolved = options.load_recipe().resolved(host, options.seed)
-    from patchcore_plugin.evaluation.evaluate import evaluate
+    resolved = options.load_recipe().resolve(host, options.seed)
+    from patchcore_plugin.evaluation.measurement import evaluate
     from patchcore_plugin.evaluation.report.page import write_report
 
     evaluation = evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,11 +15,7 @@ from .console import print_json
 def command(
     context: typer.Context,
     model: options.ModelArgument,
-    out: Annotated[Path, typer.Option("--out", help="File to write: .onnx, or .pt2 for torch.")],
-    format: Annotated[  # noqa: A002
-        Literal["onnx", "torch"],
-        typer.Option("--format", help="File format: onnx for ONNX Runtime, OpenVINO etc., torch for torch.export."),
-    ] = "onnx",
+    out: Annotated[Path, typer.Option("--out", help="File to write (.onnx).")],
     images: Annotated[
         list[Path] | None,
         typer.Option(
@@ -30,21 +26,20 @@ def command(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Export a model to one file, and compare its results with the model's. Requires the extra `export`."""
+    """Export a model to ONNX, and compare its results with the model's. Requires the extra `export`."""
     from patchcore_plugin.data.datasets import find_images
 
     paths = find_images(images) if images else []
-    from patchcore_plugin.models.export.model import BATCHES, SUFFIXES, export_model
+    from patchcore_plugin.models.export.model import BATCHES, SUFFIX, export_model
     from patchcore_plugin.models.loading import load_model
 
     detector = load_model(model, device="cpu", precision="fp32", host=options.create_host(context))
-    options.require_writable(out, f"model{SUFFIXES[format]}")
-    export = export_model(detector, out, format=format, images=paths)
+    options.require_writable(out, f"model{SUFFIX}")
+    export = export_model(detector, out, images=paths)
     if as_json:
         print_json(
             {
                 "file": str(export.path),
-                "format": format,
                 "outputs": export.outputs,
                 "images": export.images,
                 "sizes": export.sizes,
@@ -62,5 +57,4 @@ def command(
     print(f"score      largest relative difference {export.score_difference:.1e}")
     if export.map_difference is not None:
         print(f"map        largest difference {export.map_difference:.1e} of the range of values")
-    if format == "onnx":
-        print(f"next       patchcore predict {shlex.quote(str(out))} IMAGES --out results")
+    print(f"next       patchcore predict {shlex.quote(str(out))} IMAGES --out results")

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from patchcore_plugin.errors import OptionError
-from patchcore_plugin.models.recipes.ensemble import EnsembleRecipe
 
 from . import options as cli_options
 from .console import print_json
@@ -38,8 +37,8 @@ def command(
         recipe=recipe, backbone=backbone, options=tuple(options or ()), seed=seed
     )
     host = cli_options.create_host(context)
-    resolved = detector_options.load_recipe().resolved(host, seed)
-    if isinstance(resolved, EnsembleRecipe):
+    resolved = detector_options.load_recipe().resolve(host, seed)
+    if len(resolved.members) > 1:
         raise OptionError(f"recipe {recipe!r} is an ensemble; export one backbone at a time with --backbone NAME")
     choice = resolved.backbone
 

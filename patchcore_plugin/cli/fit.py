@@ -63,7 +63,7 @@ def command(
     as_json: cli_options.JsonOption = False,
 ) -> None:
     """Fit a model on images of good parts."""
-    from patchcore_plugin.data.datasets import training_images
+    from patchcore_plugin.data.datasets import find_training_images
 
     detector_options = cli_options.DetectorOptions(
         recipe=recipe,
@@ -76,7 +76,7 @@ def command(
         precision=precision,
         seed=seed,
     )
-    paths = training_images(images)
+    paths = find_training_images(images)
     detector = detector_options.create_detector(cli_options.create_host(context))
     cli_options.require_writable(out)
     features = out.with_name(f"{out.name}.features")

@@ -106,7 +106,7 @@ def _run_job(job: Job, connection: Connection) -> None:
     # Ctrl-C reaches both processes; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    from patchcore_plugin.evaluation.evaluate import evaluate_category
+    from patchcore_plugin.evaluation.measurement import evaluate_category
     from patchcore_plugin.evaluation.peak_memory import peak_gpu_memory, peak_memory
 
     try:

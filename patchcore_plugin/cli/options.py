@@ -18,8 +18,7 @@ from .parsing import parse_option
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
-    from patchcore_plugin.models.recipes.ensemble import AnyRecipe
+    from patchcore_plugin.models.recipes import Recipe
 
 ModelArgument = Annotated[Path, typer.Argument(help="Model file written by patchcore fit.", readable=False)]
 RecipeOption = Annotated[
@@ -157,7 +156,7 @@ class DetectorOptions:
     precision: Literal["fp32", "bf16"] | None = None
     seed: int = 0
 
-    def load_recipe(self) -> AnyRecipe:
+    def load_recipe(self) -> Recipe:
         """Return the recipe with all replacements and options applied.
 
         Raises
@@ -165,9 +164,9 @@ class DetectorOptions:
         OptionError
             If the recipe or an option is unknown or invalid.
         """
-        from patchcore_plugin.models.recipes.ensemble import load_recipe
+        from patchcore_plugin.models.recipes import Recipe
 
-        recipe = load_recipe(self.recipe)
+        recipe = Recipe.load(self.recipe)
         for role in ROLES:
             name = getattr(self, role)
             if name is not None:
@@ -181,7 +180,7 @@ class DetectorOptions:
             recipe = recipe.change(part, change)
         return recipe
 
-    def create_detector(self, host: Host) -> Detector | Ensemble:
+    def create_detector(self, host: Host) -> Detector:
         """Return a detector that is not fitted yet. Invalid options fail before torch is imported.
 
         Raises
@@ -192,11 +191,11 @@ class DetectorOptions:
             If a component is not available.
         """
         recipe = self.load_recipe()
-        recipe.resolved(host, self.seed)
-        from patchcore_plugin.models.loading import model_of
+        recipe.resolve(host, self.seed)
+        from patchcore_plugin.models.detector import Detector
 
         precision = self.precision or "fp32"
-        return model_of(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
+        return Detector(recipe, seed=self.seed, device=self.device, precision=precision, host=host)
 
 
 def require_writable(path: Path, example: str = "model.safetensors") -> None:

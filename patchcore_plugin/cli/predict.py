@@ -69,8 +69,8 @@ def command(
     paths = find_images(arguments) if arguments else []
     from patchcore_plugin.data.video import is_video
     from patchcore_plugin.inference.coco import write_coco
-    from patchcore_plugin.inference.explain import WhyPictures
-    from patchcore_plugin.inference.runner import judge_files
+    from patchcore_plugin.inference.explain import ExplanationPictures
+    from patchcore_plugin.inference.runner import predict_files
     from patchcore_plugin.inference.writer import ResultsWriter
     from patchcore_plugin.models.file import software
     from patchcore_plugin.models.loading import load_model
@@ -83,13 +83,14 @@ def command(
     if STDIN in images:
         lists = chain(lists, read_paths(cast(BufferedReader, sys.stdin.buffer), null=null))
     done = 0
-    with ResultsWriter(out, detector.map_scale, why=WhyPictures(detector)) as writer, Reporter() as progress:
+    explain = ExplanationPictures(detector.thumbnails)
+    with ResultsWriter(out, detector.map_scale, explain=explain) as writer, Reporter() as progress:
         for paths in lists:
-            for item in judge_files(detector, paths, frame_step=frame_step, on_error=on_error):
-                if isinstance(item.found, ImageError):
-                    errors.append(item.found)
+            for outcome, extra in predict_files(detector, paths, frame_step=frame_step, on_error=on_error):
+                if isinstance(outcome, ImageError):
+                    errors.append(outcome)
                 else:
-                    record = writer.write(item.found, item.pixels, name=item.name, **item.extra)
+                    record = writer.write(outcome, **extra)
                     records.append(record if as_json else {key: record[key] for key in TABLE})
                 done += 1
                 progress("scoring images", done, total)
@@ -128,10 +129,6 @@ def _print_summary(detector: Model, records: Sequence[Mapping[str, Any]], out: P
         print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}{why}")
         return
     if records:
-        from patchcore_plugin.models.recipes.ensemble import EnsembleRecipe
-
-        recipe = detector.recipe
-        members = recipe.members if isinstance(recipe, EnsembleRecipe) else (recipe,)
-        scorers = ", ".join(dict.fromkeys(member.scorer.name for member in members))
+        scorers = ", ".join(dict.fromkeys(member.scorer.name for member in detector.recipe.members))
         print(f"no maps    scorer {scorers} scores whole images only")
     print(f"written    {out / 'results.jsonl'}")

@@ -20,10 +20,9 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
-    from patchcore_plugin.models.recipes.ensemble import load_recipe
-    from patchcore_plugin.models.recipes.recipe import Recipe
+    from patchcore_plugin.models.recipes import Recipe
 
-    recipes = [load_recipe(name) for name in Recipe.names()]
+    recipes = [Recipe.load(name) for name in Recipe.names()]
     if as_json:
         print_json([recipe.to_dict() for recipe in recipes])
         return
@@ -40,9 +39,9 @@ def show_recipe(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recipe as TOML with all options."""
-    from patchcore_plugin.models.recipes.ensemble import load_recipe
+    from patchcore_plugin.models.recipes import Recipe
 
-    recipe = load_recipe(name).resolved(create_host(context), seed=0)
+    recipe = Recipe.load(name).resolve(create_host(context), seed=0)
     content = recipe.to_dict()
     if as_json:
         print_json(content)

@@ -9,15 +9,15 @@ from .console import escape_unprintable, format_decimal
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
+    from patchcore_plugin.models.member import Member
 
 HIGHEST = 3
 """How many training images with the highest scores to list."""
 
 
-def find_highest(detector: Detector | Ensemble) -> list[dict[str, Any]]:
+def find_highest(detector: Detector) -> list[dict[str, Any]]:
     """Return path and held-out score of the training images with the highest scores, highest first."""
-    scores = sorted(detector.good_scores, key=lambda item: -item[1])
+    scores = sorted(detector.held_out_scores, key=lambda item: -item[1])
     return [{"path": path, "score": score} for path, score in scores[:HIGHEST]]
 
 
@@ -27,18 +27,22 @@ def format_highest(images: Sequence[Mapping[str, Any]]) -> str:
     return f"highest    {names}: if one of these images shows a defect, remove it and fit again"
 
 
-def describe_bank(detector: Detector | Ensemble) -> dict[str, Any]:
+def describe_bank(detector: Detector) -> dict[str, Any]:
     """Return size and covering radius of the memory bank, or of each member's under the key ``members``."""
-    from patchcore_plugin.models.ensemble import Ensemble
+    banks = [_describe_member(member) for member in detector.members]
+    if len(banks) == 1:
+        return banks[0]
+    names = [member.recipe.name for member in detector.members]
+    return {"members": [{"name": name, **bank} for name, bank in zip(names, banks, strict=True)]}
 
-    if isinstance(detector, Ensemble):
-        return {"members": [{"name": member.recipe.name, **describe_bank(member)} for member in detector.members]}
+
+def _describe_member(member: Member) -> dict[str, Any]:
     return {
-        "bank_rows": detector.bank_rows,
-        "patches_seen": detector.bank.seen,
-        "covering_radius": detector.covering_radius,
-        "radius_is_exact": detector.radius_is_exact,
-        "radius_curve": detector.radius_curve,
+        "bank_rows": member.bank_rows,
+        "patches_seen": member.bank.seen,
+        "covering_radius": member.covering_radius,
+        "radius_is_exact": member.radius_is_exact,
+        "radius_curve": member.radius_curve,
     }
 
 

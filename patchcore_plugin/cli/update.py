@@ -16,7 +16,6 @@ from .summary import describe_bank, find_highest, format_bank, format_highest
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
 
 
 def command(
@@ -42,12 +41,11 @@ def command(
 
     paths = find_images(images)
     from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
-    from patchcore_plugin.models.fitting.updating import new_images
+    from patchcore_plugin.models.fitting.new_images import new_images
     from patchcore_plugin.models.loading import load_model
 
     detector = load_model(model, device=device, host=options.create_host(context))
-    if not isinstance(detector, Detector | Ensemble):
+    if not isinstance(detector, Detector):
         raise ModelFileError(
             f"{model}: an exported model cannot be updated; update the model file it was exported from, "
             "then export that again"
@@ -62,7 +60,7 @@ def command(
     seconds = time.perf_counter() - start
     after = _describe(detector)
     previous = before["threshold"]
-    above = None if previous is None else sum(score > previous for _, score in detector.good_scores)
+    above = None if previous is None else sum(score > previous for _, score in detector.held_out_scores)
     summary: dict[str, Any] = {
         "model": str(out or model),
         "images_added": len(new) - len(detector.skipped),
@@ -92,13 +90,13 @@ def command(
         threshold = f"{format_decimal(detector.threshold)} ({detector.calibration.describe()})"
         print(f"threshold  {threshold}, previously {format_decimal(previous)}")
         if above is not None:
-            print(f"new        {above} of {len(detector.good_scores)} images score above the previous threshold")
+            print(f"new        {above} of {len(detector.held_out_scores)} images score above the previous threshold")
         if summary["highest_scores"]:
             print(format_highest(summary["highest_scores"]))
     report_skipped(detector.skipped, len(new))
 
 
-def _describe(detector: Detector | Ensemble) -> dict[str, Any]:
+def _describe(detector: Detector) -> dict[str, Any]:
     return {**describe_bank(detector), "threshold": detector.threshold}
 
 

@@ -39,12 +39,13 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print each record as one line of JSON.")] = False,
 ) -> None:
     """Score images as they arrive in a folder, each once, until interrupted."""
-    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.explain import ExplanationPictures
     from patchcore_plugin.inference.watch import Watch
     from patchcore_plugin.models.loading import load_model
 
     detector = load_model(model, device=device, precision=precision, host=options.create_host(context))
-    watch = Watch(detector, folder, out, every=every, why=WhyPictures(detector), announce=_print_note)
+    explain = ExplanationPictures(detector.thumbnails)
+    watch = Watch(detector, folder, out, every=every, explain=explain, announce=_print_note)
     defective, unreadable, latencies = 0, 0, array("d")
     with _stop_signals() as stop, closing(watch.run(until_idle=until_idle, stop=stop)) as results:
         for record, seconds in results:

