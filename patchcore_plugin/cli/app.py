@@ -10,7 +10,8 @@ import typer
 
 from patchcore_plugin.errors import PatchcoreError
 
-from . import setup
+from . import options
+from .parsing import parse_size
 
 
 def command(
@@ -39,14 +40,12 @@ def command(
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     max_upload: Annotated[
         int | None,
-        typer.Option(
-            "--max-upload", parser=setup.parse_size, metavar="SIZE", help="Largest image file; default: 50MB."
-        ),
+        typer.Option("--max-upload", parser=parse_size, metavar="SIZE", help="Largest image file; default: 50MB."),
     ] = None,
     max_pixels: Annotated[
         float, typer.Option("--max-pixels", min=0.01, max=10**6, help="Largest image, in millions of pixels.")
     ] = 100.0,
-    device: setup.DeviceOption = "auto",
+    device: options.DeviceOption = "auto",
 ) -> None:
     """Inspect images, set the threshold and fit models in a browser."""
     if find_spec("nicegui") is None:
@@ -58,7 +57,7 @@ def command(
     limits = Limits(upload=max_upload or Limits.upload, pixels=int(max_pixels * 10**6))
     port = find_port(host, port)
     site = Site(
-        model=model, models=models, images=images or [], limits=limits, host=setup.host_of(context), device=device
+        model=model, models=models, images=images or [], limits=limits, host=options.create_host(context), device=device
     )
 
     def announce(url: str) -> None:

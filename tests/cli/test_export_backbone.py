@@ -1,4 +1,4 @@
-"""The command `patchcore export-backbone`: the file that it writes, what it prints, and what it refuses."""
+"""`patchcore export-backbone`: the file, the summary, and options that are refused."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from tests.commands import done, patchcore
 pytest.importorskip("patchcore_onnx", reason="the ONNX backbone is not installed")
 
 
-def test_the_command_for_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_fixed_image_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     host = Host()
     file = tmp_path / "new" / "features.onnx"
     arguments = ["--backbone", "resnet18", "--set", "backbone.weights=random", "--set", "backbone.layers=layer1,"]
     ended = done("export-backbone", *arguments, "--out", file, "--size", "40,56", "--seed", 3, "--json")
     assert ended.err == ""
-    assert capfd.readouterr() == ("", "")  # neither do libraries print
-    said = json.loads(ended.out)
-    assert 0 < said.pop("largest_relative_difference") < 1e-4
+    assert capfd.readouterr() == ("", "")  # libraries print nothing either
+    summary = json.loads(ended.out)
+    assert 0 < summary.pop("largest_relative_difference") < 1e-4
     expected = host.create("backbone", "resnet18", weights="random", layers=("layer1",), seed=3)
-    assert said == {
+    assert summary == {
         "file": str(file),
         "maps": ["layer1"],
         "size": [40, 56],
@@ -37,22 +38,20 @@ def test_the_command_for_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[s
     backbone = host.create("backbone", "onnx", file=str(file))
     images = torch.randn(3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(backbone(images)[0], expected(images)[0], rtol=1e-4, atol=1e-4)
-    with pytest.raises(
-        pp.TensorError, match=r"takes images of 40 x 56 only, got 64 x 64; set preprocessing.size=40,56"
-    ):
+    with pytest.raises(pp.TensorError, match=r"40 x 56.* 64 x 64.* preprocessing.size=40,56"):
         backbone(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--set", "sampler.ratio=0.1"], 1, "--set sampler.ratio=0.1: only the backbone is exported; "),
-        (["--set", "backbone.wights=random"], 1, "unknown option 'wights'; did you mean 'weights'?"),
-        (["--size", "256"], 2, "expected HEIGHT,WIDTH, such as 256,256, got 256"),
-        (["--size", "0,256"], 2, "expected HEIGHT,WIDTH, such as 256,256, got 0,256"),
+        (["--set", "sampler.ratio=0.1"], 1, "--set sampler.ratio=0.1: only the backbone is exported"),
+        (["--set", "backbone.wights=random"], 1, "did you mean 'weights'?"),
+        (["--size", "256"], 2, "HEIGHT,WIDTH"),
+        (["--size", "0,256"], 2, "HEIGHT,WIDTH"),
     ],
 )
-def test_what_the_command_refuses(
+def test_invalid_options_are_refused(
     arguments: Sequence[str],
     code: int,
     text: str,
@@ -66,7 +65,8 @@ def test_what_the_command_refuses(
     assert not list(tmp_path.iterdir())
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.e2e
+def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; sys.argv = ['patchcore', 'export-backbone', '--help']\n"
         "from patchcore_plugin.cli import main\n"
@@ -74,4 +74,4 @@ def test_help_imports_nothing_heavy() -> None:
         "except SystemExit: pass\n"
         "assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, capture_output=True)

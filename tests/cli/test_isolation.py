@@ -1,4 +1,4 @@
-"""One recipe on one category in its own process: how its death is reported."""
+"""Evaluation in a separate process: how its death is reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from patchcore_plugin.cli import pair, setup
+from patchcore_plugin.cli.isolation import Job, run_isolated
+from patchcore_plugin.cli.options import DetectorOptions, PluginFilter
 from patchcore_plugin.data.datasets import load_category
 from patchcore_plugin.errors import PatchcoreError
 from tests.plugins.fake_plugins import Install
@@ -58,11 +59,11 @@ def test_death_of_the_process_is_reported(
 ) -> None:
     distribution("dying", DYING)
     options = (f"scorer.signal={int(number)}", "preprocessing.size=64,64")
-    wanted = setup.Setup(
+    detector_options = DetectorOptions(
         recipe="patchcore", backbone="efficientnet-lite0", scorer="dies", options=options, device="cpu"
     )
-    asked = pair.Pair(wanted, setup.Blocked(), "patchcore", load_category(dataset), tmp_path, "skip")
+    job = Job(detector_options, PluginFilter(), "patchcore", load_category(dataset), tmp_path, "skip")
     with pytest.raises(PatchcoreError, match=reason):
-        pair.measure(asked, lambda stage, done, total: None)
+        run_isolated(job, lambda stage, done, total: None)
     # An unexpected error is a bug, so its traceback is printed.
     assert ("memory" in capfd.readouterr().err) == (number == 0)
