@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 import typer
-from patchcore_plugin.models.fitting.budget import COPIES
 from typer.testing import CliRunner
 
 import patchcore_plugin as pp
@@ -156,7 +155,7 @@ def test_commands_exist(
         names = list(several) or ["patchcore"]
         for name, options in group_by_recipe(given["options"] or (), names).items():
             setup = DetectorOptions(recipe=name, options=options, **{role: given[role] for role in ROLES})
-            setup.Recipe.load().resolve(host, 0)
+            setup.load_recipe().resolve(host, 0)
 
 
 @pytest.mark.parametrize("page", list(PAGES))
