@@ -37,8 +37,8 @@ from .plugins.protocols import (
 from .plugins.specs import CONTRACT_VERSION, AggregatorSpec, BackboneSpec, ComponentSpec, SamplerSpec, ScorerSpec
 
 if TYPE_CHECKING:
-    from .inference.coco import coco_of
-    from .inference.explain import why_picture
+    from .inference.coco import coco_annotations
+    from .inference.explain import explanation_picture
     from .models.calibration import Calibration
     from .models.detector import Detector
     from .models.export.model import export_model
@@ -90,8 +90,9 @@ __all__ = [
     "StreamingScorer",
     "TensorError",
     "WeightsError",
-    "coco_of",
+    "coco_annotations",
     "differences",
+    "explanation_picture",
     "export_model",
     "hash_weights",
     "hookimpl",
@@ -99,7 +100,6 @@ __all__ = [
     "load_model",
     "read_weights",
     "recalibrate",
-    "why_picture",
 ]
 
 _LAZY = {
@@ -112,14 +112,14 @@ _LAZY = {
     "Recipe": "models.recipes",
     "Region": "models.regions",
     "StagedBackbone": "plugins.staged",
-    "coco_of": "inference.coco",
+    "coco_annotations": "inference.coco",
     "differences": "plugins.weights",
+    "explanation_picture": "inference.explain",
     "export_model": "models.export.model",
     "initialise": "plugins.staged",
     "load_model": "models.loading",
     "read_weights": "plugins.weights",
     "recalibrate": "models.recalibration",
-    "why_picture": "inference.explain",
 }
 
 

@@ -1,4 +1,4 @@
-"""`patchcore demo`: the main job on images that it draws itself, offline."""
+"""`patchcore demo`: fit, predict and evaluate on synthetic images, offline."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from . import completion, setup
+from patchcore_plugin.errors import ImageError
+
+from . import completion, options
 from .console import Reporter
-from .evaluate import run, show
+from .evaluation import EvaluationRun, evaluate_recipe, print_evaluation
 
 
 def command(
@@ -20,42 +22,48 @@ def command(
         str,
         typer.Option(
             "--backbone",
-            help="A backbone whose weights are here.",
-            autocompletion=completion.names_of("backbone"),
+            help="Backbone whose weights are installed.",
+            autocompletion=completion.component_names("backbone"),
         ),
     ] = "efficientnet-lite0",
-    device: setup.DeviceOption = "auto",
-    seed: setup.SeedOption = 0,
+    device: options.DeviceOption = "auto",
+    seed: options.SeedOption = 0,
 ) -> None:
-    """Draw a small line of parts (synthetic), then fit, predict, evaluate and report."""
+    """Run the whole workflow on synthetic images: fit, predict, evaluate, report. Works offline."""
     from patchcore_plugin.data.datasets import load_category
 
-    host = setup.host_of(context)
-    wanted = setup.Setup(recipe="patchcore", backbone=backbone, device=device, seed=seed)
-    wanted.load().resolved(host, seed)
-    from patchcore_plugin.data.images import read_image
+    plugins = options.PluginFilter.from_context(context)
+    host = plugins.create_host()
+    detector_options = options.DetectorOptions(recipe="patchcore", backbone=backbone, device=device, seed=seed)
+    detector_options.load_recipe().resolve(host, seed)
     from patchcore_plugin.data.synthetic import draw_dataset
-    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.explain import ExplanationPictures
+    from patchcore_plugin.inference.runner import predict_files
     from patchcore_plugin.inference.writer import ResultsWriter
     from patchcore_plugin.models.detector import Detector
 
     start = time.perf_counter()
     category = load_category(draw_dataset(out / "images", seed=seed))
     print(
-        f"drawn      {out / 'images'}: {len(category.train)} good images to fit on, "
-        f"{len(category.test)} to judge (synthetic)"
+        f"images     {out / 'images'}: {len(category.train)} good images to fit on, "
+        f"{len(category.test)} to test (synthetic)"
     )
     model = out / "model.safetensors"
     with Reporter() as progress:
-        wanted.detector(host).fit(category.train, keep_thumbnails=True, progress=progress).save(model)
-        print(f"fitted     {model}")
+        detector_options.create_detector(host).fit(category.train, keep_thumbnails=True, progress=progress).save(model)
+        print(f"fit        {model}")
         detector = Detector.load(model, device=device, host=host)
         paths = [image.path for image in category.test]
-        with ResultsWriter(out / "results", detector.map_scale, why=WhyPictures(detector)) as writer:
-            for done, prediction in enumerate(detector.predict(paths), start=1):
-                writer.write(prediction, read_image(paths[done - 1]))
-                progress("judging images", done, len(paths))
-        print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps, overlays and why-pictures beside it")
-        evaluation = run([category], wanted, host, out / "evaluation", "stop", progress)
-    show(evaluation, out / "evaluation")
-    print(f"done       in {time.perf_counter() - start:.0f} s; open {out / 'evaluation' / 'report.html'}")
+        explain = ExplanationPictures(detector.thumbnails)
+        with ResultsWriter(out / "results", detector.map_scale, explain=explain) as writer:
+            for done, result in enumerate(predict_files(detector, paths), start=1):
+                if not isinstance(result.outcome, ImageError):
+                    writer.write(result.outcome)
+                progress("scoring images", done, len(paths))
+        print(f"predict    {out / 'results' / 'results.jsonl'}, with heat maps, overlays and explanations")
+        run = EvaluationRun(
+            categories=[category], out=out / "evaluation", plugins=plugins, progress=progress, on_error="stop"
+        )
+        evaluation = evaluate_recipe(run, detector_options)
+    print_evaluation(evaluation, run.out)
+    print(f"done       in {time.perf_counter() - start:.0f} s; open {run.out / 'report.html'}")

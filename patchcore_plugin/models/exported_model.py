@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from patchcore_plugin.data.atomic import replacing
+from patchcore_plugin.data.atomic import atomic_write
 from patchcore_plugin.data.images import as_image, read_image, to_unit
 from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
@@ -187,7 +187,7 @@ class ExportedModel(BaseModel):
         for entry in program.metadata_props:
             if entry.key == ENTRY:
                 entry.value = json.dumps({**self._description, "calibration": self.calibration.to_dict()})
-        with replacing(path) as unfinished:
+        with atomic_write(path) as unfinished:
             onnx.save(program, unfinished)
 
     def _predict(self, images: Sequence[tuple[str | None, NDArray[Any]]], keep_pixels: bool) -> Iterator[Prediction]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patchcore_plugin.data.atomic import delete_unfinished, replacing
+from patchcore_plugin.data.atomic import atomic_write, delete_unfinished
 from patchcore_plugin.errors import ModelFileError, PluginError, one_line
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.protocols import hash_weights
@@ -51,13 +51,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any],
         If the file cannot be written.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    descriptions = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()}
-    complete = {**manifest, "tensors": descriptions, "sha256": hash_weights(stored)}
+    described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()}
+    complete = {**manifest, "tensors": described, "sha256": hash_weights(stored)}
     content = {"format": version, "sha256": _digest(complete), "manifest": complete}
     # One entry, because several are written in random order, and equal models should give equal files.
     metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
     try:
-        with replacing(path) as unfinished:
+        with atomic_write(path) as unfinished:
             # The library would make a file that only its owner can read.
             unfinished.touch()
             mode = unfinished.stat().st_mode
@@ -149,8 +149,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise _damage_error(path, one_line(error)) from error
-    descriptions = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()}
-    if descriptions != manifest["tensors"] or hash_weights(tensors) != manifest["sha256"]:
+    described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()}
+    if described != manifest["tensors"] or hash_weights(tensors) != manifest["sha256"]:
         raise _damage_error(path, "its tensors do not match their checksum")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -1,4 +1,4 @@
-"""Thumbnails as tensors of a model file."""
+"""Thumbnails of training images as tensors of a model file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ _DATA, _OFFSETS = "thumbnails.data", "thumbnails.offsets"
 
 
 def pack_thumbnails(thumbnails: Mapping[int, bytes], images: int) -> dict[str, Tensor]:
-    """Return thumbnails as tensors; none without thumbnails.
-
-    The tensors are the concatenated files, uint8 [bytes], and their offsets, int64 [images + 1]. The file of an image
-    without thumbnail has length 0.
+    """Return thumbnails as tensors for a model file.
 
     Parameters
     ----------
-    thumbnails
-        JPEG files, by number of the training image.
-    images
+    thumbnails : mapping of int to bytes
+        JPEG files by the numbers of their training images; not every image needs one.
+    images : int
         Number of training images.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The files in the order of their images, uint8 [bytes], and their offsets, int64 [images + 1]. An image without a
+        thumbnail takes no bytes. Empty if there are no thumbnails.
+
+    Examples
+    --------
+    >>> pack_thumbnails({1: b"file"}, 3)["thumbnails.offsets"].tolist()
+    [0, 0, 4, 4]
     """
     if not thumbnails:
         return {}
@@ -37,21 +45,26 @@ def pack_thumbnails(thumbnails: Mapping[int, bytes], images: int) -> dict[str, T
 
 
 def unpack_thumbnails(path: Path, tensors: Mapping[str, Tensor], images: int) -> dict[int, bytes]:
-    """Return the thumbnails in the tensors of a model file; empty if there are none.
+    """Return the thumbnails in the tensors of a model file.
 
     Parameters
     ----------
-    path
-        The model file, for messages.
-    tensors
-        Those of `pack_thumbnails`, among others.
-    images
+    path : Path
+        The model file, for the message.
+    tensors : mapping of str to Tensor
+        Tensors of the model file, with those of `pack_thumbnails` among them or without.
+    images : int
         Number of training images.
+
+    Returns
+    -------
+    dict of int to bytes
+        JPEG files by the numbers of their training images; empty if the model file has no thumbnails.
 
     Raises
     ------
     ModelFileError
-        If the tensors are not the thumbnails of that number of images.
+        If the tensors do not describe thumbnails of this number of images.
     """
     if _DATA not in tensors:
         return {}
@@ -64,6 +77,6 @@ def unpack_thumbnails(path: Path, tensors: Mapping[str, Tensor], images: int) ->
         or bool((offsets.diff() < 0).any())
     ):
         raise ModelFileError(f"{path}: damaged (its thumbnails are not those of {images} images); fit again")
-    files, ends = data.numpy().tobytes(), offsets.tolist()
-    parts = (files[start:end] for start, end in pairwise(ends))
-    return {number: part for number, part in enumerate(parts) if part}
+    contents = data.numpy().tobytes()
+    files = (contents[start:end] for start, end in pairwise(offsets.tolist()))
+    return {number: file for number, file in enumerate(files) if file}

@@ -26,7 +26,7 @@ from tests.integrations.anomalib.engines import (
     without_normalisation,
 )
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 def test_checkpoint_gives_equal_scores_in_another_process(fitted: tuple[PluginPatchcore, Path], dataset: Path) -> None:

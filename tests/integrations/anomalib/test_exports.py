@@ -23,7 +23,7 @@ from tests.integrations.anomalib.engines import (
     without_normalisation,
 )
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 def test_torch_export_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.integrations.anomalib.engines import (
     without_normalisation,
 )
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
