@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import patchcore_plugin as pp
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.builtin import PLUGINS
 from tests.commands import SMALL, done, failure, loaded, patchcore
 from tests.plugins.fake_plugins import ALSO_ALL, BROKEN, MISSPELT, MISSPELT_REASON, Install
@@ -139,7 +139,7 @@ def test_plugins_show() -> None:
 
 def test_plugins_show_says_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("knn", "greedy-coreset"):
-        assert f"\nkernels on a CPU: {description()}\n" in done("plugins", "show", name).out
+        assert f"\nkernels on a CPU: {describe()}\n" in done("plugins", "show", name).out
     assert "kernels" not in done("plugins", "show", "average-pool").out
     monkeypatch.setenv("PATCHCORE_COMPILED", "0")
     assert "\nkernels on a CPU: torch\n" in done("plugins", "show", "knn").out
