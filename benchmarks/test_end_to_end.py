@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks._end_to_end import predictions_and_backbone
-from patchcore_plugin.plugins.staged import StagedBackbone
+from patchcore_plugin.plugins.backbones import StagedBackbone
 
 
 def test_the_backbone_alone_sees_as_many_images_as_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,9 @@ from .errors import (
     TensorError,
     WeightsError,
 )
+from .plugins.discovery import Plugin
 from .plugins.hookspecs import hookimpl
-from .plugins.manager import Component, Host, Plugin
+from .plugins.manager import Component, Host, default_host
 from .plugins.protocols import (
     Aggregator,
     Backbone,
@@ -34,7 +35,15 @@ from .plugins.protocols import (
     StreamingScorer,
     hash_weights,
 )
-from .plugins.specs import CONTRACT_VERSION, AggregatorSpec, BackboneSpec, ComponentSpec, SamplerSpec, ScorerSpec
+from .plugins.specs import (
+    CONTRACT_VERSION,
+    AggregatorSpec,
+    BackboneSpec,
+    Capabilities,
+    ComponentSpec,
+    SamplerSpec,
+    ScorerSpec,
+)
 
 if TYPE_CHECKING:
     from .inference.coco import coco_of
@@ -50,8 +59,7 @@ if TYPE_CHECKING:
     from .models.recipes.ensemble import EnsembleRecipe, load_recipe
     from .models.recipes.recipe import Recipe
     from .models.regions import Region
-    from .plugins.staged import StagedBackbone, initialise
-    from .plugins.weights import differences, read_weights
+    from .plugins.backbones import StagedBackbone, differences, initialise, read_weights
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -61,6 +69,7 @@ __all__ = [
     "BackboneSpec",
     "Calibration",
     "CalibrationError",
+    "Capabilities",
     "Component",
     "ComponentSpec",
     "DatasetError",
@@ -93,6 +102,7 @@ __all__ = [
     "TensorError",
     "WeightsError",
     "coco_of",
+    "default_host",
     "differences",
     "export_model",
     "hash_weights",
@@ -116,15 +126,15 @@ _LAZY = {
     "Prediction": "models.prediction",
     "Recipe": "models.recipes.recipe",
     "Region": "models.regions",
-    "StagedBackbone": "plugins.staged",
+    "StagedBackbone": "plugins.backbones",
     "coco_of": "inference.coco",
-    "differences": "plugins.weights",
+    "differences": "plugins.backbones",
     "export_model": "models.export.model",
-    "initialise": "plugins.staged",
+    "initialise": "plugins.backbones",
     "load_model": "models.loading",
     "load_recipe": "models.recipes.ensemble",
     "model_of": "models.loading",
-    "read_weights": "plugins.weights",
+    "read_weights": "plugins.backbones",
     "recalibrated": "models.recalibration",
     "why_picture": "inference.explain",
 }

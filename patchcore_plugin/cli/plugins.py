@@ -207,7 +207,7 @@ class _Report:
 
     def check(self, host: Host, component: Component, options: dict[str, Any], *, behaviour: bool) -> None:
         """Check a component; one that cannot be made is left at that."""
-        from patchcore_plugin.plugins.testing import CannotBeMadeError, ConformanceError, component_checks
+        from patchcore_plugin.plugins.testing import ConformanceError, UnavailableError, component_checks
 
         passed: list[str] = []
         failed: list[str] = []
@@ -215,7 +215,7 @@ class _Report:
         for check in component_checks(host, component, options=options, behaviour=behaviour):
             try:
                 check()
-            except CannotBeMadeError as error:
+            except UnavailableError as error:
                 self.unavailable.append(str(error))
                 break
             except ConformanceError as error:
@@ -229,7 +229,7 @@ class _Report:
 
     def print(self, *, asked: bool) -> None:
         """Say what was checked."""
-        called = [f"{each['role']} {each['name']}" for each in self.checked if "can-be-made" in each["passed"]]
+        called = [f"{each['role']} {each['name']}" for each in self.checked if "can-be-created" in each["passed"]]
         passed, failed = (sum(len(each[what]) for each in self.checked) for what in ("passed", "failed"))
         print(f"{_counted(passed, 'check')} passed, {failed} failed, of {_counted(len(self.checked), 'component')}")
         if called:

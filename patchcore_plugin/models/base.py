@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchcore_plugin.data.types import ImageLike, OnError, Progress
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.manager import Host, default_host
 
 from . import file as model_file
 from .calibrated import Calibrated
@@ -193,7 +193,7 @@ class Fittable(Calibrated, Generic[R]):
         """
         path = Path(path)
         tensors, manifest = model_file.load(path)
-        host = host or Host()
+        host = host or default_host()
         recipe = cls._saved_recipe(path, manifest, host)
         precision = precision or manifest["precision"]
         model = cls(recipe, seed=manifest["seed"], device=device, precision=precision, host=host)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from patchcore_plugin.data.types import ImageLike, OnError, Progress
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, TensorError
-from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.manager import Host, default_host
 
 from .averaging import Unit, averaged_map
 from .base import Fittable
@@ -61,7 +61,7 @@ class Ensemble(Fittable[EnsembleRecipe]):
         precision: Precision = "fp32",
         host: Host | None = None,
     ) -> None:
-        host = host or Host()
+        host = host or default_host()
         self.recipe = recipe.resolved(host, seed)
         """The recipe with every option of every member written out."""
         backbones = shared_backbones([member.backbone for member in self.recipe.members], host)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchcore_plugin.errors import OptionError, TensorError
 from patchcore_plugin.kernels.device import usable_device
-from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.manager import Host, default_host
 from patchcore_plugin.plugins.protocols import Aggregator, Backbone, Patches, Reduction, Sampler, Scorer, Scores
 from patchcore_plugin.plugins.specs import ROLES
 
@@ -49,7 +49,7 @@ class Composition:
         host: Host | None = None,
         backbone: Backbone | None = None,
     ) -> None:
-        self.host = host or Host()
+        self.host = host or default_host()
         self.seed = seed
         self.recipe = recipe.resolved(self.host, seed)
         self.device = usable_device(device)

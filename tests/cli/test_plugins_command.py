@@ -44,7 +44,7 @@ SOUND = SAMPLER.format(default=2, first="pass")
 INVALID = SAMPLER.format(default=2, first="vectors.add_(1)").replace("'''Keep every step-th patch.'''", "")
 SAID = (
     "patchcore: sampler 'every': expected a docstring of option 'step', found none; "
-    "write its meaning as a string below the field [options-are-documented]\n"
+    "write a string with its meaning below the field [options-are-documented]\n"
 )
 UNAVAILABLE = """
     from dataclasses import dataclass
@@ -61,7 +61,7 @@ UNAVAILABLE = """
     def patchcore_scorers():
         return [pp.ScorerSpec(name="far", config=Config, create=create, summary="far away")]
 """
-NOT_MADE = "scorer 'far' cannot be made with its default options: needs acme-search; pip install acme-search"
+NOT_MADE = "cannot create scorer 'far' with its default options: needs acme-search; pip install acme-search"
 
 
 def entry(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -83,13 +83,13 @@ def test_records_of_all_are_checked_and_all_but_backbones_are_called(distributio
     assert {title for each in content["checked"] for title in each["failed"]} == set()
     for name in ("resnet18", "efficientnet-lite0"):
         assert "summary-is-one-line" in entry(content, name)["passed"]
-        assert "can-be-made" not in entry(content, name)["passed"]
+        assert "can-be-created" not in entry(content, name)["passed"]
     for name, title in (
         ("every", "few-rows-work"),
-        ("average-pool", "patches-are-in-their-place"),
-        ("knn", "state-restores-it"),
+        ("average-pool", "patches-keep-orientation"),
+        ("knn", "state-is-complete"),
     ):
-        assert {"summary-is-one-line", "can-be-made", title} <= set(entry(content, name)["passed"])
+        assert {"summary-is-one-line", "can-be-created", title} <= set(entry(content, name)["passed"])
 
 
 def test_what_was_checked_is_told(distribution: Install) -> None:
@@ -110,7 +110,7 @@ def test_a_component_that_breaks_its_contract(distribution: Install) -> None:
     assert ended.err == (
         "patchcore: zenith (zenith 1.5): RuntimeError: no licence\n"
         + SAID
-        + "patchcore: sampler 'every': expected its input unchanged, found 1 of 1 tensors changed; work on a copy "
+        + "patchcore: sampler 'every': expected its input unchanged, found 1 of 1 tensors changed; use a copy "
         "[input-stays-unchanged]\n"
     )
     failed = {each["name"]: each["failed"] for each in json.loads(ended.out)["checked"] if each["failed"]}
@@ -157,11 +157,11 @@ def test_the_names_restrict_what_is_checked(distribution: Install) -> None:
 
 def test_options_of_what_is_checked() -> None:
     content = loaded("plugins", "check", "resnet18", "--set", "backbone.weights=random")
-    assert {"can-be-made", "images-are-independent"} <= set(entry(content, "resnet18")["passed"])
+    assert {"can-be-created", "images-are-independent"} <= set(entry(content, "resnet18")["passed"])
     said = patchcore("plugins", "check", "knn", "--set", "scorer.neighbours=1")
     assert said.code == 1
     assert said.err == (
-        "patchcore: scorer 'knn' cannot be made with options {'neighbours': 1}: scorer 'knn': option 'neighbours' must "
+        "patchcore: cannot create scorer 'knn' with options {'neighbours': 1}: scorer 'knn': option 'neighbours' must "
         "be greater than or equal to 2, got 1\n"
     )
     assert failure("plugins", "check", "knn", "--set", "sampler.ratio=1") == (
@@ -184,7 +184,7 @@ def test_a_component_whose_package_is_missing_is_no_problem_unless_it_is_named(d
 
 def test_what_a_component_prints_is_not_part_of_the_answer(distribution: Install) -> None:
     distribution("acme", SAMPLER.format(default=2, first="print('hello')"))
-    assert "can-be-made" in entry(loaded("plugins", "check", "every"), "every")["passed"]
+    assert "can-be-created" in entry(loaded("plugins", "check", "every"), "every")["passed"]
 
 
 def test_without_torch_records_are_checked(distribution: Install, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_plugins_show() -> None:
     version = pp.Host().component("scorer", "knn").plugin.version
     shown = done("plugins", "show", "greedy-coreset").out
     assert shown.startswith(
-        "sampler greedy-coreset: greedy minimax coreset, exact (the paper's)\n"
+        "sampler greedy-coreset: greedy minimax coreset, exact (as in the paper)\n"
         f"from plugin greedy-coreset (patchcore-plugin {version})\n"
     )
     meaning = re.escape("Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01.")
