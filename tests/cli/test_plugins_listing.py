@@ -123,7 +123,7 @@ def test_plugins_show() -> None:
         "sampler greedy-coreset: greedy minimax coreset, exact (as in the paper)\n"
         f"from plugin greedy-coreset (patchcore-plugin {version})\n"
     )
-    meaning = re.escape("Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01.")
+    meaning = re.escape("Fraction of the patches to keep; the paper uses 0.25, 0.1 and 0.01.")
     assert re.search(rf"^sampler\.ratio +float, > 0, <= 1 +0\.1 +{meaning} *$", shown, re.MULTILINE)
     (content,) = loaded("plugins", "show", "greedy-coreset")
     assert list(content) == ["role", "name", "summary", "plugin", "distribution", "version", "kernels", "options"]
@@ -131,7 +131,7 @@ def test_plugins_show() -> None:
         "name": "ratio",
         "type": "float, > 0, <= 1",
         "default": "0.1",
-        "meaning": "Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01.",
+        "meaning": "Fraction of the patches to keep; the paper uses 0.25, 0.1 and 0.01.",
     }
     said = failure("plugins", "show", "greedy")
     assert said.startswith("no component is called 'greedy'; there are: all, average-pool, ")
