@@ -27,5 +27,5 @@ class Trap:
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Trap:
-    """A trap in the folder of the test."""
+    """Return a trap in the folder of the test."""
     return Trap(tmp_path)

@@ -191,11 +191,11 @@ def _check_bank(name: str, bank: MemoryBank, *, images: int) -> None:
 
 def _image_vectors(name: str, patches: Patches, dims: int) -> Tensor:
     """Return the vectors [B, D] of images with a grid of 1 x 1."""
-    _, height, width, got = patches.grid.shape
+    _, height, width, length = patches.grid.shape
     if (height, width) != (1, 1):
         raise _grid_error(name, (height, width))
-    if got != dims:
-        raise TensorError(f"scorer {name!r}: expected vectors of {dims} values as in the bank, got {got}")
+    if length != dims:
+        raise TensorError(f"scorer {name!r}: expected vectors of {dims} values as in the bank, got {length}")
     return patches.grid[:, 0, 0]
 
 

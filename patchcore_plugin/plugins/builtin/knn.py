@@ -98,9 +98,9 @@ class Knn:
         if self._bank is None or self._search is None:
             raise TensorError(f"scorer {self.name!r}: call fit or restore before scoring")
         dims = self._bank.vectors.shape[1]
-        batch, height, width, got = patches.grid.shape
-        if got != dims:
-            raise TensorError(f"scorer {self.name!r}: expected patches of {dims} values as in the bank, got {got}")
+        batch, height, width, length = patches.grid.shape
+        if length != dims:
+            raise TensorError(f"scorer {self.name!r}: expected patches of {dims} values as in the bank, got {length}")
         queries = patches.grid.reshape(-1, dims)
         distance, row = self._search(queries)
         distance, row = distance.view(batch, -1), row.view(batch, -1)
