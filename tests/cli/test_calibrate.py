@@ -15,7 +15,7 @@ import torch
 
 import patchcore_plugin as pp
 from benchmarks import false_alarms
-from benchmarks.false_alarms import Remembering
+from benchmarks.false_alarms import CachingBackbone
 from patchcore_plugin.models import file as model_file
 from patchcore_plugin.models.recalibration import recalibrate
 from tests.commands import SMALL, Ended, done, failure, loaded, patchcore
@@ -209,7 +209,7 @@ def test_a_model_of_a_single_image_needs_others(dataset: Path, others: Path, tmp
     out = tmp_path / "m.safetensors"
     done("fit", dataset / "train" / "good" / "000.png", "--out", out, *SMALL)
     assert failure("calibrate", out, "--device", "cpu") == (
-        "the model does not know how good images score; give images of good parts that it was not fitted on"
+        "the model has no scores of good images; give good images that it was not fitted on"
     )
     assert loaded("calibrate", out, others, "--device", "cpu")["false_alarm_rate"] == 0.05
 
@@ -217,20 +217,20 @@ def test_a_model_of_a_single_image_needs_others(dataset: Path, others: Path, tmp
 def test_the_benchmark_judges_images_that_were_not_fitted_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
 
-    class Counting(Remembering):
-        def _maps(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
-            computed.append(len(self._known))
-            return super()._maps(image)
+    class Counting(CachingBackbone):
+        def _maps(self, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+            computed.append(len(self._cache))
+            return super()._maps(tensor)
 
-    monkeypatch.setattr(false_alarms, "Remembering", Counting)
-    found = false_alarms.splits(dataset, 2)
+    monkeypatch.setattr(false_alarms, "CachingBackbone", Counting)
+    found = false_alarms.run_splits(dataset, 2)
     # Ten of thirteen good images each time; the other three and three defective ones are judged.
     assert [(len(each.calibration.scores), len(each.good)) for each in found] == [(10, 3), (10, 3)]
     assert len(computed) == 2 * (10 + 3 + 3)
     assert max(computed) <= 13 + 3
     assert found[0].calibration.scores != found[1].calibration.scores
     figures = false_alarms.figures(found, 0.2)
-    assert (figures["promised"], figures["possible"]) == (0.2, 0.1818)
+    assert (figures["guaranteed"], figures["possible"]) == (0.2, 0.1818)
     thresholds = [each.calibration.scores[-2] for each in found]
     alarms = [[image.score > limit for image in each.good] for each, limit in zip(found, thresholds, strict=True)]
     assert figures["observed"] == pytest.approx(np.mean(alarms), abs=1e-4)
