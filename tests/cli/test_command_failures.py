@@ -80,7 +80,7 @@ def test_an_unknown_component(command: str, dataset: Path, tmp_path: Path) -> No
         ("sampler.ratio", "--set sampler.ratio: expected PART.OPTION=VALUE, such as sampler.ratio=0.01"),
         (
             "backbone.layers=stage9,",
-            "backbone efficientnet-lite0: layers has no 'stage9' (did you mean 'stage7'?); "
+            "backbone efficientnet-lite0: unknown layer 'stage9'; did you mean 'stage7'? "
             "choose from stage1, stage2, stage3, stage4, stage5, stage6, stage7",
         ),
     ],
@@ -98,11 +98,9 @@ def test_missing_weights(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert failure("fit", good, "--out", tmp_path / "m", "--device", "cpu") == (
-        "backbone wide_resnet50: the ImageNet weights are not on this computer and cannot be downloaded (no network): "
-        "connect to the network once so that torchvision downloads them, "
-        "or give a weights file with backbone.weights=PATH, "
-        "or choose a backbone whose weights come with its package, "
-        "such as efficientnet-lite0 from patchcore-efficientnet-lite"
+        "backbone wide_resnet50: the ImageNet weights cannot be downloaded (no network); connect to the internet once, "
+        "set backbone.weights=PATH, or choose efficientnet-lite0 from patchcore-efficientnet-lite, whose weights are "
+        "part of its package"
     )
     missing = tmp_path / "none.pth"
     weights = failure("fit", good, "--out", tmp_path / "m", "--set", f"backbone.weights={missing}")

@@ -137,9 +137,8 @@ def test_a_model_loads_in_another_process_and_refuses_a_changed_file(
     with pytest.raises(pp.WeightsError, match="backbone 'onnx' has other weights here than the model was fitted with"):
         Detector.load(model)
     file.unlink()
-    with pytest.raises(pp.WeightsError) as caught:
+    with pytest.raises(pp.WeightsError, match="backbone onnx: no file"):
         Detector.load(model)
-    assert str(caught.value).startswith(f"backbone onnx: no file {file} (seen from ")
 
 
 # The file

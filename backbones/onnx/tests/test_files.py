@@ -44,7 +44,7 @@ def test_file_without_feature_maps_is_refused(tmp_path: Path) -> None:
 
 def test_missing_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert f"no file net.onnx in {tmp_path}" in message(pp.WeightsError, "net.onnx")
+    assert f"no file net.onnx (current folder: {tmp_path})" in message(pp.WeightsError, "net.onnx")
 
 
 def test_damaged_file_is_refused(file: Path) -> None:
