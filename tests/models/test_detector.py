@@ -31,9 +31,9 @@ def test_a_defect_is_found_at_its_place(fitted_detector: pp.Detector) -> None:
     assert bad.p_value == 1 / 13
     y, x = np.unravel_index(int(map_of(bad).argmax()), map_of(bad).shape)
     assert bad.nearest is not None
-    for place in ((x, y), (bad.nearest.peak_x, bad.nearest.peak_y)):
-        assert abs(place[0] - 36) < 9
-        assert abs(place[1] - 30) < 8
+    for column, row in ((int(x), int(y)), (bad.nearest.peak_x, bad.nearest.peak_y)):
+        assert abs(column - 36) < 9
+        assert abs(row - 30) < 8
     assert any(region.x <= 36 < region.x + region.width for region in bad.regions)
 
 

@@ -332,6 +332,20 @@ def test_a_file_gives_the_same_predictions_and_the_same_file(fitted_detector: pp
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+def test_a_single_member_with_a_scale_needs_format_2(tmp_path: Path) -> None:
+    """Older versions wrote such files for a list of one member."""
+    detector = tiny.detector().fit(GOOD)
+    plain = scores(detector, TEST)
+    member, path = detector.member, tmp_path / "m.safetensors"
+    scale = ScoreScale(score=2.0, map=4.0)
+    detector.members = (pp.Member(pipeline=member.pipeline, state=member.fitted, scale=scale),)
+    detector.save(path)
+    again = pp.Detector.load(path, device="cpu", host=tiny.host())
+    assert again.member.scale == scale
+    assert scores(again, TEST) == pytest.approx([score / 2 for score in plain])
+    assert len(again.describe()["members"]) == 1
+
+
 @pytest.mark.e2e
 def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:
     layers, path = ("stage3", "stage4"), tmp_path / "m.safetensors"
