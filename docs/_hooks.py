@@ -24,9 +24,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from patchcore_plugin.models.recipes.ensemble import load_recipe
 
 from patchcore_plugin.cli import app
-from patchcore_plugin.models.recipes.ensemble import load_recipe
 from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.options import describe

@@ -19,15 +19,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+from patchcore_plugin.models.fitting.budget import COPIES
 from typer.testing import CliRunner
 
 import patchcore_plugin as pp
 from patchcore_plugin.cli import app
 from patchcore_plugin.cli.options import DetectorOptions
 from patchcore_plugin.cli.parsing import group_by_recipe
-from patchcore_plugin.models.fitting.budget import COPIES
-from patchcore_plugin.models.recipes.ensemble import load_recipe
-from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins import hookspecs
 from patchcore_plugin.plugins.options import describe
 from patchcore_plugin.plugins.specs import ROLES
@@ -156,7 +155,7 @@ def test_commands_exist(
         names = list(several) or ["patchcore"]
         for name, options in group_by_recipe(given["options"] or (), names).items():
             setup = DetectorOptions(recipe=name, options=options, **{role: given[role] for role in ROLES})
-            setup.load_recipe().resolved(host, 0)
+            setup.load_recipe().resolve(host, 0)
 
 
 @pytest.mark.parametrize("page", list(PAGES))
@@ -176,7 +175,7 @@ def test_recipes_of_ones_own_are_valid(page: str, host: pp.Host, tmp_path: Path)
     for source in recipes(page):
         path = tmp_path / "mine.toml"
         path.write_text(source, encoding="utf-8")
-        load_recipe(str(path)).resolved(host, 0)
+        Recipe.load(str(path)).resolved(host, 0)
 
 
 def test_what_comes_out_is_what_the_first_page_says(
@@ -250,7 +249,7 @@ def test_each_shipped_recipe_is_on_the_recipes_page(site: dict[str, str]) -> Non
     page = text(site["recipes"])
     for name in Recipe.names():
         source = (Path(pp.__file__).parent / "models" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-        assert f"{name} ¶ {load_recipe(name).summary}." in page.replace("¶", " ¶").replace("  ", " ")
+        assert f"{name} ¶ {Recipe.load(name).summary}." in page.replace("¶", " ¶").replace("  ", " ")
         assert " ".join(source.split()) in page
 
 

@@ -25,8 +25,8 @@ from . import (
     recipes,
     update,
     watch,
-    web,
 )
+from .app import command as app_command
 from .options import PluginFilter
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ app.command("export")(export.command)
 app.command("export-backbone")(export_backbone.command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
-app.command("app")(web.command)
+app.command("app")(app_command)
 app.command("demo")(demo.command)
 
 

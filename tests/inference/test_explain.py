@@ -209,7 +209,7 @@ def test_thumbnails_are_saved_in_format_1(fitted: pp.Detector, tmp_path: Path) -
 
 
 def test_ensemble_saves_thumbnails_once(tmp_path: Path) -> None:
-    ensemble = pp.Ensemble.from_recipe(
+    ensemble = pp.Detector.from_recipe(
         "patchcore-ensemble",
         backbone="efficientnet-lite0",
         preprocessing={"size": [64, 64]},

@@ -1,4 +1,4 @@
-"""Small things that the panels are made of."""
+"""Widgets and helpers that the panels share."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ from typing import TypeVar
 
 from nicegui import run, ui
 
-from patchcore_plugin.app.words import one_line
-from patchcore_plugin.errors import CalibrationError, PatchcoreError
+from patchcore_plugin.errors import CalibrationError, PatchcoreError, one_line
 
 T = TypeVar("T")
 
-KEPT = 12
-"""How many messages are shown; the oldest go."""
-STEPS = 400
-"""Steps of a slider."""
+MAX_MESSAGES = 12
+SLIDER_STEPS = 400
 
 
-class Messages:
-    """Messages that stay until they are dismissed, and are read out; nothing can be said before they are placed."""
+class MessageLog:
+    """Messages that stay until they are dismissed; screen readers announce them."""
 
     def __init__(self) -> None:
         self._box: ui.element | None = None
         self._rows: list[ui.element] = []
 
     def place(self) -> None:
-        """Show them here."""
+        """Insert the log at the current position of the page; call before the first message."""
         self._box = ui.element("div").classes("pc-messages")
         self._box.props('role="log" aria-live="polite" aria-label="Messages"')
 
     async def attempt(self, work: Callable[[], T]) -> T | None:
-        """Return what work in a thread returns; say what is wrong, and return None, where it fails."""
+        """Run a function in a thread and return its result; show its error and return None if it fails."""
         try:
             return await run.io_bound(work)
         except (PatchcoreError, OSError) as error:
@@ -40,15 +37,15 @@ class Messages:
             return None
 
     def error(self, text: str) -> None:
-        """Say what is wrong."""
+        """Show an error message."""
         self._show(text, "pc-error")
 
     def note(self, text: str) -> None:
-        """Say what has happened."""
+        """Show an informational message."""
         self._show(text, "pc-note")
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all messages."""
         for row in self._rows[:]:
             self._remove(row)
 
@@ -58,7 +55,7 @@ class Messages:
             ui.label(text)
             ui.button("Dismiss", color=None, on_click=lambda: self._remove(row)).props("flat dense no-caps")
         self._rows.append(row)
-        while len(self._rows) > KEPT:
+        while len(self._rows) > MAX_MESSAGES:
             self._remove(self._rows[0])
 
     def _remove(self, row: ui.element) -> None:
@@ -67,8 +64,8 @@ class Messages:
             row.delete()
 
 
-class Quiet:
-    """A context manager, true inside: what changes there is the program's doing, not the visitor's."""
+class ProgramChange:
+    """A context manager that is true inside: value changes there come from the program, not from the user."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -83,87 +80,80 @@ class Quiet:
         return self._depth > 0
 
 
-def once(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    """Return work that is not begun again while it runs: the second click of a double click does nothing."""
-    runs = False
+def ignore_while_running(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Wrap a click handler so that clicks during its execution, such as that of a double click, do nothing."""
+    is_running = False
 
     async def run_once() -> None:
-        nonlocal runs
-        if not runs:
-            runs = True
+        nonlocal is_running
+        if not is_running:
+            is_running = True
             try:
                 await work()
             finally:
-                runs = False
+                is_running = False
 
     return run_once
 
 
-def primary(label: str, on_click: Callable[[], object]) -> ui.button:
-    """Return a filled button, for what is most likely wanted."""
+def primary_button(label: str, on_click: Callable[[], object]) -> ui.button:
+    """Return a filled button for the main action of a group."""
     return ui.button(label, color=None, on_click=on_click).props("no-caps unelevated").classes("pc-primary")
 
 
-def secondary(label: str, on_click: Callable[[], object], name: str) -> ui.button:
-    """Return a button beside a field; `name` says in full what it does."""
+def field_button(label: str, on_click: Callable[[], object], description: str) -> ui.button:
+    """Return a button that belongs to a field; `description` is its accessible name."""
     button = ui.button(label, on_click=on_click).props("no-caps outline")
-    button.props["aria-label"] = name
+    button.props["aria-label"] = description
     return button
 
 
 @contextmanager
 def card(title: str) -> Iterator[ui.element]:
-    """Group what belongs together below a heading."""
+    """Put the elements created inside into a card with a heading."""
     with ui.element("section").classes("pc-card") as section:
         heading(title)
         yield section
 
 
 def heading(text: str, tag: str = "h2") -> ui.label:
-    """Write a heading, by default that of a card."""
+    """Return a heading, by default that of a card."""
     label = ui.label(text).classes("pc-heading")
     label.tag = tag
     return label
 
 
-def folder_input(folders: Sequence[str], label: str = "Folder") -> ui.input:
-    """Let a folder be typed or chosen from those that are suggested."""
+def folder_input(folders: Sequence[str], label: str) -> ui.input:
+    """Return a text field for a folder with suggestions."""
     field = ui.input(label, value=folders[0] if folders else "").props("outlined dense").classes("pc-wide")
-    with ui.element("datalist") as choices:
+    with ui.element("datalist") as suggestions:
         for folder in folders:
             ui.element("option").props["value"] = folder
-    choices.props["id"] = f"folders-{field.id}"
+    suggestions.props["id"] = f"folders-{field.id}"
     field.props["list"] = f"folders-{field.id}"
     return field
 
 
 def rate_input(label: str) -> ui.number:
-    """Return a field for a false-alarm rate, in per cent."""
+    """Return a field for a false-alarm rate in per cent."""
     return ui.number(label, min=0, max=100, format="%.4g").props("outlined dense")
 
 
-def rate_of(field: ui.number) -> float:
-    """Return the rate that a field says; CalibrationError if it is empty."""
+def read_rate(field: ui.number) -> float:
+    """Return the rate in a field as a fraction; raise `CalibrationError` if the field is empty."""
     if field.value is None:
-        raise CalibrationError("no false-alarm rate given; type one, such as 1 for 1 %")
+        raise CalibrationError("no false-alarm rate given; enter one, such as 1 for 1 %")
     return float(field.value) / 100
 
 
 def slider(label: str, *, low: float, high: float, value: float) -> ui.slider:
-    """Return a slider below its name."""
+    """Return a slider with a label above it."""
     ui.label(label).classes("pc-soft").style("margin-bottom: -10px")
-    found = ui.slider(min=low, max=high, step=(high - low) / STEPS, value=value)
-    found.props["aria-label"] = label
-    return found
+    element = ui.slider(min=low, max=high, step=(high - low) / SLIDER_STEPS, value=value)
+    element.props["aria-label"] = label
+    return element
 
 
 def set_range(slider: ui.slider, low: float, high: float) -> None:
-    """Give a slider other ends."""
-    slider.props.update({"min": low, "max": high, "step": (high - low) / STEPS})
-
-
-def number(value: float | None) -> str:
-    """Return a figure as text; a dash for one that there is not."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    """Set the ends of a slider."""
+    slider.props.update({"min": low, "max": high, "step": (high - low) / SLIDER_STEPS})
