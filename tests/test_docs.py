@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import torch
 import typer
-from patchcore_plugin.models.fitting.budget import COPIES
 from typer.testing import CliRunner
 
 import patchcore_plugin as pp
 from patchcore_plugin.cli import app
 from patchcore_plugin.cli.options import DetectorOptions
 from patchcore_plugin.cli.parsing import group_by_recipe
+from patchcore_plugin.models.fitting.memory import COPIES
 from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins import hookspecs
 from patchcore_plugin.plugins.options import describe
@@ -175,7 +175,7 @@ def test_recipes_of_ones_own_are_valid(page: str, host: pp.Host, tmp_path: Path)
     for source in recipes(page):
         path = tmp_path / "mine.toml"
         path.write_text(source, encoding="utf-8")
-        Recipe.load(str(path)).resolved(host, 0)
+        Recipe.load(str(path)).resolve(host, 0)
 
 
 def test_what_comes_out_is_what_the_first_page_says(

@@ -10,7 +10,8 @@ import typer
 
 from patchcore_plugin.errors import PatchcoreError
 
-from . import options, parsing
+from . import options
+from .parsing import parse_size
 
 
 def command(
@@ -40,7 +41,7 @@ def command(
     max_upload: Annotated[
         int | None,
         typer.Option(
-            "--max-upload", parser=parsing.parse_size, metavar="SIZE", help="Largest image file.", show_default="50MB"
+            "--max-upload", parser=parse_size, metavar="SIZE", help="Largest image file.", show_default="50MB"
         ),
     ] = None,
     max_pixels: Annotated[
