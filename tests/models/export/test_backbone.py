@@ -1,9 +1,10 @@
-"""Backbones as ONNX files: the features, scores and models are those of torch, and what cannot be exported says so."""
+"""Backbones as ONNX files: the features and scores are those of torch, and what is refused."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from patchcore_plugin.models.export.backbone import Export, export_backbone
 
 pytest.importorskip("patchcore_onnx", reason="the ONNX backbone is not installed")
 
+pytestmark = pytest.mark.slow
+
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "lite0": ("efficientnet-lite0", {"layers": ("stage6", "stage3")}),
     "resnet18": ("resnet18", {"weights": "random"}),
@@ -32,7 +35,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """On one thread the built-in backbones call oneDNN by themselves, which ONNX does not know."""
+    """Use one thread, where the built-in backbones call oneDNN directly, which ONNX lacks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,14 +50,14 @@ def host() -> Host:
 @pytest.fixture(scope="module")
 def exported(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export]:
     folder = tmp_path_factory.mktemp("onnx")
-    done: dict[str, Export] = {}
+    exports: dict[str, Export] = {}
 
     def get(key: str) -> Export:
-        if key not in done:
+        if key not in exports:
             name, options = CHOICES[key]
             backbone = host.create("backbone", name, **options)
-            done[key] = export_backbone(backbone, folder / f"{key}.onnx", name=name, options=options)
-        return done[key]
+            exports[key] = export_backbone(backbone, folder / f"{key}.onnx", name=name, options=options)
+        return exports[key]
 
     return get
 
@@ -86,9 +89,9 @@ def test_features_are_those_of_torch(key: str, host: Host, exported: Callable[[s
     for batch in (1, 3, 8):
         for size in ((64, 64), (72, 96), (71, 97)):
             images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
-            for torchs, onnxs in zip(expected(images), found(images), strict=True):
-                assert (onnxs - torchs).abs().max() <= 1e-4 * torchs.abs().max()
-                torch.testing.assert_close(onnxs, torchs, rtol=1e-4, atol=1e-4)
+            for reference, features in zip(expected(images), found(images), strict=True):
+                assert (features - reference).abs().max() <= 1e-4 * reference.abs().max()
+                torch.testing.assert_close(features, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_are_those_of_torch(exported: Callable[[str], Export]) -> None:
@@ -112,7 +115,7 @@ def test_scores_are_those_of_torch(exported: Callable[[str], Export]) -> None:
 # Models
 
 
-def test_a_model_loads_in_another_process_and_refuses_a_changed_file(
+def test_a_model_loads_in_another_process_and_a_changed_file_is_refused(
     exported: Callable[[str], Export], tmp_path: Path
 ) -> None:
     file, model = tmp_path / "features.onnx", tmp_path / "model.safetensors"
@@ -127,34 +130,33 @@ def test_a_model_loads_in_another_process_and_refuses_a_changed_file(
         "print(repr(detector.predict([np.load(sys.argv[2])])[0].score))"
     )
     command = [sys.executable, "-c", code, str(model), str(tmp_path / "image.npy")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert float(done.stdout) == pytest.approx(detector.predict([defective()])[0].score, rel=1e-6)
-    assert done.stderr == ""
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert float(ended.stdout) == pytest.approx(detector.predict([defective()])[0].score, rel=1e-6)
+    assert ended.stderr == ""
 
     changed = onnx.load(file)
-    changed.producer_name = "someone else"
+    changed.producer_name = "another program"
     onnx.save(changed, file)
-    with pytest.raises(pp.WeightsError, match="backbone 'onnx' has other weights here than the model was fitted with"):
+    with pytest.raises(pp.WeightsError, match="backbone 'onnx' has other weights"):
         Detector.load(model)
     file.unlink()
-    with pytest.raises(pp.WeightsError) as caught:
+    with pytest.raises(pp.WeightsError, match=re.escape(str(file))):
         Detector.load(model)
-    assert str(caught.value).startswith(f"backbone onnx: no file {file} (seen from ")
 
 
 # The file
 
 
-def test_the_file_says_what_it_is(host: Host, exported: Callable[[str], Export]) -> None:
+def test_the_file_describes_the_backbone(host: Host, exported: Callable[[str], Export]) -> None:
     export = exported("lite0")
     model = onnx.load(export.path)
     (entry,) = model.metadata_props
     assert entry.key == "patchcore"
     name, options = CHOICES["lite0"]
     backbone = host.create("backbone", name, **options)
-    said = json.loads(entry.value)
-    assert said.pop("patchcore_plugin") == importlib.metadata.version("patchcore-plugin")
-    assert said == {
+    description = json.loads(entry.value)
+    assert description.pop("patchcore_plugin") == importlib.metadata.version("patchcore-plugin")
+    assert description == {
         "backbone": "efficientnet-lite0",
         "options": {"layers": ["stage6", "stage3"]},
         "mean": list(backbone.mean),
@@ -168,12 +170,12 @@ def test_the_file_says_what_it_is(host: Host, exported: Callable[[str], Export])
     ]
     assert [each.name for each in model.graph.output] == ["stage3", "stage6"]
     assert [each.name for each in export.path.parent.iterdir() if export.path.name in each.name] == ["lite0.onnx"]
-    # Neither names nor source lines of the computer that it was made on.
+    # Neither paths nor source lines of this computer.
     assert str(Path(torch.__file__).parent).encode() not in export.path.read_bytes()
     assert b"stack_trace" not in export.path.read_bytes()
 
 
-def test_equal_backbones_make_equal_files_and_the_backbone_is_left_as_it_was(
+def test_equal_backbones_have_equal_files_and_are_not_changed(
     host: Host, exported: Callable[[str], Export], tmp_path: Path
 ) -> None:
     name, options = CHOICES["lite0"]
@@ -186,11 +188,11 @@ def test_equal_backbones_make_equal_files_and_the_backbone_is_left_as_it_was(
     assert torch.equal(random_state, torch.get_rng_state())
 
 
-# What cannot be exported
+# Refusals
 
 
 class Simple:
-    """A backbone of any function; by default it halves images by pooling."""
+    """A backbone of any function, by default average pooling."""
 
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -207,19 +209,19 @@ class Simple:
         return pp.hash_weights({})
 
 
-def refused(kind: type[pp.PatchcoreError], backbone: pp.Backbone, folder: Path, **options: Any) -> str:
+def refusal(kind: type[pp.PatchcoreError], backbone: pp.Backbone, folder: Path, **options: Any) -> str:
     path = folder / "features.onnx"
-    path.write_text("what was there before")
+    path.write_text("an older file")
     with pytest.raises(kind) as caught:
         export_backbone(backbone, path, **options)
-    assert path.read_text() == "what was there before"
+    assert path.read_text() == "an older file"
     assert list(folder.iterdir()) == [path]
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
-def test_a_backbone_needs_no_modules_and_no_names(tmp_path: Path, host: Host) -> None:
+def test_a_backbone_without_modules_and_names(tmp_path: Path, host: Host) -> None:
     export = export_backbone(Simple(), tmp_path / "features.onnx")
     assert export.maps == ("map0",)
     images = torch.randn(2, 3, 10, 12, generator=torch.Generator().manual_seed(0))
@@ -227,13 +229,11 @@ def test_a_backbone_needs_no_modules_and_no_names(tmp_path: Path, host: Host) ->
     torch.testing.assert_close(found(images), Simple()(images))
 
 
-def test_a_backbone_that_is_not_torch(host: Host, exported: Callable[[str], Export], tmp_path: Path) -> None:
+def test_a_backbone_that_is_not_torch_is_refused(host: Host, exported: Callable[[str], Export], tmp_path: Path) -> None:
     backbone = host.create("backbone", "onnx", file=str(exported("resnet18").path))
-    text = refused(pp.PluginError, backbone, tmp_path, name="onnx")
-    assert text.startswith(
-        "backbone 'onnx' cannot be exported to ONNX, which takes networks of torch operations only: "
-    )
-    assert text.endswith("; if it takes images of one size only, give that with --size HEIGHT,WIDTH")
+    text = refusal(pp.PluginError, backbone, tmp_path, name="onnx")
+    assert text.startswith("backbone 'onnx' cannot be exported to ONNX")
+    assert "--size HEIGHT,WIDTH" in text
 
 
 @pytest.mark.parametrize("height", [40, 64])
@@ -243,31 +243,28 @@ def test_a_backbone_for_one_size(tmp_path: Path, height: int) -> None:
             raise pp.TensorError(f"{height} pixels only")
         return [images[:, :, ::2]]
 
-    text = refused(pp.PatchcoreError, Simple(only), tmp_path, name="one")
+    text = refusal(pp.PatchcoreError, Simple(only), tmp_path, name="one")
     assert f"{height} pixels only" in text
-    assert text.endswith("with --size HEIGHT,WIDTH")
+    assert "--size HEIGHT,WIDTH" in text
     export = export_backbone(Simple(only), tmp_path / "features.onnx", size=(height, 64))
     assert export.size == (height, 64)
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> None:
-    def moody(images: Tensor) -> list[Tensor]:
+    def inconsistent(images: Tensor) -> list[Tensor]:
         factor = 2.0 if torch.compiler.is_compiling() else 1.0
         return [images * factor]
 
-    assert refused(pp.TensorError, Simple(moody), tmp_path, name="moody") == (
-        "backbone 'moody': map 0 of its ONNX file differs from torch's by 1.0e+00 of the largest value, for 1 images "
-        "of 64 x 64; at most 1e-04 is allowed; nothing was written"
-    )
+    text = refusal(pp.TensorError, Simple(inconsistent), tmp_path, name="inconsistent")
+    assert text.startswith("backbone 'inconsistent': map 0 of its ONNX file differs from torch's by 1.0e+00")
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(pp.ModelFileError) as caught:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(pp.ModelFileError, match="is a folder"):
         export_backbone(Simple(), tmp_path)
-    assert str(caught.value) == f"{tmp_path}: is a folder; give a file in it, such as {tmp_path / 'features.onnx'}"
 
 
-def test_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
 
     def without(*missing: str) -> None:
@@ -276,6 +273,4 @@ def test_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     without("onnxruntime")
     assert export_backbone(Simple(), tmp_path / "features.onnx").difference is None
     without("onnxscript")
-    assert refused(pp.PluginError, Simple(), tmp_path) == (
-        "export to ONNX needs onnxscript; pip install 'patchcore-plugin[export]'"
-    )
+    assert "requires onnxscript; pip install 'patchcore-plugin[export]'" in refusal(pp.PluginError, Simple(), tmp_path)

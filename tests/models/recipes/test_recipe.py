@@ -1,7 +1,8 @@
-"""Recipes: what is shipped, how they change, and what is said about one that is wrong."""
+"""Recipes: the built-in ones, changes, and what is refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from patchcore_plugin import Host, OptionError, PluginError, Recipe
 from patchcore_plugin.models.recipes import Choice, Map, Preprocessing
 from patchcore_plugin.plugins.specs import ROLES
 
-SHIPPED = ["patchcore", "patchcore-1", "patchcore-25", "patchcore-paper"]
+BUILT_IN = ["patchcore", "patchcore-1", "patchcore-25", "patchcore-paper"]
 LAYERS = {"layers": ["layer2", "layer3"]}
 
 TEXT = """
@@ -35,7 +36,7 @@ sigma = 0
 """
 
 
-def refused(call: Any, *args: Any) -> str:
+def refusal(call: Any, *args: Any) -> str:
     with pytest.raises(OptionError) as caught:
         call(*args)
     message = str(caught.value)
@@ -54,37 +55,29 @@ def host() -> Host:
     return Host(entry_points=False)
 
 
-# What is shipped
+# Built-in recipes
 
 
-def test_what_is_shipped() -> None:
-    assert set(SHIPPED) <= set(Recipe.names())
+def test_names_are_sorted() -> None:
+    assert set(BUILT_IN) <= set(Recipe.names())
     assert Recipe.names() == sorted(Recipe.names())
 
 
 @pytest.mark.parametrize("name", Recipe.names())
-def test_every_shipped_recipe_resolves(name: str, host: Host) -> None:
+def test_every_built_in_recipe_resolves(name: str, host: Host) -> None:
     recipe = Recipe.load(name)
     assert recipe.name == name
     assert recipe.summary
-    if isinstance(recipe, Recipe):
-        check_resolved(recipe, host)
-    else:
-        assert len(recipe.members) > 1
-        for member in recipe.members:
-            check_resolved(member, host)
-
-
-def check_resolved(recipe: Recipe, host: Host) -> None:
     resolved = recipe.resolve(host, seed=7)
-    for role in ROLES:
-        written, chosen = resolved.choice(role), recipe.choice(role)
-        assert written.name == chosen.name
-        config = host.component(role, chosen.name).spec.config
-        assert list(written.options) == list(config.__dataclass_fields__)
-        for option, value in chosen.options.items():
-            got = written.options[option]
-            assert (list(got) if isinstance(got, tuple) else got) == value
+    for member, member_resolved in zip(recipe.members, resolved.members, strict=True):
+        for role in ROLES:
+            complete, choice = member_resolved.choice(role), member.choice(role)
+            assert complete.name == choice.name
+            config = host.component(role, choice.name).spec.config
+            assert list(complete.options) == [field.name for field in dataclasses.fields(config)]
+            for option, value in choice.options.items():
+                resolved_value = complete.options[option]
+                assert (list(resolved_value) if isinstance(resolved_value, tuple) else resolved_value) == value
     assert resolved.resolve(host, seed=8) == resolved
 
 
@@ -111,7 +104,7 @@ def test_the_recipe_of_the_authors_code() -> None:
 # Loading
 
 
-def test_a_recipe_of_ones_own(tmp_path: Path, host: Host) -> None:
+def test_a_recipe_in_a_file(tmp_path: Path, host: Host) -> None:
     recipe = Recipe.load(file(tmp_path, TEXT))
     assert (recipe.name, recipe.summary) == ("mine", "mine")
     assert recipe.preprocessing.size == (64, 48)
@@ -127,80 +120,66 @@ def test_the_name_in_a_file_wins(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe() -> None:
-    choices = f"available: {', '.join(Recipe.names())}, or the path of a .toml file"
-    assert refused(Recipe.load, "patchcore-papr") == (
-        f"unknown recipe 'patchcore-papr'; did you mean 'patchcore-paper'? {choices}"
-    )
-    assert refused(Recipe.load, "zzz") == f"unknown recipe 'zzz'; {choices}"
-    assert refused(Recipe.load, "../recipes/patchcore").startswith("unknown recipe '../recipes/patchcore'; ")
+    message = refusal(Recipe.load, "patchcore-papr")
+    assert "did you mean 'patchcore-paper'?" in message
+    assert all(name in message for name in Recipe.names())
+    assert "did you mean" not in refusal(Recipe.load, "zzz")
+    assert "unknown recipe" in refusal(Recipe.load, "../recipes/patchcore")
 
 
-def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.toml")
-    assert refused(Recipe.load, missing) == f"recipe file {missing} does not exist"
+    assert refusal(Recipe.load, missing).startswith(f"recipe file {missing} ")
     broken = file(tmp_path, "[map\n")
-    assert refused(Recipe.load, broken).startswith(f"recipe {broken}: not valid TOML: ")
+    assert "not valid TOML" in refusal(Recipe.load, broken)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
-    assert refused(Recipe.load, str(binary)).startswith(f"recipe file {binary} is not UTF-8 text: ")
+    assert "not UTF-8" in refusal(Recipe.load, str(binary))
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_that_is_missing(role: str, tmp_path: Path) -> None:
-    message = f"recipe 'mine': needs a table [{role}] with a name"
+def test_a_missing_role_is_named(role: str, tmp_path: Path) -> None:
+    message = f"recipe 'mine': needs a table [{role}]"
     without = re.sub(rf"\[{role}\]\n(.+=.+\n)+", "", TEXT)
-    assert refused(Recipe.load, file(tmp_path, without)) == message
+    assert message in refusal(Recipe.load, file(tmp_path, without))
     nameless = re.sub(rf"(\[{role}\]\n)name = .+\n", r"\1", TEXT)
-    assert refused(Recipe.load, file(tmp_path, nameless)) == message
-    assert refused(Recipe.load, file(tmp_path, f'{role} = "knn"\n{without}')) == message
+    assert message in refusal(Recipe.load, file(tmp_path, nameless))
+    assert message in refusal(Recipe.load, file(tmp_path, f'{role} = "knn"\n{without}'))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("old", "new", "fact"),
     [
-        (
-            ("[sampler]", "[smapler]"),
-            "unknown entry 'smapler'; its entries are: name, summary, backbone, aggregator, sampler, scorer, "
-            "preprocessing, map",
-        ),
-        (("size = [64, 48]", "szie = 1"), ", preprocessing: unknown option 'szie'; did you mean 'size'? "),
-        (
-            ("size = [64, 48]", "size = [64, 4]"),
-            ", preprocessing: option 'size' must be greater than or equal to 8, got 4",
-        ),
-        (("size = [64, 48]", "size = 64"), ", preprocessing: option 'size' must be a list, got 64"),
-        (
-            ("size = [64, 48]", "size = [64, 48]\ncrop = [65, 48]"),
-            ", preprocessing: crop [65, 48] is larger than size [64, 48]",
-        ),
-        (
-            ("size = [64, 48]", "keep_aspect = true"),
-            ", preprocessing: keep_aspect needs crop, so that all images become inputs of one shape",
-        ),
-        (("sigma = 0", "sigma = -1"), ", map: option 'sigma' must be greater than or equal to 0, got -1"),
-        (("sigma = 0", "sigma = inf"), ", map: option 'sigma' must be less than or equal to 1000, got inf"),
-        (("[map]\nsigma = 0", ""), None),
-        (("[map]\nsigma = 0", "[[map]]"), ": map must be a table of options, got [{}]"),
+        ("[sampler]", "[smapler]", "unknown entry 'smapler'; its entries are: name, summary, backbone"),
+        ("size = [64, 48]", "szie = 1", ", preprocessing: unknown option 'szie'; did you mean 'size'?"),
+        ("size = [64, 48]", "size = [64, 4]", ", preprocessing: option 'size' must be greater than or equal to 8"),
+        ("size = [64, 48]", "size = 64", "option 'size' must be a list, got 64"),
+        ("size = [64, 48]", "size = [64, 48]\ncrop = [65, 48]", "crop [65, 48] is larger than size [64, 48]"),
+        ("size = [64, 48]", "keep_aspect = true", "keep_aspect needs crop"),
+        ("size = [64, 48]", "size = [64, 48]\ntile = [72, 48]", "tile [72, 48] is larger than the input, [64, 48]"),
+        ("size = [64, 48]", "size = [64, 48]\noverlap = 8", "overlap 8 needs a tile"),
+        ("size = [64, 48]", "size = [64, 48]\ntile = [64, 32]\noverlap = 32", "overlap 32 needs a tile"),
+        ("sigma = 0", "sigma = -1", ", map: option 'sigma' must be greater than or equal to 0, got -1"),
+        ("sigma = 0", "sigma = inf", ", map: option 'sigma' must be less than or equal to 1000, got inf"),
+        ("[map]\nsigma = 0", "[[map]]", "map must be a table"),
     ],
 )
-def test_what_is_said_about_a_wrong_recipe(change: tuple[str, str], message: str | None, tmp_path: Path) -> None:
-    assert change[0] in TEXT
-    path = file(tmp_path, TEXT.replace(*change))
-    if message is None:
-        assert Recipe.load(path).map == Map()
-    else:
-        separator = "" if message.startswith((",", ":")) else ": "
-        assert refused(Recipe.load, path).startswith(f"recipe 'mine'{separator}{message}")
+def test_a_wrong_recipe_is_refused(old: str, new: str, fact: str, tmp_path: Path) -> None:
+    assert old in TEXT
+    message = refusal(Recipe.load, file(tmp_path, TEXT.replace(old, new)))
+    assert message.startswith("recipe 'mine'")
+    assert fact in message
+
+
+def test_tables_for_all_members_are_optional(tmp_path: Path) -> None:
+    assert Recipe.load(file(tmp_path, TEXT.replace("[map]\nsigma = 0", ""))).map == Map()
 
 
 def test_options_of_components_are_checked_when_resolved(tmp_path: Path, host: Host) -> None:
     recipe = Recipe.load(file(tmp_path, TEXT.replace("ratio = 0.5", "raito = 0.5")))
-    assert refused(recipe.resolved, host, 0) == (
-        "sampler 'random': unknown option 'raito'; did you mean 'ratio'? its options are: ratio, count, seed"
-    )
-    with pytest.raises(PluginError) as caught:
+    assert "sampler 'random': unknown option 'raito'; did you mean 'ratio'?" in refusal(recipe.resolve, host, 0)
+    with pytest.raises(PluginError, match=r"unknown sampler 'randm'; did you mean 'random'\?"):
         Recipe.load(file(tmp_path, TEXT.replace('"random"\nratio', '"randm"\nratio'))).resolve(host, 0)
-    assert str(caught.value) == "unknown sampler 'randm'; did you mean 'random'? available: all, greedy-coreset, random"
 
 
 # Changing
@@ -233,16 +212,12 @@ def test_preprocessing_and_map_change() -> None:
     assert recipe.map == Map(sigma=2.0)
 
 
-def test_changes_that_cannot_be() -> None:
+def test_wrong_changes_are_refused() -> None:
     recipe = Recipe.load("patchcore")
-    assert refused(recipe.change, "bckbone", "resnet18") == (
-        "unknown part 'bckbone' of a recipe; it has: backbone, aggregator, sampler, scorer, preprocessing, map"
-    )
-    assert refused(recipe.change, "map", "sharp") == "map: expected options such as {'sigma': 4}, got 'sharp'"
-    assert refused(recipe.change, "map", {"sgima": 1}).startswith(
-        "map: unknown option 'sgima'; did you mean 'sigma'? its options are: sigma"
-    )
-    assert refused(recipe.change, "sampler", {"name": 5}) == "sampler: its name must be text, got 5"
+    assert "unknown part 'bckbone'" in refusal(recipe.change, "bckbone", "resnet18")
+    assert "got 'sharp'" in refusal(recipe.change, "map", "sharp")
+    assert "did you mean 'sigma'?" in refusal(recipe.change, "map", {"sgima": 1})
+    assert "got 5" in refusal(recipe.change, "sampler", {"name": 5})
 
 
 def test_a_seed_that_was_set_stays(host: Host) -> None:
@@ -253,12 +228,12 @@ def test_a_seed_that_was_set_stays(host: Host) -> None:
     assert "seed" not in resolved.scorer.options
 
 
-# There and back
+# As data
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("through_json", [False, True])
-def test_a_recipe_survives_being_written_down(name: str, through_json: bool, host: Host) -> None:
+def test_a_recipe_is_restored_from_its_data(name: str, through_json: bool, host: Host) -> None:
     for recipe in (Recipe.load(name), Recipe.load(name).resolve(host, seed=4)):
         data = recipe.to_dict()
         again = Recipe.from_dict(json.loads(json.dumps(data)) if through_json else data)
@@ -267,7 +242,7 @@ def test_a_recipe_survives_being_written_down(name: str, through_json: bool, hos
         assert (again.name, again.summary, again.map) == (recipe.name, recipe.summary, recipe.map)
 
 
-def test_what_is_written_down_is_not_shared() -> None:
+def test_data_are_a_copy() -> None:
     data = Recipe.load("patchcore").to_dict()
     data["sampler"]["ratio"] = 1
     assert Recipe.load("patchcore").sampler.options["ratio"] == 0.1

@@ -1,4 +1,4 @@
-"""Exported files of others: whatever they say of themselves or return is checked."""
+"""Exported files are untrusted: description and outputs are checked."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from patchcore_plugin import ExportedModel
 from tests.models.exports import Image, draw
 
 
-def test_files_that_are_no_exported_model(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.onnx"
-    with pytest.raises(pp.ModelFileError, match=r"part\.onnx: no such model file; make one with: patchcore export"):
+    with pytest.raises(pp.ModelFileError, match=r"part\.onnx: no such model file; .*patchcore export"):
         pp.load_model(path)
-    path.write_bytes(b"\x08 no program")
+    path.write_bytes(b"\x08 not a program")
     with pytest.raises(pp.ModelFileError, match=r"part\.onnx: damaged \(.*\); copy it again from its source"):
         pp.load_model(path)
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
@@ -30,14 +30,14 @@ def test_files_that_are_no_exported_model(tmp_path: Path) -> None:
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
     )
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path)
-    with pytest.raises(pp.ModelFileError, match="an ONNX file, but no model that patchcore export has written"):
+    with pytest.raises(pp.ModelFileError, match="an ONNX file that patchcore export has not written"):
         pp.load_model(path)
 
 
-DESCRIBED: dict[str, Any] = {
+DESCRIPTION: dict[str, Any] = {
     "format": 1,
     "recipe": pp.Recipe.load("patchcore").to_dict(),
-    "images": [{"path": "good.png", "height": 40, "width": 50}],
+    "photos": [{"path": "good.png", "height": 40, "width": 50}],
     "grids": [[4, 5]],
     "bank_rows": 7,
     "calibration": {"threshold": 1.0, "source": "s", "map_scale": [0.0, 1.0], "scores": [0.5, 1.0]},
@@ -47,42 +47,42 @@ DESCRIBED: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ("no JSON", "its description: Expecting value"),
+        ("not JSON", "its description: Expecting value"),
         ("[]", "its description: "),
         ({"format": 2}, "exported in format 2, newer than this version reads (1); pip install --upgrade"),
         ({"format": "1st"}, "its description, format: "),
         ({"grids": [[0, 5]]}, "its description, grids.0.0: "),
         ({"grids": []}, "its description, grids: "),
-        ({"images": [{"path": "a", "height": 1e9, "width": 1}]}, "its description, images.0.height: "),
+        ({"photos": [{"path": "a", "height": 1e9, "width": 1}]}, "its description, images.0.height: "),
         ({"bank_rows": "many"}, "its description, bank_rows: "),
         ({"calibration": {"threshold": "high"}}, "its description, calibration.threshold: "),
-        ({"calibration": {**DESCRIBED["calibration"], "scores": [2.0, 1.0]}}, "scores are not in order"),
-        ({"calibration": {**DESCRIBED["calibration"], "threshold": float("nan")}}, "NaN is not a finite number"),
+        ({"calibration": {**DESCRIPTION["calibration"], "scores": [2.0, 1.0]}}, "scores are not in order"),
+        ({"calibration": {**DESCRIPTION["calibration"], "threshold": float("nan")}}, "NaN is not a finite number"),
         ({"recipe": {"name": "none"}}, "needs a table [backbone] with a name"),
     ],
 )
 def test_descriptions_are_checked(change: Any, text: str, tmp_path: Path) -> None:
-    described = change if isinstance(change, str) else json.dumps({**DESCRIBED, **change})
+    description = change if isinstance(change, str) else json.dumps({**DESCRIPTION, **change})
     with pytest.raises(pp.ModelFileError) as caught:
-        ExportedModel(tmp_path / "part.onnx", described, lambda images: {})
+        ExportedModel(tmp_path / "part.onnx", description, lambda images: {})
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
-    ExportedModel(tmp_path / "part.onnx", json.dumps(DESCRIBED), lambda images: {})
+    ExportedModel(tmp_path / "part.onnx", json.dumps(DESCRIPTION), lambda images: {})
     with pytest.raises(pp.ModelFileError, match="1e999 is not a finite number"):
-        ExportedModel(tmp_path / "p.onnx", json.dumps(DESCRIBED).replace("1.0", "1e999"), lambda images: {})
+        ExportedModel(tmp_path / "p.onnx", json.dumps(DESCRIPTION).replace("1.0", "1e999"), lambda images: {})
 
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("score", np.array([np.nan]), r"its output 'score' is not finite numbers \[1\]"),
-        ("score", np.zeros(2), r"its output 'score' is not finite numbers \[1\]"),
-        ("map", np.zeros((1, 3, 8)), r"its output 'map' is not finite numbers \[1, 9, 8\]"),
-        ("distance", None, r"its output 'distance' is not finite numbers \[1\]"),
-        ("peak", np.array([[9, 0]]), "names a patch or image that its description does not have"),
-        ("nearest", np.array([[3, 0, 0]]), "names a patch or image that its description does not have"),
-        ("nearest", np.array([[-1, 0, 0]]), "names a patch or image that its description does not have"),
-        ("peak", np.array([[0, -1]]), "names a patch or image that its description does not have"),
+        ("score", np.array([np.nan]), r"output 'score' is not a finite array \[1\]"),
+        ("score", np.zeros(2), r"output 'score' is not a finite array \[1\]"),
+        ("map", np.zeros((1, 3, 8)), r"output 'map' is not a finite array \[1, 9, 8\]"),
+        ("distance", None, r"output 'distance' is not a finite array \[1\]"),
+        ("peak", np.array([[9, 0]]), "patch or image that its description lacks"),
+        ("nearest", np.array([[3, 0, 0]]), "patch or image that its description lacks"),
+        ("nearest", np.array([[-1, 0, 0]]), "patch or image that its description lacks"),
+        ("peak", np.array([[0, -1]]), "patch or image that its description lacks"),
     ],
 )
 def test_outputs_are_checked(name: str, value: Image | None, text: str, tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_outputs_are_checked(name: str, value: Image | None, text: str, tmp_path
         "nearest": np.array([[0, 3, 4]]),
     }
     image = draw(0, (9, 8))
-    model = ExportedModel(tmp_path / "part.onnx", json.dumps(DESCRIBED), lambda images: outputs)
-    (found,) = model.predict([image])
-    assert found.nearest is not None
-    assert found.nearest.image == "good.png"
+    model = ExportedModel(tmp_path / "part.onnx", json.dumps(DESCRIPTION), lambda images: outputs)
+    (prediction,) = model.predict([image])
+    assert prediction.nearest is not None
+    assert prediction.nearest.image == "good.png"
     outputs[name] = value
     if value is None:
         del outputs[name]

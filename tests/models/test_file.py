@@ -1,4 +1,4 @@
-"""Model files: what is written, and what is refused."""
+"""Model files: content, damage, and what is refused."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rewrite(path: Path, target: Path, **changes: Any) -> Path:
-    """Copy a model file with other entries in its manifest and checksums that fit."""
+    """Copy a model file with other entries in its manifest, and matching checksums."""
     tensors, manifest = model_file.load(path)
     changed = {**manifest, **changes}
     model_file.save(target, tensors, {key: value for key, value in changed.items() if key not in ("tensors", "sha256")})
     return target
 
 
-def test_manifest_holds_what_it_takes_to_do_it_again(saved: Path) -> None:
+def test_the_manifest_has_everything_to_repeat_the_fit(saved: Path) -> None:
     manifest = model_file.read_manifest(saved)
     assert manifest["recipe"]["backbone"] == {
         "name": "resnet18",
@@ -62,24 +62,24 @@ def test_manifest_holds_what_it_takes_to_do_it_again(saved: Path) -> None:
     assert set(manifest["software"]) == {"python", "patchcore-plugin", "torch", "numpy"}
 
 
-def test_same_fit_same_bytes(saved: Path, tmp_path: Path) -> None:
+def test_a_loaded_model_is_saved_with_the_same_bytes(saved: Path, tmp_path: Path) -> None:
     pp.Detector.load(saved, device="cpu").save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.99, -1])
-def test_cut_short(saved: Path, tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("size", [0, 4, 100, 0.5, 0.99, -1])
+def test_a_truncated_file_is_damaged(saved: Path, tmp_path: Path, size: float) -> None:
     data = saved.read_bytes()
-    length = int(kept) if kept in (0, 4, 100, -1) else int(kept * len(data))
+    length = int(size) if size in (0, 4, 100, -1) else int(size * len(data))
     (tmp_path / "cut.safetensors").write_bytes(data[:length])
     with pytest.raises(pp.ModelFileError) as caught:
         pp.Detector.load(tmp_path / "cut.safetensors")
     assert str(caught.value).startswith(f"{tmp_path / 'cut.safetensors'}: damaged (")
-    assert str(caught.value).endswith("; copy it again from its source, or fit again")
     assert "\n" not in str(caught.value)
 
 
-def test_any_flipped_byte_is_noticed(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_flipped_bit_is_noticed(saved: Path, tmp_path: Path) -> None:
     data = saved.read_bytes()
     rng = np.random.default_rng(0)
     header = int.from_bytes(data[:8], "little")
@@ -93,37 +93,29 @@ def test_any_flipped_byte_is_noticed(saved: Path, tmp_path: Path) -> None:
             pp.Detector.load(target)
 
 
-def test_newer_format(saved: Path, tmp_path: Path) -> None:
+def test_a_newer_format_is_refused(saved: Path, tmp_path: Path) -> None:
     data = saved.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     content = json.loads(header["__metadata__"]["patchcore"])
     newer = json.dumps({**content, "format": 3, "news": "a field of the future"})
     save_file(load_file(saved), tmp_path / "new.safetensors", metadata={"patchcore": newer})
-    with pytest.raises(pp.ModelFileError) as caught:
+    with pytest.raises(pp.ModelFileError, match=r"new\.safetensors: .*format 3.*\(2\).*--upgrade patchcore-plugin"):
         pp.Detector.load(tmp_path / "new.safetensors")
-    assert str(caught.value) == (
-        f"{tmp_path / 'new.safetensors'}: written in format 3, newer than this version reads (2); "
-        "pip install --upgrade patchcore-plugin"
-    )
 
 
-def test_missing_plugin_names_what_to_install(saved: Path, tmp_path: Path) -> None:
+def test_a_missing_plugin_is_named_with_its_distribution(saved: Path, tmp_path: Path) -> None:
     manifest = model_file.read_manifest(saved)
     recipe, plugins = manifest["recipe"], manifest["plugins"]
-    recipe["sampler"] = {"name": "somebodys-sampler"}
-    plugins["sampler"] = {"distribution": "patchcore-somebody", "version": "3.1"}
+    recipe["sampler"] = {"name": "foreign-sampler"}
+    plugins["sampler"] = {"distribution": "patchcore-foreign", "version": "3.1"}
     path = rewrite(saved, tmp_path / "foreign.safetensors", recipe=recipe, plugins=plugins)
-    with pytest.raises(pp.ModelFileError) as caught:
+    with pytest.raises(pp.ModelFileError, match=r"sampler 'foreign-sampler'.*pip install --upgrade patchcore-foreign"):
         pp.Detector.load(path)
-    assert str(caught.value) == (
-        f"{path}: needs sampler 'somebodys-sampler', which is not available here; "
-        "pip install --upgrade patchcore-somebody (details: patchcore plugins list)"
-    )
 
 
 def test_other_weights_are_refused(saved: Path, tmp_path: Path) -> None:
     path = rewrite(saved, tmp_path / "other.safetensors", backbone_sha256="0" * 64)
-    with pytest.raises(pp.WeightsError, match="backbone 'resnet18' has other weights here than the model was fitted"):
+    with pytest.raises(pp.WeightsError, match="backbone 'resnet18' has other weights"):
         pp.Detector.load(path)
 
 
@@ -137,34 +129,28 @@ def test_values_that_are_not_finite_are_refused(saved: Path, tmp_path: Path) -> 
         pp.Detector.load(tmp_path / "nan.safetensors")
 
 
-def test_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(pp.ModelFileError, match="no such model file; make one with: patchcore fit IMAGES --out"):
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(pp.ModelFileError, match=r"no such model file; .*patchcore fit IMAGES --out"):
         pp.Detector.load(tmp_path / "nothing.safetensors")
     save_file({"weight": torch.ones(3)}, tmp_path / "weights.safetensors")
-    with pytest.raises(pp.ModelFileError, match="not a model file of this program"):
+    with pytest.raises(pp.ModelFileError, match="not a patchcore model file"):
         pp.Detector.load(tmp_path / "weights.safetensors")
     (tmp_path / "image.safetensors").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    for path, found in (
-        (tmp_path / "image.safetensors", "not a model file (.safetensors of patchcore, or an exported .onnx)"),
-        (tmp_path, "is a folder, not a model file"),
-    ):
-        for load in (pp.Detector.load, pp.load_model):
-            with pytest.raises(pp.ModelFileError) as caught:
-                load(path)
-            said = f"{path}: {found}; give the file that patchcore fit or patchcore export has written"
-            assert str(caught.value) == said
+    for load in (pp.Detector.load, pp.load_model):
+        with pytest.raises(pp.ModelFileError, match=r"image\.safetensors: not a model file"):
+            load(tmp_path / "image.safetensors")
+        with pytest.raises(pp.ModelFileError, match="is a folder"):
+            load(tmp_path)
 
 
-def test_a_folder_that_is_called_like_an_exported_model(tmp_path: Path) -> None:
+def test_a_folder_named_like_an_exported_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.onnx"
     path.mkdir()
-    with pytest.raises(pp.ModelFileError, match=r"part\.onnx: is a folder, not a model file; give the file that"):
+    with pytest.raises(pp.ModelFileError, match=r"part\.onnx: is a folder"):
         pp.load_model(path)
 
 
-def test_failed_write_leaves_the_old_file_and_no_litter(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_only(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "part.safetensors"
     target.write_bytes(saved.read_bytes())
     detector = pp.Detector.load(target, device="cpu")
