@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import patchcore_plugin as pp
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.models import file as model_file
 
 
@@ -53,7 +53,7 @@ def test_the_manifest_has_everything_to_repeat_the_fit(saved: Path) -> None:
     assert manifest["recipe"]["sampler"]["ratio"] == 0.1
     assert manifest["recipe"]["preprocessing"]["size"] == [32, 32]
     assert manifest["plugins"]["backbone"]["distribution"] == "patchcore-plugin"
-    assert manifest["kernels"] == {"sampler": description(), "scorer": description()}
+    assert manifest["kernels"] == {"sampler": describe(), "scorer": describe()}
     assert len(manifest["backbone_sha256"]) == 64
     assert manifest["photos"][0] == {"path": None, "height": 40, "width": 50}
     assert manifest["patches_seen"] == 3 * 4 * 4

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin.kernels.gaussian import packed
+from patchcore_plugin.kernels.gaussian import packed_size
 from patchcore_plugin.models.calibration import held_out
 from patchcore_plugin.models.fitting import learners as learning
 from patchcore_plugin.models.recipes import Recipe
@@ -116,7 +116,7 @@ def held(images: int, **changes: Any) -> int:
 def test_memory_does_not_grow_with_the_images() -> None:
     # Two images are held out of either, so that the last batches are equal.
     few, many = held(11), held(20)
-    assert few > 16 * 16 * packed(20) * 8
+    assert few > 16 * 16 * packed_size(20) * 8
     assert many == few
     assert held(20, scorer="knn") - held(11, scorer="knn") >= 9 * 16 * 16 * 20 * 4
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from patchcore_plugin.errors import ModelFileError
 from patchcore_plugin.kernels.nearest import NearestRows
-from patchcore_plugin.kernels.nearest.screened import FARTHEST
+from patchcore_plugin.kernels.nearest.float32 import FARTHEST
 from patchcore_plugin.kernels.screening import TINY, Frame, not_finite, root, squared_distances
 
 if TYPE_CHECKING:

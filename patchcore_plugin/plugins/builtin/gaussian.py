@@ -133,7 +133,7 @@ class Gaussian:
         TensorError
             If the tensors do not fit together.
         """
-        from patchcore_plugin.kernels.gaussian import packed
+        from patchcore_plugin.kernels.gaussian import packed_size
 
         mean, factors, count = (state.get(name) for name in ("mean", "factors", "count"))
         if (
@@ -141,7 +141,7 @@ class Gaussian:
             or factors is None
             or count is None
             or mean.ndim != 3
-            or factors.shape != (*mean.shape[:2], packed(mean.shape[2]))
+            or factors.shape != (*mean.shape[:2], packed_size(mean.shape[2]))
             or count.ndim
         ):
             found = {name: list(tensor.shape) for name, tensor in state.items()}
@@ -202,11 +202,11 @@ def _by_position(bank: MemoryBank) -> tuple[Tensor, int, int]:
 
 def _check_memory(grid: Tensor) -> None:
     from patchcore_plugin.kernels import device
-    from patchcore_plugin.kernels.gaussian import packed
+    from patchcore_plugin.kernels.gaussian import packed_size
 
     height, width, dims = grid.shape[1:]
     # Moments in float64 and factors in float32.
-    needed, free = 12 * height * width * packed(dims), device.available(grid.device)
+    needed, free = 12 * height * width * packed_size(dims), device.available(grid.device)
     if free is not None and needed > free:
         raise PatchcoreError(
             f"scorer 'gaussian': {height} x {width} covariances of {dims} values take {needed / 1e9:.1f} GB, and "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Gt, Le, Lt
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.hookspecs import hookimpl
 from patchcore_plugin.plugins.protocols import Reduction, Sampler
 from patchcore_plugin.plugins.specs import SamplerSpec
@@ -117,6 +117,6 @@ def patchcore_samplers() -> list[SamplerSpec]:
             config=GreedyCoresetConfig,
             create=create,
             summary="greedy minimax coreset, exact (the paper's)",
-            kernels=description,
+            kernels=describe,
         )
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.hookspecs import hookimpl
 from patchcore_plugin.plugins.protocols import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.plugins.specs import ScorerSpec
@@ -201,7 +201,7 @@ def patchcore_scorers() -> list[ScorerSpec]:
             config=ImageKnnConfig,
             create=create_knn,
             summary="whole images: mean distance to the k nearest (DN2); needs aggregator global-pool",
-            kernels=description,
+            kernels=describe,
         ),
         ScorerSpec(
             name="image-gaussian",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.hookspecs import hookimpl
 from patchcore_plugin.plugins.protocols import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.plugins.specs import ScorerSpec
@@ -136,6 +136,6 @@ def patchcore_scorers() -> list[ScorerSpec]:
             config=KnnConfig,
             create=create,
             summary="exact distance to the nearest normal patch, re-weighted (the paper's)",
-            kernels=description,
+            kernels=describe,
         )
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.hookspecs import hookimpl
 from patchcore_plugin.plugins.protocols import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.plugins.specs import ScorerSpec
@@ -155,6 +155,6 @@ def patchcore_scorers() -> list[ScorerSpec]:
             config=PyramidKnnConfig,
             create=create,
             summary="distance to the nearest patch of the K most similar images (SPADE)",
-            kernels=description,
+            kernels=describe,
         )
     ]

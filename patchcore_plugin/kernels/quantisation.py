@@ -1,21 +1,21 @@
-r"""Bounds on distances from products of 8-bit integers, which processors multiply fastest, and exactly.
+r"""Bounds on distances from products of 8-bit integers, which are exact and faster than any other product.
 
-A point x is replaced by the nearest point of a grid, m + h c with a step h and a code c of whole numbers
-between -127 and 127. In units of h its error e = ||(x - m) / h - c|| is computed, not estimated, for every
-point. Between two grid points
+A point x is replaced by the nearest point of a grid, m + h c, with a step h and a code c of integers between -127
+and 127. Its error in units of h, e = ||(x - m) / h - c||, is computed, not estimated, for every point. Between two
+grid points
 
     ||c_i - c_j||^2 = ||c_i||^2 + ||c_j||^2 - 2 c_i.c_j
 
-is a sum of integers and has no rounding at all, so by the triangle inequality
+is a sum of integers without any rounding, so the triangle inequality gives
 
     ||c_i - c_j|| - e_i - e_j  <=  ||x_i - x_j|| / h  <=  ||c_i - c_j|| + e_i + e_j.
 
-No assumption on the data is needed: a point beyond the grid is clipped, and its large error keeps it from
-being dismissed. What remains is the rounding of e itself and of a comparison: errors are computed in float64
-from factors that are rounded once each, and increased by `ROUND_UP` of themselves and `TINY`, which is thousands
-of times what float32 can lose in the few steps from there to a comparison.
+Nothing is assumed about the data: a point beyond the grid is clipped, and its large error keeps it from being
+dismissed. What remains is the rounding of e itself and of a comparison. Errors are computed in float64 from factors
+that are rounded once each, and then increased by the factor `ROUND_UP` and by `TINY`, thousands of times what float32
+can lose in the few steps from there to a comparison.
 
-The sum of D products, each at most 255 x 127 where codes are shifted to be unsigned, fits 32 bits up to `MAX_DIMS`.
+A sum of D products, each at most 255 x 127 for codes shifted to be unsigned, fits 32 bits for D up to `MAX_DIMS`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ MAX_DIMS = 32768
 ROUND_UP = 1 + 1e-5
 TINY = 1e-5
 FAR = 1e18
-"""Errors beyond this are set to it: such points are never dismissed, and float32 can hold the square."""
+"""Largest error: points that far from their codes are never dismissed, and float32 can hold the square."""
 _CLIPS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
-"""Largest values that a grid may reach, in root mean squares, to choose from."""
+"""Candidates for the largest value on the grid, in root mean squares."""
 _SAMPLE = 512
 
 
-def codable(points: Tensor) -> bool:
-    """Whether points [n, D] can be rounded to a grid: a centre in float32 must exist, and products fit 32 bits."""
+def encodable(points: Tensor) -> bool:
+    """Return whether points [n, D] have codes: their centre must be exact in float32, and products must fit 32 bits."""
     return points.dtype in (torch.float32, torch.float16, torch.bfloat16) and points.shape[1] <= MAX_DIMS
 
 
@@ -57,15 +57,22 @@ class Codes:
 
 
 class Grid:
-    """Where points are rounded to; see the module.
+    """The grid to which points are rounded; see the module.
+
+    The centre is the median of a sample in each dimension. The step is the one of a few that suits 95 % of the sample
+    best. Both are robust to outliers.
 
     Parameters
     ----------
     points
-        [n, D], any floating dtype, finite. So that a few far points spoil nothing, the centre is, of evenly spread
-        ones, the median in each dimension, and the step, of a few, the one that serves 95 % of them best.
+        [n, D], any floating dtype, finite.
     levels
         Largest code, at most 127.
+
+    Raises
+    ------
+    TensorError
+        If the sample has values that are not finite.
     """
 
     def __init__(self, points: Tensor, levels: int = LEVELS) -> None:
@@ -83,7 +90,13 @@ class Grid:
             self.step = min(steps, key=lambda step: step * float(_round(sample / step, levels)[1].quantile(0.95)))
 
     def encode(self, points: Tensor) -> Codes:
-        """Return the codes of `points` [n, D]."""
+        """Return the codes of points [n, D].
+
+        Raises
+        ------
+        TensorError
+            For values that are not finite.
+        """
         device = points.device
         codes = torch.empty(points.shape, dtype=torch.int8, device=device)
         norms = torch.empty(len(points), dtype=torch.int32, device=device)

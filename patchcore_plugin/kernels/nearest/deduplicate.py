@@ -1,4 +1,4 @@
-"""Which rows of a bank are copies of others."""
+"""Removal of duplicate rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from patchcore_plugin.kernels.screening import chunk_rows
 
 
 def distinct_rows(bank: Tensor) -> Tensor:
-    """Return the rows of `bank` that equal none before them, ascending, int64."""
+    """Return the rows of a bank [M, D] that equal no earlier row, ascending, int64."""
     bits = bank.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[bank.element_size()])
     weights = torch.randint(1, 2**62, (bits.shape[1],), generator=torch.Generator().manual_seed(0)) | 1
     weights = weights.to(bank.device)
-    # Integer sums wrap around but never round, so equal rows have equal keys wherever they stand.
+    # Integer sums wrap around but never round, so equal rows have equal keys.
     keys = torch.cat([(part.long() * weights).sum(dim=1) for part in bits.split(chunk_rows(bits))])
     order = keys.argsort(stable=True)
     same_key = keys[order[1:]] == keys[order[:-1]]

@@ -1,6 +1,6 @@
-"""The compiled kernels, where the distribution patchcore-native is installed: tensors in, tensors out.
+"""Calls of the compiled kernels that the coreset and the nearest rows share: tensors in, tensors out.
 
-They compute what the torch kernels beside them compute, to the same bits, for float32 on a CPU.
+For float32 on a CPU they compute what the torch kernels compute, to the same bits.
 """
 
 from __future__ import annotations
@@ -13,42 +13,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .native import native
-from .quantised import Codes, Grid, codable
+from ._native import native
+from .quantisation import Codes, Grid, encodable
 from .screening import not_finite
 
-Each = Callable[[Callable[[int, int], object], int, int], None]
+ForEachPart = Callable[[Callable[[int, int], object], int, int], None]
+"""Takes a function of (low, high), a total and a step, and calls the function for each part of the range."""
 
 
-def serves(points: Tensor) -> bool:
-    """Whether the compiled kernels can take these points: [N, D], on a CPU, exactly representable in float32."""
+def usable(points: Tensor) -> bool:
+    """Return whether the compiled kernels can process points [N, D]: on a CPU, exact in float32, D up to MAX_DIMS."""
     module = native()
-    return module is not None and points.device.type == "cpu" and codable(points) and points.shape[1] <= module.MAX_DIMS
+    return (
+        module is not None and points.device.type == "cpu" and encodable(points) and points.shape[1] <= module.MAX_DIMS
+    )
 
 
 def library() -> Any:
-    """Return the C library."""
+    """Return the C library; `usable` must have returned True."""
     return native().library()
 
 
 def address(tensor: Tensor) -> int:
-    """Return where a contiguous tensor lies."""
+    """Return the address of a contiguous tensor."""
     assert tensor.is_contiguous()
     return tensor.data_ptr()
 
 
-def lanes(count: int) -> int:
-    """Return how many lanes the panels of so many points have."""
+def padded_lanes(count: int) -> int:
+    """Return a number of points rounded up to whole panels."""
     return -(-count // int(native().LANES)) * int(native().LANES)
 
 
 @contextmanager
-def workers() -> Iterator[Each]:
-    """Give a function that calls another for parts [low, high) of a range, in as many threads as torch uses."""
+def workers() -> Iterator[ForEachPart]:
+    """Yield a function that splits a range between as many threads as torch uses; the threads end with the context."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, thread_name_prefix="patchcore") as pool:
 
-        def each(work: Callable[[int, int], object], total: int, step: int) -> None:
+        def for_each_part(work: Callable[[int, int], object], total: int, step: int) -> None:
             parts = [(low, min(low + step, total)) for low in range(0, total, step)]
             if len(parts) == 1 or threads == 1:
                 for low, high in parts:
@@ -56,11 +59,11 @@ def workers() -> Iterator[Each]:
             else:
                 list(pool.map(lambda part: work(*part), parts))
 
-        yield each
+        yield for_each_part
 
 
-def encode(points: Tensor, grid: Grid, each: Each) -> Codes:
-    """Return `grid.encode(points)` of float32 points, with rows of codes padded to whole words."""
+def encode(points: Tensor, grid: Grid, for_each_part: ForEachPart) -> Codes:
+    """Return `grid.encode(points)` of contiguous float32 points, with rows of codes padded to multiples of 4 bytes."""
     count, dims = points.shape
     padded = -(-dims // 4) * 4
     codes = torch.empty(count, padded, dtype=torch.int8)
@@ -79,18 +82,18 @@ def encode(points: Tensor, grid: Grid, each: Each) -> Codes:
             errors.data_ptr() + 4 * low,
         )
 
-    each(part, count, max(64, (1 << 18) // padded))
+    for_each_part(part, count, max(64, (1 << 18) // padded))
     if errors.isnan().any():
         raise not_finite()
     return Codes(codes, norms, errors)
 
 
 def pack(codes: Codes, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return panels of the codes at `rows`, with their norms and errors a lane."""
-    padded, wide = codes.codes.shape[1], lanes(len(rows))
-    panels = torch.zeros(wide * padded, dtype=torch.uint8)
-    norms = torch.zeros(wide, dtype=torch.int32)
-    errors = torch.full((wide,), native().NOWHERE, dtype=torch.float32)
+    """Return panels of the codes at `rows`, and norms and errors for each lane."""
+    padded, lanes = codes.codes.shape[1], padded_lanes(len(rows))
+    panels = torch.zeros(lanes * padded, dtype=torch.uint8)
+    norms = torch.zeros(lanes, dtype=torch.int32)
+    errors = torch.full((lanes,), native().NOWHERE, dtype=torch.float32)
     library().patchcore_pack(address(codes.codes), padded, address(rows), len(rows), address(panels))
     norms[: len(rows)], errors[: len(rows)] = codes.norms[rows], codes.errors[rows]
     return panels, norms, errors
