@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks._end_to_end import predictions_and_backbone
-from patchcore_plugin.plugins.staged import StagedBackbone
+from patchcore_plugin.plugins.backbones import StagedBackbone
 
 
 def test_the_backbone_alone_processes_as_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

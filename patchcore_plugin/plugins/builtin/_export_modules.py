@@ -1,4 +1,4 @@
-"""Built-in scorers in operations that torch.export can follow; imported by their `export_module` only."""
+"""Built-in scorers in operations that torch.export can trace; imported by `export_module` of the scorers only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from patchcore_plugin.plugins.protocols import Patches, Scores
 
 ROWS = 4096
-"""Bank rows that all patches are compared with at once: so many distances of each patch are held."""
+"""Bank rows that patches are compared with at a time, which bounds memory."""
 CANDIDATES = 2
-"""Rows of each patch that its nearest is chosen of by differences, because products confuse what is about as near."""
+"""Nearest rows by products for each patch; differences decide between them, because products are less accurate."""
 
 
 class NearestModule(nn.Module):
-    """The rows of a bank nearest to others: two by float32 products, and the nearer one by differences.
+    """Search of nearest rows: candidates by float32 products, the nearest of them by differences.
 
-    What all rows have in common would cost the products their digits, and is taken out.
+    The mean of the bank is subtracted first, because it would cost the products precision.
 
     Parameters
     ----------
@@ -36,35 +36,35 @@ class NearestModule(nn.Module):
         self.register_buffer("bank", (bank - centre).float())
         self.register_buffer("lengths", self.bank.double().square().sum(dim=1).float())
 
-    def centred(self, vectors: Tensor) -> Tensor:
-        """Return vectors [..., D] as they are compared with `bank`."""
+    def subtract_centre(self, vectors: Tensor) -> Tensor:
+        """Return vectors [..., D] minus the mean of the bank, float32."""
         return vectors.float() - self.centre
 
     def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return distance, float32 [Q], and row, int64 [Q], of centred queries [Q, D]."""
-        found, rows = self._candidates(queries, 0)
+        keys, rows = self._candidates(queries, 0)
         for low in range(ROWS, len(self.bank), ROWS):
             more = self._candidates(queries, low)
-            found, rows = torch.cat([found, more[0]], dim=1), torch.cat([rows, more[1]], dim=1)
-            found, place = found.topk(min(CANDIDATES, found.shape[1]), dim=1, largest=False)
+            keys, rows = torch.cat([keys, more[0]], dim=1), torch.cat([rows, more[1]], dim=1)
+            keys, place = keys.topk(min(CANDIDATES, keys.shape[1]), dim=1, largest=False)
             rows = rows.gather(1, place)
         distances = torch.stack([_distance(queries, self.bank[row]) for row in rows.unbind(dim=1)], dim=1)
         place = distances.argmin(dim=1, keepdim=True)
         return distances.gather(1, place)[:, 0], rows.gather(1, place)[:, 0]
 
     def _candidates(self, queries: Tensor, low: int) -> tuple[Tensor, Tensor]:
-        """Return what orders the best of `ROWS` rows from `low` on, and these rows, both [Q, CANDIDATES] at most."""
-        found = _products(queries, self.bank[low : low + ROWS], self.lengths[low : low + ROWS])
-        least, place = found.topk(min(CANDIDATES, found.shape[1]), dim=1, largest=False)
+        """Return sort keys and numbers of the nearest of `ROWS` rows from `low` on, both [Q, CANDIDATES] at most."""
+        keys = _products(queries, self.bank[low : low + ROWS], self.lengths[low : low + ROWS])
+        least, place = keys.topk(min(CANDIDATES, keys.shape[1]), dim=1, largest=False)
         return least, place + low
 
-    def several(self, queries: Tensor, count: int) -> Tensor:
-        """Return the `count` nearest rows of each of a few centred queries [Q, D], int64 [Q, count]."""
+    def nearest_rows(self, queries: Tensor, count: int) -> Tensor:
+        """Return the `count` nearest rows of a few centred queries [Q, D] by products, int64 [Q, count]."""
         return _products(queries, self.bank, self.lengths).topk(count, dim=1, largest=False).indices
 
 
 class KnnModule(NearestModule):
-    """`knn`: equations 6 and 7 of arXiv 2106.08265, in float32.
+    """Scorer `knn` in float32 (arXiv 2106.08265, equations 6 and 7).
 
     Parameters
     ----------
@@ -80,15 +80,15 @@ class KnnModule(NearestModule):
         self._squared = squared
 
     def forward(self, patches: Patches) -> Scores:
-        """Score patches."""
+        """Return the scores of patches."""
         batch, height, width, dims = patches.grid.shape
-        queries = self.centred(patches.grid).flatten(1, 2)
-        distance, row = (each.view(batch, -1) for each in self.nearest(queries.flatten(0, 1)))
+        queries = self.subtract_centre(patches.grid).flatten(1, 2)
+        distance, row = (values.view(batch, -1) for values in self.nearest(queries.flatten(0, 1)))
         place = distance.argmax(dim=1, keepdim=True)
         image = distance.gather(1, place)[:, 0]
         if self._neighbours > 1:
             patch = queries.gather(1, place[:, :, None].expand(-1, 1, dims))
-            around = self.several(self.bank[row.gather(1, place)[:, 0]], self._neighbours)
+            around = self.nearest_rows(self.bank[row.gather(1, place)[:, 0]], self._neighbours)
             distances = _distance(patch, self.bank[around])
             image = -(image - distances.logsumexp(dim=1)).expm1() * image
         if self._squared:
@@ -98,7 +98,7 @@ class KnnModule(NearestModule):
 
 
 class ImageKnnModule(NearestModule):
-    """`image-knn`: the mean distance to the nearest images.
+    """Scorer `image-knn`: mean distance to the nearest images.
 
     Parameters
     ----------
@@ -113,14 +113,14 @@ class ImageKnnModule(NearestModule):
         self._neighbours = min(neighbours, len(bank))
 
     def forward(self, patches: Patches) -> Scores:
-        """Score images whose grid is 1 x 1."""
-        queries = self.centred(patches.grid[:, 0, 0])
-        near = self.bank[self.several(queries, self._neighbours)]
+        """Return the scores of images with a grid of 1 x 1."""
+        queries = self.subtract_centre(patches.grid[:, 0, 0])
+        near = self.bank[self.nearest_rows(queries, self._neighbours)]
         return Scores(image=_distance(queries[:, None], near).mean(dim=1))
 
 
 class GaussianModule(nn.Module):
-    """`gaussian`: the Mahalanobis distance at each position.
+    """Scorer `gaussian`: Mahalanobis distance at each position.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class GaussianModule(nn.Module):
         self.register_buffer("whitening", _inverse(square))
 
     def forward(self, patches: Patches) -> Scores:
-        """Score patches on the grid of the means."""
+        """Return the scores of patches on the grid of the means."""
         batch, height, width, _ = patches.grid.shape
         away = (patches.grid.flatten(1, 2) - self.mean).float()
         white = away.transpose(0, 1) @ self.whitening.mT
@@ -152,7 +152,7 @@ class GaussianModule(nn.Module):
 
 
 class ImageGaussianModule(nn.Module):
-    """`image-gaussian`: the sum over levels of the Mahalanobis distance of whole images.
+    """Scorer `image-gaussian`: sum of the Mahalanobis distances of all levels.
 
     Parameters
     ----------
@@ -168,17 +168,17 @@ class ImageGaussianModule(nn.Module):
             self.register_buffer(f"whitening{number}", _inverse(factor))
 
     def forward(self, patches: Patches) -> Scores:
-        """Score images whose grid is 1 x 1."""
+        """Return the scores of images with a grid of 1 x 1."""
         parts = patches.grid[:, 0, 0].double().split(self._sizes, dim=1)
         white = [
             (part - self.get_buffer(f"mean{number}")) @ self.get_buffer(f"whitening{number}").T
             for number, part in enumerate(parts)
         ]
-        return Scores(image=torch.stack([each.square().sum(dim=1).sqrt() for each in white]).sum(dim=0).float())
+        return Scores(image=torch.stack([level.square().sum(dim=1).sqrt() for level in white]).sum(dim=0).float())
 
 
 def _products(queries: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-    """Return squared distances but for the queries' own lengths, [Q, M]."""
+    """Return squared distances minus the squared lengths of the queries, [Q, M]."""
     return lengths + (-2 * queries) @ rows.T
 
 
@@ -187,10 +187,10 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _inverse(factors: Tensor) -> Tensor:
-    """Return the inverses of lower triangular matrices [..., D, D], made in float64, in their own precision."""
+    """Return the inverses of lower triangular matrices [..., D, D], computed in float64, in the dtype of the input."""
     identity = torch.eye(factors.shape[-1], dtype=torch.float64, device=factors.device)
     out = torch.empty_like(factors, memory_format=torch.contiguous_format)
-    # One at a time: all together in float64 would take three times their memory.
+    # One at a time: all together in float64 would take three times the memory.
     for factor, inverse in zip(factors.reshape(-1, *identity.shape), out.view(-1, *identity.shape), strict=True):
         inverse[:] = torch.linalg.solve_triangular(factor.double(), identity, upper=False)
     return out

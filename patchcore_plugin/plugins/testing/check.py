@@ -1,4 +1,4 @@
-"""A check, the component that it looks at, and how it says what is wrong. Without torch."""
+"""A check, the component that it tests, and its errors. Without torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from patchcore_plugin.errors import PatchcoreError
-from patchcore_plugin.plugins import protocols as roles
+from patchcore_plugin.errors import PatchcoreError, one_line
+from patchcore_plugin.plugins import protocols
+from patchcore_plugin.plugins.discovery import failure_reason
 from patchcore_plugin.plugins.manager import Component, Host
 
 
@@ -18,26 +19,26 @@ class ConformanceError(AssertionError):
     """A component breaks its contract: one line with what was expected, what was found, and what to do."""
 
 
-class CannotBeMadeError(ConformanceError):
-    """A component says why it cannot be made here (a package, weights or an option are missing): it was not checked."""
+class UnavailableError(ConformanceError):
+    """A component cannot be created here, because a package, weights or an option are missing; it is not checked."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A component under check.
+    """A component under test.
 
     Parameters
     ----------
     host
-        Where it comes from.
+        The host of the component.
     component
         Its record and plugin.
     options
-        What it is made with.
+        The options to create it with.
     device
-        Where its inputs are.
+        Device of its inputs.
     module
-        The module that holds its plugin, if there is one.
+        Module of its plugin, if it has one.
     """
 
     host: Host
@@ -47,67 +48,69 @@ class Subject:
     module: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.role} {self.name!r}"
+        return str(self.component)
 
     @property
     def role(self) -> str:
-        """The component's role."""
+        """Role of the component."""
         return self.component.spec.role
 
     @property
     def name(self) -> str:
-        """The component's name."""
+        """Name of the component."""
         return self.component.spec.name
 
     def config(self, **changes: Any) -> Any:
-        """Return the config of the options, with some changed."""
-        return self.host.configure(self.role, self.name, {**self.options, **changes})
+        """Return the config for the options, with changes."""
+        return self.component.configure({**self.options, **changes})
 
-    def make(self, config: Any = None) -> Any:
+    def create(self, config: Any = None) -> Any:
         """Return a new component on the device.
 
         Raises
         ------
-        CannotBeMadeError
-            If it says itself what is missing, be it an option or a package.
+        UnavailableError
+            If it raises a PatchcoreError, because an option or a package is missing.
         ConformanceError
             If it fails in another way.
         """
         try:
-            # Not through the host, which makes one PluginError of what create meant to say and what it did not.
-            made = self.component.spec.create(self.config() if config is None else config)
+            # Not through the host, which turns all other exceptions into a PluginError too.
+            created = self.component.spec.create(self.config() if config is None else config)
         except PatchcoreError as error:
             raise self.unavailable(error) from error
         except Exception as error:
             raise ConformanceError(
-                f"{self}: expected create to return a component, or to raise a PatchcoreError that says what is "
-                f"missing, found {told(error)}; mend create"
+                f"{self}: expected create to return a component, or to raise a PatchcoreError that states what is "
+                f"missing, found {failure_reason(error)}; fix create"
             ) from error
-        protocol = getattr(roles, self.role.capitalize())
+        protocol = getattr(protocols, self.role.capitalize())
         members = "__call__" if self.role in ("aggregator", "sampler") else "all members of the role"
         self.expect(
-            isinstance(made, protocol),
+            isinstance(created, protocol),
             f"create to return a {protocol.__name__}",
-            type(made).__name__,
+            type(created).__name__,
             f"return an object with {members}; see patchcore_plugin.plugins.protocols",
         )
         if self.role == "backbone":
-            made = made.to(self.device)
-            self.expect(isinstance(made, protocol), "to() to return the backbone", type(made).__name__, "return self")
-        return made
+            created = created.to(self.device)
+            self.expect(
+                isinstance(created, protocol), "to() to return the backbone", type(created).__name__, "return self"
+            )
+        return created
 
-    def unavailable(self, error: PatchcoreError) -> CannotBeMadeError:
-        """Return what to raise where the component says why it cannot be made."""
-        given = f"options {dict(self.options)}" if self.options else "its default options"
-        return CannotBeMadeError(f"{self} cannot be made with {given}: {error}")
+    def unavailable(self, error: PatchcoreError) -> UnavailableError:
+        """Return the error of a component that cannot be created."""
+        options = f"options {dict(self.options)}" if self.options else "its default options"
+        return UnavailableError(f"cannot create {self} with {options}: {error}")
 
     @functools.cached_property
-    def shared(self) -> Any:
-        """The component, made once for all checks that only call it; a large backbone takes a while to make."""
-        return self.make()
+    def instance(self) -> Any:
+        """The component, created once for all checks that only call it, since large backbones are slow to create."""
+        return self.create()
 
-    def place_of(self, error: BaseException) -> str:
-        """Return file and line where the plugin's own code was last at work when an exception was raised."""
+    def location(self, error: BaseException) -> str:
+        """Return file and line of the last frame of an exception in the code of the plugin."""
         modules = (self.module or "", self.component.spec.config.__module__)
         packages = {module.partition(".")[0] for module in modules}
 
@@ -116,7 +119,7 @@ class Subject:
             return module.partition(".")[0] in packages and not module.startswith(f"{__package__}.")
 
         frames = list(traceback.walk_tb(error.__traceback__))
-        frame, line = ([each for each in frames if is_own(each[0])] or frames)[-1]
+        frame, line = ([entry for entry in frames if is_own(entry[0])] or frames)[-1]
         return f"{frame.f_code.co_filename}, line {line}"
 
     def expect(self, condition: bool, expected: str, found: object, remedy: str) -> None:
@@ -125,33 +128,33 @@ class Subject:
             raise self.failure(expected, found, remedy)
 
     def failure(self, expected: str, found: object, remedy: str) -> ConformanceError:
-        """Return what to raise."""
+        """Return the error of a check."""
         return ConformanceError(f"{self}: expected {expected}, found {found}; {remedy}")
 
-    def refuses(self, what: str, call: Callable[[], object]) -> None:
+    def expect_refusal(self, case: str, call: Callable[[], object]) -> None:
         """Expect that `call` raises a PatchcoreError."""
-        remedy = "raise a TensorError that says what was expected and what came"
+        remedy = "raise a TensorError with what was expected and what was passed"
         try:
             call()
         except PatchcoreError:
             return
         except Exception as error:
-            raise self.failure(f"a PatchcoreError for {what}", told(error), remedy) from error
-        raise self.failure(f"a PatchcoreError for {what}", "an answer", remedy)
+            raise self.failure(f"a PatchcoreError for {case}", failure_reason(error), remedy) from error
+        raise self.failure(f"a PatchcoreError for {case}", "a result", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that a component must do; calling it looks whether it does.
+    """One requirement of a contract; call it to test a component.
 
     Parameters
     ----------
     role, name
         The component.
     title
-        What the check is called.
+        Name of the check.
     meaning
-        What it expects, in a sentence.
+        The requirement in a sentence.
     """
 
     role: str
@@ -170,20 +173,22 @@ class Check:
         Raises
         ------
         ConformanceError
-            If the component does not do what it must.
+            If the component does not meet the requirement.
         """
         __tracebackhide__ = True
         try:
             self.function(self.subject)
         except ConformanceError as error:
-            raise type(error)(" ".join(str(error).split())) from error.__cause__
+            raise type(error)(one_line(error)) from error.__cause__
         except Exception as error:
-            message = f"{self.subject}: expected no exception, found {told(error)}; see {self.subject.place_of(error)}"
-            raise ConformanceError(" ".join(message.split())) from error
+            raise ConformanceError(
+                f"{self.subject}: expected no exception, found {failure_reason(error)}; "
+                f"see {self.subject.location(error)}"
+            ) from error
 
 
 def check_of(function: Callable[[Subject], None], subject: Subject) -> Check:
-    """Return a function as a check: its name is the title, the first line of its docstring the meaning."""
+    """Return a check from a function: its name is the title, the first line of its docstring the meaning."""
     return Check(
         role=subject.role,
         name=subject.name,
@@ -195,10 +200,5 @@ def check_of(function: Callable[[Subject], None], subject: Subject) -> Check:
 
 
 def title_of(function: Callable[[Subject], None]) -> str:
-    """Return what a check is called."""
+    """Return the title of a check."""
     return function.__name__.replace("_", "-")
-
-
-def told(error: BaseException) -> str:
-    """Return an exception as a user reads it."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
