@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from patchcore_plugin.models.fitting.inputs import BATCH, Input, read_batches, stacked
 
 from patchcore_plugin import Detector
 from patchcore_plugin.data.synthetic import draw_dataset
-from patchcore_plugin.models.pipeline import Composition, Precision
+from patchcore_plugin.models.images import BATCH, ImageReader, PreparedImage, stack
+from patchcore_plugin.models.pipeline import Precision
 
 
 def predictions_and_backbone(
@@ -40,14 +40,14 @@ def predictions_and_backbone(
         sampler={"name": "random", "ratio": 0.1},
     ).fit(sorted(root.glob("train/good/*.png")))
     paths = list(islice(cycle(sorted(root.glob("test/*/*.png"))), images))
-    parts = Composition(detector.recipe, seed=detector.seed, device=device, precision=precision)
-    read = next(read_batches(paths[:BATCH], detector.recipe.preprocessing, "stop"))
-    inputs = stacked([item for item in read if isinstance(item, Input)]).to(detector.device)
+    batch = next(ImageReader(detector.recipe.preprocessing).batches(paths[:BATCH]))
+    inputs = stack([item for item in batch if isinstance(item, PreparedImage)]).to(detector.device)
+    network = detector.member.pipeline.backbone
 
     @torch.inference_mode()
     def alone() -> None:
         for low in range(0, images, BATCH):
             with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                parts.backbone(inputs[: images - low])
+                network(inputs[: images - low])
 
     return lambda: list(detector.predict_each(paths)), alone

@@ -199,7 +199,8 @@ def tables() -> str:
         for case, row in data["rows"].items():
             for peer, seconds in row["peers_s"].items():
                 low, high = row["ratio_range"][peer]
-                load = f"{row['rounds']} rounds, other processes used {row['cores_taken_by_others']} cores, at {row['commit']}"
+                busy = row["cores_taken_by_others"]
+                load = f"{row['rounds']} rounds, other processes used {busy} cores, at {row['commit']}"
                 notes = "; ".join([*row["notes"], load])
                 lines.append(
                     f"| {case} | {peer} | {row['ours_s']:.3g} | {seconds:.3g} | **{seconds / row['ours_s']:.3g}** "

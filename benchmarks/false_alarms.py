@@ -23,7 +23,7 @@ from torch import Tensor
 import patchcore_plugin as pp
 from benchmarks._measure import RESULTS, commit, environment, four_digits
 from patchcore_plugin.data.datasets import load_categories
-from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore
 from patchcore_plugin.plugins.protocols import Backbone
 
 DATA = Path("../shared/data/hazelnut_reduced")
@@ -66,13 +66,13 @@ class Split(NamedTuple):
     """Result of one split: the calibration, and the scores of the held-out good and the defective images."""
 
     calibration: Calibration
-    good: list[GoodImage]
-    defective: dict[str, list[GoodImage]]
+    good: list[HeldOutScore]
+    defective: dict[str, list[HeldOutScore]]
 
 
-def predict_scores(detector: pp.Detector, images: Sequence[Path]) -> list[GoodImage]:
+def predict_scores(detector: pp.Detector, images: Sequence[Path]) -> list[HeldOutScore]:
     """Return score and highest map value of each image."""
-    return [GoodImage.of(result.score, result.anomaly_map) for result in detector.predict(images)]
+    return [HeldOutScore.summarise(result.score, result.anomaly_map) for result in detector.predict(images)]
 
 
 def run_splits(folder: Path, count: int) -> list[Split]:
@@ -90,7 +90,8 @@ def run_splits(folder: Path, count: int) -> list[Split]:
     for seed in range(count):
         order = np.random.default_rng(seed).permutation(len(good)).tolist()
         training, held_out = order[: int(SHARE * len(good))], order[int(SHARE * len(good)) :]
-        detector = pp.Detector(recipe, seed=seed, host=host, backbone=backbone)
+        detector = pp.Detector(recipe, seed=seed, host=host)
+        detector.member.pipeline.backbone = backbone
         detector.fit([good[number] for number in training])
         splits.append(
             Split(

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from patchcore_plugin.models.fitting.inputs import read_batches, stacked
 from torch import Tensor
 
 import patchcore_plugin as pp
 from benchmarks._measure import RESULTS, commit, environment, four_digits
 from patchcore_plugin.data.datasets import load_categories
 from patchcore_plugin.kernels.nearest import NearestRows
+from patchcore_plugin.models.images import ImageReader, PreparedImage, stack
 
 DATA = Path("../shared/data/hazelnut_reduced")
 BACKBONE = "efficientnet-lite0"
@@ -34,9 +34,9 @@ LIMITS = {"radius_ratio": 2.0, "score_correlation": 0.99, "time_ratio": 0.2}
 def patches(detector: pp.Detector, images: Sequence[Any]) -> Tensor:
     """Return all patches of images, [N, D]."""
     parts = []
-    for batch in read_batches(images, detector.recipe.preprocessing, "stop"):
-        inputs = stacked([item for item in batch if not isinstance(item, pp.ImageError)])
-        parts.append(detector._parts.patches(inputs).grid.flatten(0, 2))
+    for batch in ImageReader(detector.recipe.preprocessing).batches(images):
+        inputs = stack([item for item in batch if isinstance(item, PreparedImage)])
+        parts.append(detector.member.pipeline.patches(inputs).grid.flatten(0, 2))
     return torch.cat(parts)
 
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError
 from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
-from patchcore_plugin.plugins.manager import default_host
+from patchcore_plugin.plugins.manager import Host, default_host
 from patchcore_plugin.plugins.options import validate
 from patchcore_plugin.plugins.specs import ROLES
 

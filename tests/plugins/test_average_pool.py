@@ -49,7 +49,7 @@ def test_selection_depends_on_the_seed_only() -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
-    run = pp.Recipe.load("padim").resolved(pp.Host(), 7)
+    run = pp.Recipe.load("padim").resolve(pp.Host(), 7)
     assert run.aggregator.options["seed"] == 7
 
 

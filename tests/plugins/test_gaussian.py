@@ -12,7 +12,7 @@ from torch import Tensor
 
 import patchcore_plugin as pp
 from patchcore_plugin.kernels import device
-from patchcore_plugin.kernels.gaussian import packed, positions
+from patchcore_plugin.kernels.gaussian import packed_size, positions
 from patchcore_plugin.kernels.gaussian.reference import mahalanobis as reference
 
 HOST = pp.Host(entry_points=False)
@@ -204,9 +204,9 @@ def test_invalid_state_is_refused(lost: str) -> None:
 
 def test_missing_memory_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grids(4, 5)
-    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed(5) * 12)
+    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed_size(5) * 12)
     streamed(grid)
-    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed(5) * 12 - 1)
+    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed_size(5) * 12 - 1)
     with pytest.raises(pp.PatchcoreError, match=r"lower aggregator.channels"):
         streamed(grid)
     monkeypatch.setattr(device, "available", lambda device: None)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import patchcore_plugin as pp
 from patchcore_plugin.kernels.gaussian import packed_size
-from patchcore_plugin.models.calibration import held_out
-from patchcore_plugin.models.fitting import learners as learning
+from patchcore_plugin.models.fitting import strategies
+from patchcore_plugin.models.fitting.hold_out import held_out_indices
 from patchcore_plugin.models.recipes import Recipe
 from tests import real_images
 from tests.commands import loaded
@@ -68,7 +68,7 @@ def test_a_model_file_keeps_it(model: pp.Detector, tmp_path: Path) -> None:
 
 
 def test_threshold_is_that_of_held_out_images(model: pp.Detector) -> None:
-    numbers = held_out(24, 0).tolist()
+    numbers = held_out_indices(24, 0).tolist()
     assert len(numbers) == 3
     others = make().fit([image for number, image in enumerate(IMAGES) if number not in numbers])
     found = [each.score for each in others.predict([IMAGES[number] for number in numbers])]
@@ -82,7 +82,7 @@ def test_patches_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> Any:
         raise AssertionError("a buffer for all patches was made")
 
-    monkeypatch.setattr(learning, "PatchBuffer", refuse)
+    monkeypatch.setattr(strategies, "PatchBuffer", refuse)
     make().fit(IMAGES[:4])
     with pytest.raises(AssertionError, match="a buffer for all patches"):
         make(sampler={"name": "random", "ratio": 1.0}).fit(IMAGES[:4])

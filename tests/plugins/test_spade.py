@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from patchcore_plugin.models.fitting.inputs import PatchBuffer
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
 import patchcore_plugin as pp
+from patchcore_plugin.models.fitting.buffer import PatchBuffer
 
 HOST = pp.Host(entry_points=False)
 IMAGES, HEIGHT, WIDTH, DIMS, DESCRIPTOR = 7, 3, 4, 10, 6
@@ -199,8 +199,9 @@ def test_distance_of_images_in_the_bank_is_zero_in_half_precision(scorer: str) -
 
 
 def test_bank_of_all_rows_is_not_copied() -> None:
-    buffer = PatchBuffer(3)
-    buffer.add(pp.Patches(normal(2, HEIGHT, WIDTH, DIMS)))
+    patches = pp.Patches(normal(2, HEIGHT, WIDTH, DIMS))
+    buffer = PatchBuffer(3 * HEIGHT * WIDTH, patches)
+    buffer.add(patches)
     vectors = buffer.vectors()
     everything = buffer.bank(torch.arange(len(vectors))).vectors
     assert everything.data_ptr() == vectors.data_ptr()
