@@ -1,18 +1,19 @@
-"""`patchcore calibrate`, and `fit --false-alarm-rate`."""
+"""`patchcore calibrate` and `fit --false-alarm-rate`: thresholds, summaries and refused images."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.models import file as model_file
+from patchcore_plugin.models.recalibration import recalibrate
 from tests.commands import SMALL, done, failure, loaded, patchcore
 from tests.conftest import draw, write
 
@@ -21,61 +22,74 @@ CPU = ("--device", "cpu")
 
 @pytest.fixture
 def model(washer_model: Path, tmp_path: Path) -> Path:
-    """A copy that tests may change."""
+    """A copy of the fitted model."""
     return Path(shutil.copy(washer_model, tmp_path / "m.safetensors"))
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good images that the model was not fitted on."""
+    """A folder of 19 good images that the model was not fitted on."""
     folder = tmp_path_factory.mktemp("others")
     for number in range(19):
         write(folder / f"{number:03}.png", draw(500 + number))
     return folder
 
 
-def calibration(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = model_file.read_manifest(path)["calibration"]
-    return content
+def read_calibration(path: Path) -> dict[str, Any]:
+    calibration: dict[str, Any] = model_file.read_manifest(path)["calibration"]
+    return calibration
 
 
-def test_fit_for_a_rate(good: Path, tmp_path: Path) -> None:
+# fit
+
+
+def test_fit_with_a_rate(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     summary = loaded("fit", good, "--out", out, "--false-alarm-rate", 0.3, *SMALL)
-    content = calibration(out)
-    assert summary["threshold"] == content["threshold"] == content["scores"][-3]
-    assert summary["map_threshold"] == content["map_threshold"] == content["peaks"][-3]
+    calibration = read_calibration(out)
+    assert summary["threshold"] == calibration["threshold"] == calibration["scores"][-3]
+    assert summary["map_threshold"] == calibration["map_threshold"] == calibration["peaks"][-3]
     assert summary["false_alarm_rate"] == pytest.approx(3 / 11)
+    assert "27.27%" in summary["threshold_source"]
 
 
-def test_fit_for_a_rate_that_cannot_be_guaranteed(good: Path, tmp_path: Path) -> None:
+def test_fit_with_a_rate_that_the_images_do_not_support(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    assert "at least 19 " in failure("fit", good, "--out", out, "--false-alarm-rate", 0.05, *SMALL)
-    assert "between 0 and 1" in failure("fit", good, "--out", out, "--false-alarm-rate", 5, *SMALL)
+    message = failure("fit", good, "--out", out, "--false-alarm-rate", 0.05, *SMALL)
+    assert "0.05 needs at least 19" in message
+    assert "0.091" in message
+    message = failure("fit", good, "--out", out, "--false-alarm-rate", 5, *SMALL)
+    assert "between 0 and 1" in message
+    assert message.endswith("got 5")
     assert not out.exists()
 
 
-def test_another_rate_for_the_scores_of_the_fit(model: Path) -> None:
-    before, tensors = calibration(model), model_file.load(model)[0]
-    ended = done("calibrate", model, "--false-alarm-rate", 0.2, *CPU)
-    after = calibration(model)
-    assert after == {**before, "threshold": before["scores"][-2], "map_threshold": before["peaks"][-2], "rate": 0.2}
-    for value in (after["threshold"], before["threshold"], after["map_threshold"]):
-        assert f"{value:.4f}" in ended.out
-    again = model_file.load(model)[0]
-    assert all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
+# calibrate
 
 
-def test_other_good_images_and_another_file(model: Path, others: Path, tmp_path: Path) -> None:
-    before, out = calibration(model), tmp_path / "new" / "other.safetensors"
+def test_new_rate_with_the_scores_of_the_fit(model: Path) -> None:
+    before, tensors = read_calibration(model), model_file.load(model)[0]
+    done("calibrate", model, "--false-alarm-rate", 0.2, *CPU)
+    assert read_calibration(model) == {
+        **before,
+        "threshold": before["scores"][-2],
+        "map_threshold": before["peaks"][-2],
+        "rate": 0.2,
+    }
+    after = model_file.load(model)[0]
+    assert all(torch.equal(tensor, after[name]) for name, tensor in tensors.items())
+
+
+def test_other_good_images(model: Path, others: Path, tmp_path: Path) -> None:
+    before, out = read_calibration(model), tmp_path / "new" / "other.safetensors"
     summary = loaded("calibrate", model, others, "--out", out, "--false-alarm-rate", 0.1, *CPU)
-    assert calibration(model) == before
-    detector = pp.Detector.load(model, device="cpu")
-    scores = sorted(prediction.score for prediction in detector.predict(sorted(others.iterdir())))
-    after = calibration(out)
+    assert read_calibration(model) == before
+    predictions = pp.Detector.load(model, device="cpu").predict(sorted(others.iterdir()))
+    scores = sorted(prediction.score for prediction in predictions)
+    after = read_calibration(out)
     assert after["scores"] == pytest.approx(scores, rel=1e-6)
     assert (after["threshold"], after["map_threshold"]) == (after["scores"][-2], after["peaks"][-2])
-    assert summary.pop("threshold_source") == pp.Calibration.from_dict(after).describe()
+    assert "10.00%" in summary.pop("threshold_source")
     assert summary == {
         "model": str(out),
         "threshold": after["threshold"],
@@ -91,33 +105,34 @@ def test_other_good_images_and_another_file(model: Path, others: Path, tmp_path:
     }
 
 
-def test_defective_images_given_as_good_are_reported(model: Path, dataset: Path, others: Path, tmp_path: Path) -> None:
-    images = [dataset / "test" / "blot", others, "--out", tmp_path / "m.safetensors"]
-    text = done("calibrate", model, *images, "--false-alarm-rate", 0.1, *CPU).out
-    (above,) = re.findall(r"(\d+) of 22 images", text)
-    assert int(above) >= 3
+def test_defective_images_among_the_good_ones_are_counted(
+    model: Path, dataset: Path, others: Path, tmp_path: Path
+) -> None:
+    blots, out = dataset / "test" / "blot", tmp_path / "new.safetensors"
+    summary = loaded("calibrate", model, blots, others, "--out", out, "--false-alarm-rate", 0.1, *CPU)
+    assert summary["good_images"] == 22
+    assert summary["good_above_previous_threshold"] >= 3
 
 
-def test_defective_images_choose_the_threshold(model: Path, dataset: Path, others: Path) -> None:
+def test_defective_images(model: Path, dataset: Path, others: Path) -> None:
     blots = dataset / "test" / "blot"
-    ended = done("calibrate", model, "--defective", blots, "--criterion", "f1", *CPU)
-    content = calibration(model)
-    assert content["scores"][-1] < content["threshold"] < content["defective"][0]
-    assert len(content["defective"]) == 3
-    assert "best F1 score, 0 of 10 good images above it" in ended.out
-    assert "3 of 3 images" in ended.out
-    # The model is the same, so that the scores of defective images stay when the good ones are replaced.
+    summary = loaded("calibrate", model, "--defective", blots, "--criterion", "f1", *CPU)
+    first = read_calibration(model)
+    assert first["scores"][-1] < first["threshold"] < first["defective"][0]
+    assert (summary["defective_images"], summary["defective_above_threshold"]) == (3, 3)
+    # Scores of defective images stay valid when other good images replace the first ones.
     loaded("calibrate", model, others, "--criterion", "cost", "--cost", 5, *CPU)
-    after = calibration(model)
-    assert after["defective"] == content["defective"]
-    assert (len(after["scores"]), after["criterion"], after["cost"]) == (19, "cost", 5)
-    assert loaded("calibrate", model, "--false-alarm-rate", 0.5, *CPU)["defective_above_threshold"] == 3
-    assert (calibration(model)["criterion"], calibration(model)["cost"]) == ("false-alarms", None)
+    second = read_calibration(model)
+    assert second["defective"] == first["defective"]
+    assert (len(second["scores"]), second["criterion"], second["cost"]) == (19, "cost", 5)
+    summary = loaded("calibrate", model, "--false-alarm-rate", 0.5, *CPU)
+    third = read_calibration(model)
+    assert (summary["defective_above_threshold"], third["criterion"], third["cost"]) == (3, "false-alarms", None)
 
 
-def test_unreadable_images_stop_or_are_skipped(model: Path, others: Path, tmp_path: Path) -> None:
+def test_unreadable_images(model: Path, others: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"not an image")
+    bad.write_bytes(b"no image")
     before = model.read_bytes()
     assert failure("calibrate", model, bad, others, *CPU).startswith(f"{bad}: ")
     ended = patchcore("calibrate", model, bad, *CPU, "--on-error", "skip")
@@ -126,34 +141,54 @@ def test_unreadable_images_stop_or_are_skipped(model: Path, others: Path, tmp_pa
     assert model.read_bytes() == before
     ended = patchcore("calibrate", model, bad, others, *CPU, "--on-error", "skip", "--json")
     assert (ended.code, json.loads(ended.out)["good_images"]) == (1, 19)
-    assert "1 of 20 images" in ended.err.splitlines()[-1]
+    assert "1 of 20 images" in ended.err
+    assert len(read_calibration(model)["scores"]) == 19
 
 
-def test_training_images_are_refused(model: Path, good: Path) -> None:
+def test_training_images_and_their_copies_are_refused(model: Path, good: Path, tmp_path: Path) -> None:
     before = model.read_bytes()
+    original = good / "004.png"
+    copy = Path(shutil.copy(original, tmp_path / "copy.png"))
     for option in ([], ["--defective"]):
-        assert failure("calibrate", model, *option, good / "004.png", *CPU).startswith(f"{good / '004.png'}: ")
+        assert failure("calibrate", model, *option, original, *CPU).startswith(f"{original}: ")
+        message = failure("calibrate", model, *option, copy, *CPU)
+        assert message.startswith(f"{copy}: ")
+        assert str(original) in message
     assert model.read_bytes() == before
 
 
-def test_impossible_thresholds_are_refused(model: Path, others: Path, tmp_path: Path) -> None:
+def test_impossible_thresholds(model: Path, others: Path, tmp_path: Path) -> None:
     before = model.read_bytes()
     command = ["calibrate", model, *CPU]
-    assert "at least 99 " in failure(*command, "--false-alarm-rate", 0.01)
-    assert "at least 99 " in failure(*command, others, "--false-alarm-rate", 0.01)
+    for images in ([], [others]):  # refused before any image is scored
+        ended = patchcore(*command, *images, "--false-alarm-rate", 0.01)
+        assert ended.err.startswith("patchcore: a false-alarm rate of 0.01 needs at least 99 ")
     for criterion in ("f1", "cost"):
-        assert "--defective" in failure(*command, "--criterion", criterion)
-    assert "criterion f1" in failure(*command, "--criterion", "f1", "--false-alarm-rate", 0.2)
-    assert failure(*command, others, "--defective", others / "003.png").startswith(f"{others / '003.png'}: ")
+        message = failure(*command, "--criterion", criterion)
+        assert criterion in message
+        assert "--defective" in message
+    assert "leave one out" in failure(*command, "--criterion", "f1", "--false-alarm-rate", 0.2)
+    image = others / "003.png"
+    assert failure(*command, others, "--defective", image).startswith(f"{image}: ")
     assert patchcore(*command, "--cost", 2).code == 2
     assert model.read_bytes() == before
-    nowhere = tmp_path / "nowhere" / "m.safetensors"
-    assert failure("calibrate", nowhere, "--false-alarm-rate", 0.2).startswith(f"{nowhere}: no such model file")
-    assert not nowhere.parent.exists()
+    missing = tmp_path / "missing" / "m.safetensors"
+    assert failure("calibrate", missing, "--false-alarm-rate", 0.2).startswith(f"{missing}: ")
+    assert not missing.parent.exists()
 
 
-def test_a_model_of_a_single_image_needs_others(good: Path, others: Path, tmp_path: Path) -> None:
+def test_model_of_one_image_needs_other_images(good: Path, others: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     done("fit", good / "000.png", "--out", out, *SMALL)
-    assert "no scores of good images" in failure("calibrate", out, *CPU)
+    assert "good images" in failure("calibrate", out, *CPU)
     assert loaded("calibrate", out, others, *CPU)["false_alarm_rate"] == 0.05
+
+
+def test_arrays_and_progress(washer_model: Path) -> None:
+    model = pp.Detector.load(washer_model, device="cpu")
+    before, steps = model.calibration, []
+    images = [np.ascontiguousarray(draw(700 + number)[..., ::-1]) for number in range(4)]
+    calibration, skipped = recalibrate(model, images[:3], images[3:], progress=lambda *step: steps.append(step))
+    assert model.calibration is before
+    assert (len(calibration.scores), len(calibration.defective), skipped) == (3, 1, [])
+    assert steps == [("scoring images", number, 4) for number in range(1, 5)]
