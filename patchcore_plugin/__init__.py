@@ -37,18 +37,17 @@ from .plugins.protocols import (
 from .plugins.specs import CONTRACT_VERSION, AggregatorSpec, BackboneSpec, ComponentSpec, SamplerSpec, ScorerSpec
 
 if TYPE_CHECKING:
-    from .inference.coco import coco_of
-    from .inference.explain import why_picture
+    from .inference.coco import coco_annotations
+    from .inference.explain import explanation_picture
     from .models.calibration import Calibration
     from .models.detector import Detector
-    from .models.ensemble import Ensemble
     from .models.export.model import export_model
     from .models.exported import ExportedModel
-    from .models.loading import load_model, model_of
+    from .models.loading import load_model
+    from .models.member import Member
     from .models.prediction import Nearest, Prediction
-    from .models.recalibration import recalibrated
-    from .models.recipes.ensemble import EnsembleRecipe, load_recipe
-    from .models.recipes.recipe import Recipe
+    from .models.recalibration import recalibrate
+    from .models.recipes import Recipe
     from .models.regions import Region
     from .plugins.staged import StagedBackbone, initialise
     from .plugins.weights import differences, read_weights
@@ -65,11 +64,10 @@ __all__ = [
     "ComponentSpec",
     "DatasetError",
     "Detector",
-    "Ensemble",
-    "EnsembleRecipe",
     "ExportedModel",
     "Host",
     "ImageError",
+    "Member",
     "MemoryBank",
     "ModelFileError",
     "Nearest",
@@ -92,41 +90,36 @@ __all__ = [
     "StreamingScorer",
     "TensorError",
     "WeightsError",
-    "coco_of",
+    "coco_annotations",
     "differences",
+    "explanation_picture",
     "export_model",
     "hash_weights",
     "hookimpl",
     "initialise",
     "load_model",
-    "load_recipe",
-    "model_of",
     "read_weights",
-    "recalibrated",
-    "why_picture",
+    "recalibrate",
 ]
 
 _LAZY = {
     "Calibration": "models.calibration",
     "Detector": "models.detector",
-    "Ensemble": "models.ensemble",
-    "EnsembleRecipe": "models.recipes.ensemble",
     "ExportedModel": "models.exported",
+    "Member": "models.member",
     "Nearest": "models.prediction",
     "Prediction": "models.prediction",
-    "Recipe": "models.recipes.recipe",
+    "Recipe": "models.recipes",
     "Region": "models.regions",
     "StagedBackbone": "plugins.staged",
-    "coco_of": "inference.coco",
+    "coco_annotations": "inference.coco",
     "differences": "plugins.weights",
+    "explanation_picture": "inference.explain",
     "export_model": "models.export.model",
     "initialise": "plugins.staged",
     "load_model": "models.loading",
-    "load_recipe": "models.recipes.ensemble",
-    "model_of": "models.loading",
     "read_weights": "plugins.weights",
-    "recalibrated": "models.recalibration",
-    "why_picture": "inference.explain",
+    "recalibrate": "models.recalibration",
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from patchcore_plugin.models.prediction import Prediction
 
 Results: TypeAlias = "Sequence[tuple[Image, Prediction]]"
-Why: TypeAlias = "Callable[[NDArray[Any], Prediction], Rgb | None]"
+Why: TypeAlias = "Callable[[Prediction], Rgb | None]"
 COLUMNS = ("image", "verdict", "score", "p_value", "threshold", "regions", "nearest_image", "nearest_x", "nearest_y")
 VERDICTS = {True: "defect", False: "good", None: ""}
 
@@ -35,7 +35,7 @@ def as_lines(results: Results) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with ResultsWriter(Path(folder), (0.0, 1.0)) as writer:
             for _, found in results:
-                writer.write(replace(found, anomaly_map=None), None)
+                writer.write(replace(found, anomaly_map=None))
         return Path(folder, "results.jsonl").read_bytes()
 
 
@@ -69,9 +69,9 @@ def write_zip(path: Path, results: Results, scale: tuple[float, float], why: Why
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with ResultsWriter(folder, scale, why=why) as writer:
+        with ResultsWriter(folder, scale, explain=why) as writer:
             for image, found in results:
-                writer.write(found, None if found.anomaly_map is None else _pixels(image, found))
+                writer.write(found if found.anomaly_map is None else replace(found, pixels=_pixels(image, found)))
         write_coco(folder / "results.jsonl", folder / "coco.json")
         (folder / "results.csv").write_bytes(as_table(results))
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already

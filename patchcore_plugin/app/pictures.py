@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,7 +90,7 @@ class Pictures:
         if loaded is None or not self.has_why(loaded.model, image.found.nearest):
             raise HTTPException(404)
         why = self._why(loaded.model)
-        drawn = await self._in_thread(lambda: why(read_image(image.source.file), image.found))
+        drawn = await self._in_thread(lambda: why(replace(image.found, pixels=read_image(image.source.file))))
         if drawn is None:
             raise HTTPException(404)
         return Response(drawing.png(drawn), media_type="image/png", headers=_HEADERS)
@@ -136,10 +137,10 @@ class Pictures:
 
     def _why(self, model: Any) -> downloads.Why:
         """Return what draws the reasons for a model's verdicts, where they may be shown."""
-        from patchcore_plugin.inference.explain import WhyPictures
+        from patchcore_plugin.inference.explain import ExplanationPictures
 
-        draw = WhyPictures(model)
-        return lambda pixels, found: draw(pixels, found) if self.has_why(model, found.nearest) else None
+        draw = ExplanationPictures(getattr(model, "thumbnails", {}))
+        return lambda found: draw(found) if self.has_why(model, found.nearest) else None
 
     def _visit(self, token: str) -> Visit:
         visit = self.visits.get(token)

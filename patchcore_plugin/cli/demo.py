@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from patchcore_plugin.errors import ImageError
+
 from . import completion, setup
 from .console import Reporter
 from .evaluate import run, show
@@ -33,9 +35,9 @@ def command(
     host = setup.host_of(context)
     wanted = setup.Setup(recipe="patchcore", backbone=backbone, device=device, seed=seed)
     wanted.load().resolved(host, seed)
-    from patchcore_plugin.data.images import read_image
     from patchcore_plugin.data.synthetic import draw_dataset
-    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.explain import ExplanationPictures
+    from patchcore_plugin.inference.runner import predict_files
     from patchcore_plugin.inference.writer import ResultsWriter
     from patchcore_plugin.models.detector import Detector
 
@@ -51,9 +53,11 @@ def command(
         print(f"fitted     {model}")
         detector = Detector.load(model, device=device, host=host)
         paths = [image.path for image in category.test]
-        with ResultsWriter(out / "results", detector.map_scale, why=WhyPictures(detector)) as writer:
-            for done, prediction in enumerate(detector.predict(paths), start=1):
-                writer.write(prediction, read_image(paths[done - 1]))
+        explain = ExplanationPictures(detector.thumbnails)
+        with ResultsWriter(out / "results", detector.map_scale, explain=explain) as writer:
+            for done, result in enumerate(predict_files(detector, paths), start=1):
+                if not isinstance(result.outcome, ImageError):
+                    writer.write(result.outcome)
                 progress("judging images", done, len(paths))
         print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps, overlays and why-pictures beside it")
         evaluation = run([category], wanted, host, out / "evaluation", "stop", progress)

@@ -54,8 +54,8 @@ def command(
     paths = find_images(named) if named else []
     from patchcore_plugin.data.video import is_video
     from patchcore_plugin.inference.coco import write_coco
-    from patchcore_plugin.inference.explain import WhyPictures
-    from patchcore_plugin.inference.runner import judge_files
+    from patchcore_plugin.inference.explain import ExplanationPictures
+    from patchcore_plugin.inference.runner import predict_files
     from patchcore_plugin.inference.writer import ResultsWriter
     from patchcore_plugin.models.file import software
     from patchcore_plugin.models.loading import load_model
@@ -69,13 +69,14 @@ def command(
     if STDIN in images:
         lists = chain(lists, read_paths(cast(BufferedReader, sys.stdin.buffer), null=null))
     done = 0
-    with ResultsWriter(out, detector.map_scale, why=WhyPictures(detector)) as writer, Reporter() as progress:
+    explain = ExplanationPictures(detector.thumbnails)
+    with ResultsWriter(out, detector.map_scale, explain=explain) as writer, Reporter() as progress:
         for paths in lists:
-            for judged in judge_files(detector, paths, frame_step=frame_step, on_error=on_error):
-                if isinstance(judged.found, ImageError):
-                    errors.append(judged.found)
+            for outcome, extra in predict_files(detector, paths, frame_step=frame_step, on_error=on_error):
+                if isinstance(outcome, ImageError):
+                    errors.append(outcome)
                 else:
-                    record = writer.write(judged.found, judged.pixels, name=judged.name, **judged.extra)
+                    record = writer.write(outcome, **extra)
                     records.append(record if as_json else {key: record[key] for key in TABLE})
                 done += 1
                 progress("judging images", done, total)

@@ -38,12 +38,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print each image's record as one line of JSON.")] = False,
 ) -> None:
     """Judge images that arrive in a folder, each once, until it is told to end."""
-    from patchcore_plugin.inference.explain import WhyPictures
+    from patchcore_plugin.inference.explain import ExplanationPictures
     from patchcore_plugin.inference.watch import Watch
     from patchcore_plugin.models.loading import load_model
 
     detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
-    watch = Watch(detector, folder, out, every=every, why=WhyPictures(detector), announce=_note)
+    watch = Watch(detector, folder, out, every=every, explain=ExplanationPictures(detector.thumbnails), announce=_note)
     defective, failed, latencies = 0, 0, array("d")
     with _told_to_end() as stop, closing(watch.run(until_idle=until_idle, stop=stop)) as done:
         for record, seconds in done:

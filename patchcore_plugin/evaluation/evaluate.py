@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from patchcore_plugin.data import images as image_files
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.inference.explain import WhyPictures
-from patchcore_plugin.inference.writer import PredictionLike, ResultsWriter
+from patchcore_plugin.inference.explain import ExplanationPictures
+from patchcore_plugin.inference.writer import ResultsWriter
 
 from .metrics import PixelScores, image_metrics
 from .results import CategoryResult, Evaluation, Failure, ImageResult, Verdicts, finite, write_json
@@ -25,6 +25,7 @@ from .results import CategoryResult, Evaluation, Failure, ImageResult, Verdicts,
 if TYPE_CHECKING:
     from patchcore_plugin.data.datasets import Category, TestImage
     from patchcore_plugin.models.calibration import Calibration
+    from patchcore_plugin.models.prediction import Prediction
 
 from patchcore_plugin.data.types import OnError, Progress
 
@@ -55,7 +56,9 @@ class DetectorLike(Protocol):
         """Learn what is normal from images."""
         ...
 
-    def predict_each(self, paths: Sequence[Path], /, *, on_error: OnError) -> Iterator[PredictionLike | ImageError]:
+    def predict_each(
+        self, paths: Sequence[Path], /, *, on_error: OnError, keep_pixels: bool
+    ) -> Iterator[Prediction | ImageError]:
         """Yield what is found in each image, in order; the error of one that cannot be read, if skipping."""
         ...
 
@@ -153,9 +156,9 @@ def evaluate_category(
     failed = [Failure(error.path or "an array", str(error)) for error in detector.skipped]
     fitted = len(category.train) - len(failed)
     has_maps = False
-    timed = _Timed(detector.predict_each([image.path for image in category.test], on_error=on_error))
-    why = WhyPictures(detector)
-    with ResultsWriter(folder, detector.map_scale, why=why) as writer, _Spool(folder) as spool:
+    timed = _Timed(detector.predict_each([image.path for image in category.test], on_error=on_error, keep_pixels=True))
+    explain = ExplanationPictures(detector.thumbnails)
+    with ResultsWriter(folder, detector.map_scale, explain=explain) as writer, _Spool(folder) as spool:
         report("predict", 0, len(category.test))
         for done, (image, prediction) in enumerate(zip(category.test, timed, strict=True), start=1):
             try:
@@ -207,12 +210,11 @@ def evaluate_category(
 
 
 def _record(
-    image: TestImage, prediction: PredictionLike, writer: ResultsWriter, map_threshold: float | None
+    image: TestImage, prediction: Prediction, writer: ResultsWriter, map_threshold: float | None
 ) -> ImageResult:
-    pixels = None if prediction.anomaly_map is None else image_files.read_image(image.path)
-    record = writer.write(prediction, pixels, kind=image.kind, label=image.is_anomalous)
+    record = writer.write(prediction, kind=image.kind, label=image.is_anomalous)
     overlay, why = (writer.folder / record[picture] if record[picture] else None for picture in ("overlay", "why"))
-    judged = pixels is not None and map_threshold is not None
+    judged = prediction.anomaly_map is not None and map_threshold is not None
     return ImageResult(
         path=image.path,
         kind=image.kind,
@@ -280,13 +282,13 @@ class _Spool:
 class _Timed:
     """An iterator that adds up the seconds spent in it, and not in what is done between its items."""
 
-    items: Iterator[PredictionLike | ImageError]
+    items: Iterator[Prediction | ImageError]
     seconds: float = 0.0
 
     def __iter__(self) -> _Timed:
         return self
 
-    def __next__(self) -> PredictionLike | ImageError:
+    def __next__(self) -> Prediction | ImageError:
         start = time.perf_counter()
         try:
             return next(self.items)

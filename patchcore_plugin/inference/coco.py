@@ -1,7 +1,7 @@
-"""Results as COCO JSON, the format in which annotation tools exchange regions (https://cocodataset.org/#format-data).
+"""COCO JSON files made of ``results.jsonl`` (https://cocodataset.org/#format-data).
 
-Regions are polygons, as which every such tool reads them; run-length masks would have the holes, but tools that draw
-polygons refuse or misplace them, and the format keeps them for crowds.
+Regions are written as polygons because every annotation tool reads those. Run-length masks could represent holes, but
+the format reserves them for crowds, and many tools refuse or misplace them.
 """
 
 from __future__ import annotations
@@ -17,43 +17,60 @@ from patchcore_plugin.data.atomic import replacing
 CATEGORY = {"id": 1, "name": "defect", "supercategory": "defect"}
 
 
-def coco_of(records: Iterable[Mapping[str, Any]], info: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Return records of ``results.jsonl`` as the content of a COCO file.
+def coco_annotations(records: Iterable[Mapping[str, Any]], info: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return the content of a COCO file for records of ``results.jsonl``.
 
     Parameters
     ----------
     records
-        What `ResultsWriter.write` returns, or lines of its file; those of images that could not be read are left out.
+        Return values of `ResultsWriter.write`, or the parsed lines of its file. Records of unreadable images are
+        left out.
     info
-        What the file says about itself; must fit into JSON.
+        Content of the ``info`` entry; must be JSON-serialisable.
 
     Returns
     -------
     dict
-        ``info``, ``licenses``, ``categories``; ``images``, numbered from 1, with verdicts, and file names from the
-        folder that all images have in common; ``annotations``: a region each, its highest map value as ``score``.
+        ``info``, ``licenses`` and ``categories``; ``images``, numbered from 1, with file names relative to their
+        common folder and with ``is_anomalous``, ``score`` and ``p_value``; ``annotations``, one per region, with the
+        region's highest map value as ``score``.
+
+    Examples
+    --------
+    >>> region = {"box": [3, 2, 1, 1], "area": 1, "peak": 2.0, "contour": [[3, 2], [3, 3], [4, 3], [4, 2]]}
+    >>> record = {"path": "parts/1.png", "width": 30, "height": 20, "is_anomalous": True, "score": 2.0}
+    >>> content = coco_annotations([{**record, "p_value": None, "regions": [region]}])
+    >>> content["images"][0]["file_name"], content["annotations"][0]["bbox"]
+    ('1.png', [3, 2, 1, 1])
     """
-    judged = [record for record in records if "regions" in record]
-    return {**_head(info), "images": list(_images(judged)), "annotations": list(_annotations(judged))}
+    images = list(_without_errors(records))
+    return {
+        **_header(info),
+        "images": list(_image_entries(images, _common_folder(images))),
+        "annotations": list(_annotation_entries(images)),
+    }
 
 
 def write_coco(results: Path, out: Path, info: Mapping[str, object] | None = None) -> None:
-    """Write a ``results.jsonl`` as a COCO file, an image in memory at a time; the file appears only when it is whole.
+    """Convert a ``results.jsonl`` to a COCO file, with one record in memory at a time.
+
+    The file appears only when it is complete; until then, an existing one stays.
 
     Parameters
     ----------
     results
-        Written by `ResultsWriter`.
+        File written by `ResultsWriter`.
     out
-        Where to; its folder exists.
+        The COCO file. Its folder must exist.
     info
-        As of `coco_of`.
+        Content of the ``info`` entry; must be JSON-serialisable.
     """
+    folder = _common_folder(_read_records(results))
     with replacing(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(_head(info), allow_nan=False)[:-1])
+        file.write(json.dumps(_header(info), allow_nan=False)[:-1])
         for name, entries in (
-            ("images", _images(_Judged(results))),
-            ("annotations", _annotations(_Judged(results))),
+            ("images", _image_entries(_read_records(results), folder)),
+            ("annotations", _annotation_entries(_read_records(results))),
         ):
             file.write(f',\n"{name}": [')
             for number, entry in enumerate(entries):
@@ -62,26 +79,20 @@ def write_coco(results: Path, out: Path, info: Mapping[str, object] | None = Non
         file.write("}\n")
 
 
-class _Judged:
-    """The records of images that were judged, read from the file each time anew."""
-
-    def __init__(self, results: Path) -> None:
-        self._results = results
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        with self._results.open(encoding="utf-8") as lines:
-            for line in lines:
-                record = json.loads(line)
-                if "regions" in record:
-                    yield record
+def _read_records(results: Path) -> Iterator[Mapping[str, Any]]:
+    with results.open(encoding="utf-8") as lines:
+        yield from _without_errors(map(json.loads, lines))
 
 
-def _head(info: Mapping[str, object] | None) -> dict[str, Any]:
+def _without_errors(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (record for record in records if "regions" in record)
+
+
+def _header(info: Mapping[str, object] | None) -> dict[str, Any]:
     return {"info": dict(info or {}), "licenses": [], "categories": [CATEGORY]}
 
 
-def _images(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    folder = _common_folder(record["path"] for record in records if record["path"] is not None)
+def _image_entries(records: Iterable[Mapping[str, Any]], folder: str) -> Iterator[dict[str, Any]]:
     for number, record in enumerate(records, start=1):
         path = PurePath(record["path"] or f"image-{number}")
         yield {
@@ -95,7 +106,7 @@ def _images(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _annotations(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _annotation_entries(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     regions = ((image, region) for image, record in enumerate(records, start=1) for region in record["regions"])
     for number, (image, region) in enumerate(regions, start=1):
         yield {
@@ -110,11 +121,13 @@ def _annotations(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
         }
 
 
-def _common_folder(paths: Iterable[str]) -> str:
-    """Return the folder that all paths are in; none, if some are absolute and others are not."""
+def _common_folder(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return the folder that contains all images; empty if only some of the paths are absolute."""
     folder: str | None = None
-    for path in paths:
-        parent = os.path.dirname(path)  # noqa: PTH120
+    for record in records:
+        if record["path"] is None:
+            continue
+        parent = os.path.dirname(record["path"])  # noqa: PTH120
         try:
             folder = parent if folder is None else os.path.commonpath([folder, parent])
         except ValueError:

@@ -1,134 +1,148 @@
-"""Why an image was judged so: its most suspicious patch beside the normal patch that is nearest to it, as a picture."""
+"""Explanations: the most anomalous patch of an image next to the normal patch that is nearest to it."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from patchcore_plugin.data.encoding import downscale
 from patchcore_plugin.data.images import read_image, to_8_bit
 from patchcore_plugin.data.thumbnails import decoded
 from patchcore_plugin.data.types import Rgb
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.models.prediction import Nearest, Prediction
 
-from .rendering import outlined
+from .rendering import draw_outlines
 
-SHARE = 5
-"""A crop is this part of the image's shorter side,"""
-LEAST = 48
-"""or so many pixels, if that is more."""
+if TYPE_CHECKING:
+    from patchcore_plugin.models.prediction import Prediction
+
+CROP_DIVISOR = 5
+"""A crop is the image's shorter side divided by this number,"""
+MIN_CROP = 48
+"""but not less than this number of pixels."""
 SIDE = 192
-"""Both crops are resized to so many pixels,"""
+"""Width and height, in pixels, to which both crops are resized."""
 GAP = 6
-"""and are so many apart."""
-REMEMBERED = 16
-"""How many training images are kept, reduced, for the images to come."""
+"""Pixels between the two crops."""
+CACHE_SIZE = 16
+"""Number of downscaled training images kept in memory."""
 
 
-class Remembers(Protocol):
-    """What is needed of a model: the JPEG files of training images by their numbers; empty if it keeps none."""
-
-    @property
-    def thumbnails(self) -> Mapping[int, bytes]: ...  # noqa: D102
-
-
-class WhyPictures:
-    """Draws the patches for which images were judged so, and remembers the training images that it read last.
+class ExplanationPictures:
+    """Draws the explanations of a model's predictions and caches the training images they need.
 
     Parameters
     ----------
-    model
-        The model that judges; its training images are read from their files where it keeps no thumbnails.
+    thumbnails
+        The model's ``thumbnails``: JPEG files of training images by image number. Training images without a
+        thumbnail are read from their own files.
     """
 
-    def __init__(self, model: Remembers) -> None:
-        self._thumbnails = model.thumbnails
-        self._read: OrderedDict[int, Rgb | None] = OrderedDict()
+    def __init__(self, thumbnails: Mapping[int, bytes]) -> None:
+        self._thumbnails = thumbnails
+        self._training_image = lru_cache(CACHE_SIZE)(self._load)
 
-    def __call__(self, pixels: NDArray[Any], prediction: Prediction) -> Rgb | None:
-        """Return the surroundings of the most suspicious patch, and of the nearest normal one at its right.
-
-        Both crops are of equal size, and the two patches are framed.
+    def __call__(self, prediction: Prediction) -> Rgb | None:
+        """Draw the most anomalous patch on the left and the nearest normal patch on the right, both outlined.
 
         Parameters
         ----------
-        pixels
-            The image that was judged, RGB [H, W, 3] of uint8, uint16 or floating point.
         prediction
-            What was found in it.
+            A prediction with ``pixels``.
 
         Returns
         -------
-        Rgb or None
-            uint8 [SIDE, 2 * SIDE + GAP, 3]; None if the method knows no nearest patch, or its image is not to be had.
+        ndarray of uint8, shape [SIDE, 2 * SIDE + GAP, 3], or None
+            None if the prediction has no pixels or no nearest patch, or if the training image is missing, has
+            changed its size or cannot be read.
+
+        Raises
+        ------
+        ModelFileError
+            If the thumbnail is damaged.
         """
-        nearest = prediction.nearest
-        if nearest is None:
+        nearest, pixels = prediction.nearest, prediction.pixels
+        if nearest is None or pixels is None:
             return None
-        normal = self._normal(nearest)
+        normal = self._training_image(nearest.number, nearest.image, nearest.size)
         if normal is None:
             return None
         gap = np.full((SIDE, GAP, 3), 255, dtype=np.uint8)
-        size = pixels.shape[0], pixels.shape[1]
-        judged = _crop(pixels, size, (nearest.peak_x, nearest.peak_y), nearest.peak_box)
-        return np.hstack([judged, gap, _crop(normal, nearest.size, (nearest.x, nearest.y), nearest.box)])
+        anomalous_crop = _crop(pixels, prediction.size, (nearest.peak_x, nearest.peak_y), nearest.peak_box)
+        normal_crop = _crop(normal, nearest.size, (nearest.x, nearest.y), nearest.box)
+        return np.hstack([anomalous_crop, gap, normal_crop])
 
-    def _normal(self, nearest: Nearest) -> Rgb | None:
-        """Return the training image, no larger than is of use; None if it is gone or another one now."""
-        if nearest.number not in self._read:
-            self._read[nearest.number] = self._load(nearest)
-        self._read.move_to_end(nearest.number)
-        while len(self._read) > REMEMBERED:
-            self._read.popitem(last=False)
-        return self._read[nearest.number]
-
-    def _load(self, nearest: Nearest) -> Rgb | None:
-        if nearest.number in self._thumbnails:
-            return decoded(self._thumbnails[nearest.number])
-        if nearest.image is None:
+    def _load(self, number: int, path: str | None, size: tuple[int, int]) -> Rgb | None:
+        if number in self._thumbnails:
+            return decoded(self._thumbnails[number])
+        if path is None:
             return None
         try:
-            image = read_image(nearest.image)
+            image = read_image(path)
         except ImageError:
             return None
-        if image.shape[:2] != nearest.size:
+        if image.shape[:2] != size:
             return None
-        scale = SHARE * SIDE / min(nearest.size)
-        pixels = to_8_bit(image)
-        if scale >= 1:
-            return pixels
-        return np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        # At this size a crop has SIDE pixels.
+        longest = round(CROP_DIVISOR * SIDE * max(size) / min(size))
+        return np.asarray(downscale(to_8_bit(image), longest), dtype=np.uint8)
 
 
-def why_picture(pixels: NDArray[Any], prediction: Prediction, model: Remembers) -> Rgb | None:
-    """Return the picture of one image; for several images of one model, `WhyPictures` reads training images once."""
-    return WhyPictures(model)(pixels, prediction)
+def explanation_picture(prediction: Prediction, thumbnails: Mapping[int, bytes]) -> Rgb | None:
+    """Draw the explanation of one prediction.
 
-
-def _crop(pixels: NDArray[Any], size: tuple[int, int], centre: tuple[int, int], box: tuple[int, int, int, int]) -> Rgb:
-    """Return the surroundings of a patch, [SIDE, SIDE, 3].
+    To explain several predictions of a model, create one `ExplanationPictures`, which caches training images.
 
     Parameters
     ----------
-    pixels
-        The image, or a smaller copy of it.
-    size
-        Height and width of the image; ``centre`` (x, y) and ``box`` (left, top, width, height) are in its pixels.
+    prediction
+        A prediction with ``pixels``: pass ``keep_pixels=True`` to ``predict_each``.
+    thumbnails
+        The model's ``thumbnails``.
+
+    Returns
+    -------
+    ndarray of uint8, shape [SIDE, 2 * SIDE + GAP, 3], or None
+        The most anomalous patch on the left, the nearest normal patch on the right; None if there is no nearest patch
+        or its training image is not available.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> from patchcore_plugin.data.encoding import encode_jpeg
+    >>> image = np.zeros((64, 64, 3), dtype=np.uint8)
+    >>> boxes = {"box": (8, 8, 8, 8), "peak_box": (40, 40, 8, 8)}
+    >>> nearest = pp.Nearest(
+    ...     image=None, number=0, size=(64, 64), x=12, y=12, peak_x=44, peak_y=44, distance=1.0, **boxes
+    ... )
+    >>> verdict = {"score": 1.0, "threshold": 0.5, "is_anomalous": True, "anomaly_map": None}
+    >>> prediction = pp.Prediction(path=None, size=(64, 64), nearest=nearest, pixels=image, **verdict)
+    >>> explanation_picture(prediction, {0: encode_jpeg(image)}).shape
+    (192, 390, 3)
     """
-    side = min(max(min(size) // SHARE, LEAST), *size)
+    return ExplanationPictures(thumbnails)(prediction)
+
+
+def _crop(pixels: NDArray[Any], size: tuple[int, int], centre: tuple[int, int], box: tuple[int, int, int, int]) -> Rgb:
+    """Return the surroundings of a patch, [SIDE, SIDE, 3], with the patch outlined.
+
+    `pixels` is the image or a downscaled copy. `size` (height, width), `centre` (x, y) and `box` (left, top, width,
+    height) are in pixels of the full-size image.
+    """
+    side = min(max(min(size) // CROP_DIVISOR, MIN_CROP), *size)
     left = min(max(centre[0] - side // 2, 0), size[1] - side)
     top = min(max(centre[1] - side // 2, 0), size[0] - side)
-    tall, wide = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
-    # Of a long, narrow image, a crop can be less than a pixel of the thumbnail.
-    x, y = min(round(left * wide), pixels.shape[1] - 1), min(round(top * tall), pixels.shape[0] - 1)
-    width, height = max(round(side * wide), 1), max(round(side * tall), 1)
-    part = to_8_bit(pixels[y : y + height, x : x + width])
+    scale_y, scale_x = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
+    # In the thumbnail of a long, narrow image a crop can be less than a pixel.
+    x, y = min(round(left * scale_x), pixels.shape[1] - 1), min(round(top * scale_y), pixels.shape[0] - 1)
+    width, height = max(round(side * scale_x), 1), max(round(side * scale_y), 1)
+    crop = to_8_bit(pixels[y : y + height, x : x + width])
     interpolation = cv2.INTER_AREA if width > SIDE else cv2.INTER_CUBIC
-    enlarged = np.asarray(cv2.resize(part, (SIDE, SIDE), interpolation=interpolation), dtype=np.uint8)
+    resized = np.asarray(cv2.resize(crop, (SIDE, SIDE), interpolation=interpolation), dtype=np.uint8)
     corners = np.array([[0, 0], [box[2], 0], [box[2], box[3]], [0, box[3]]]) + box[:2] - (left, top)
-    return outlined(enlarged, [np.rint(corners * SIDE / side).astype(np.int32)])
+    return draw_outlines(resized, [np.rint(corners * SIDE / side).astype(np.int32)])

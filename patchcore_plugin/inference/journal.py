@@ -1,4 +1,4 @@
-"""A ``results.jsonl`` that goes on where a killed run left it: read again, mended at its end, locked."""
+"""A ``results.jsonl`` that survives a killed process: recovered records, a locked folder, synced entries."""
 
 from __future__ import annotations
 
@@ -12,54 +12,59 @@ from typing import Any
 from patchcore_plugin.errors import ResultsError
 
 
-def read_back(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file of JSON lines, and cut off a last one that is not whole.
+def recover_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a JSON Lines file, then truncate an incomplete last line.
 
-    Only the last line can be the trace of a run that was killed: one without an end, or that is no JSON.
+    A killed process can leave only the last line damaged: without a line end, or without valid JSON.
 
     Parameters
     ----------
     path
-        The file; one that is not there has no records.
+        The file. A missing file has no records.
+
+    Yields
+    ------
+    dict
+        The JSON object of each complete line.
 
     Raises
     ------
     ResultsError
-        If any other line is no JSON object; nothing is changed then.
+        If any line but the last is not a JSON object. The file is not changed.
     """
     try:
         file = path.open("r+b")
     except FileNotFoundError:
         return
     with file:
-        whole, damaged = 0, 0
+        end, damaged_line = 0, 0
         for number, line in enumerate(file, start=1):
-            if damaged:
+            if damaged_line:
                 raise ResultsError(
-                    f"{path}, line {damaged}: damaged, and not the last line, so that no killed run explains it; "
-                    "mend or move the file, or give another folder"
+                    f"{path}, line {damaged_line}: damaged, and not the last line, which an interrupted run could have "
+                    "left incomplete; fix or move the file, or choose another output folder"
                 )
-            record = _record(line)
+            record = _parse(line)
             if record is None:
-                damaged = number
+                damaged_line = number
             else:
-                whole += len(line)
+                end += len(line)
                 yield record
-        if damaged:
-            file.truncate(whole)
+        if damaged_line:
+            file.truncate(end)
             os.fsync(file.fileno())
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep others from writing results into a folder, which is made if it is missing.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock an output folder against other watches; create it if it is missing.
 
-    The system frees the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises
     ------
     ResultsError
-        If another process, or another part of this one, holds the lock.
+        If another process, or another watch in this process, holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -69,7 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise ResultsError(
-            f"{folder}: another watch writes its results here; end it, or give this one another folder"
+            f"{folder}: another watch writes its results here; stop it, or choose another output folder"
         ) from None
     try:
         yield
@@ -78,16 +83,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force onto the disk which files a folder has, where the system lets programs do that."""
+    """Flush the entries of a folder to disk, on systems that allow it."""
     with suppress(OSError):
-        entry = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(entry)
+            os.fsync(descriptor)
         finally:
-            os.close(entry)
+            os.close(descriptor)
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a line; None if the line is incomplete or holds anything else."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Images that arrive in a folder: which there are, which are whole, and which are done."""
+"""New images in a folder: which exist, which are complete, and which are already recorded."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 from patchcore_plugin.data.datasets.files import walk
 
-RECHECKED = 1000
-"""How many images that are done are asked for their size and time in each look, in turn: asking for 100,000 each time
-is too much for a network share."""
+RECHECKS_PER_POLL = 1000
+"""Number of recorded images whose size and time are checked in each poll, in turn. Checking 100,000 files every time is
+too slow on a network share."""
 
 
-class Identity(NamedTuple):
-    """An image as it was at one time: a file that is written anew is another image.
+class FileVersion(NamedTuple):
+    """One version of an image file. A file that is rewritten is a new version.
 
     Parameters
     ----------
     path
-        Within the watched folder, with ``/`` between its parts.
+        Relative to the watched folder, with ``/`` as separator.
     size, mtime_ns
-        Bytes, and the time of the last change.
+        Bytes, and the time of the last change in nanoseconds.
     """
 
     path: str
@@ -32,89 +32,97 @@ class Identity(NamedTuple):
     mtime_ns: int
 
 
-class Arrival(NamedTuple):
-    """An image that is to be judged, and when it was first seen as it is, by the monotonic clock."""
+class PendingImage(NamedTuple):
+    """An image that is not recorded yet.
 
-    identity: Identity
-    seen: float
+    Parameters
+    ----------
+    version
+        The file.
+    first_seen
+        Time of the first poll that found this version, on the monotonic clock, in seconds.
+    """
+
+    version: FileVersion
+    first_seen: float
 
 
-class Arrivals:
-    """The images of a folder and its subfolders that are not done; hidden files and folders are left out.
+class FolderPoller:
+    """Finds unrecorded images in a folder and its subfolders; hidden files and folders are ignored.
 
-    Only names, sizes and times are looked at, again and again, which works on network shares too.
+    It reads only names, sizes and times, which also works on network shares.
 
     Parameters
     ----------
     folder
-        Where images arrive.
-    done
-        Those that are done already.
-    leave_out
-        A folder that is not looked into.
+        The watched folder.
+    recorded
+        Versions that are already recorded.
+    ignore
+        A folder that is not searched.
     announce
-        Called with a line about a folder that cannot be opened, once until it can be again.
+        Called with one line about a folder that cannot be opened, and again only after it could be opened.
     """
 
     def __init__(
-        self, folder: Path, done: Iterable[Identity], leave_out: Path, announce: Callable[[str], object]
+        self, folder: Path, recorded: Iterable[FileVersion], ignore: Path, announce: Callable[[str], object]
     ) -> None:
         self._folder = folder
-        self._leave_out = leave_out
+        self._ignore = ignore
         self._announce = announce
-        self._done = set(done)
-        self._known = {identity.path for identity in self._done}
-        self._waiting: dict[str, Arrival] = {}
-        self._closed: dict[str, str] = {}
-        self._looks = 0
-        self._last = time.monotonic()
+        self._recorded = set(recorded)
+        self._recorded_paths = {version.path for version in self._recorded}
+        self._pending: dict[str, PendingImage] = {}
+        self._inaccessible: dict[str, str] = {}
+        self._polls = 0
+        self._last_change = time.monotonic()
 
-    def look(self) -> list[Arrival]:
-        """Return the images that are as they were in the look before, oldest first."""
-        before, self._waiting = self._waiting, {}
-        self._looks += 1
-        turns = 1 + len(self._known) // RECHECKED
-        ready: list[Arrival] = []
-        for path in self._images():
-            if path in self._known and path not in before and (hash(path) + self._looks) % turns:
+    def poll(self) -> list[PendingImage]:
+        """Search the folder and return the images that have not changed since the previous poll, oldest first."""
+        previous, self._pending = self._pending, {}
+        self._polls += 1
+        turns = 1 + len(self._recorded_paths) // RECHECKS_PER_POLL
+        complete: list[PendingImage] = []
+        for path in self._paths():
+            if path in self._recorded_paths and path not in previous and (hash(path) + self._polls) % turns:
                 continue
-            identity = self.identify(path)
-            if identity is None or identity in self._done:
+            version = self.current_version(path)
+            if version is None or version in self._recorded:
                 continue
-            arrival = before.get(path)
-            if arrival is not None and arrival.identity == identity:
-                ready.append(arrival)
+            image = previous.get(path)
+            if image is not None and image.version == version:
+                complete.append(image)
             else:
-                arrival = Arrival(identity, time.monotonic())
-                self._last = arrival.seen
-            self._waiting[path] = arrival
-        return sorted(ready, key=lambda arrival: (arrival.identity.mtime_ns, arrival.identity.path))
+                image = PendingImage(version, time.monotonic())
+                self._last_change = image.first_seen
+            self._pending[path] = image
+        return sorted(complete, key=lambda image: (image.version.mtime_ns, image.version.path))
 
-    def identify(self, path: str) -> Identity | None:
-        """Return what an image is now; None for one that is gone, and for what is no file."""
+    def current_version(self, path: str) -> FileVersion | None:
+        """Return the present version of an image; None if it is missing or not a regular file."""
         try:
-            about = (self._folder / path).stat()
+            status = (self._folder / path).stat()
         except OSError:
             return None
-        return Identity(path, about.st_size, about.st_mtime_ns) if stat.S_ISREG(about.st_mode) else None
+        return FileVersion(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
-    def finish(self, identity: Identity) -> None:
-        """Count an image as done."""
-        self._done.add(identity)
-        self._known.add(identity.path)
-        self._waiting.pop(identity.path, None)
-        self._last = time.monotonic()
+    def mark_recorded(self, version: FileVersion) -> None:
+        """Exclude a version from further polls."""
+        self._recorded.add(version)
+        self._recorded_paths.add(version.path)
+        self._pending.pop(version.path, None)
+        self._last_change = time.monotonic()
 
-    def idle(self) -> float | None:
-        """Return the seconds since something arrived or was done; None while an image waits."""
-        return None if self._waiting else time.monotonic() - self._last
+    def idle_seconds(self) -> float | None:
+        """Return the seconds since an image arrived or was recorded; None while images are pending."""
+        return None if self._pending else time.monotonic() - self._last_change
 
-    def _images(self) -> Iterator[str]:
+    def _paths(self) -> Iterator[str]:
         errors: list[OSError] = []
         start = len(os.path.join(self._folder, ""))  # noqa: PTH118
-        for path in walk(self._folder, errors.append, leave_out=self._leave_out):
+        for path in walk(self._folder, errors.append, leave_out=self._ignore):
             yield path[start:].replace(os.sep, "/")
-        closed = {str(error.filename): error.strerror or str(error) for error in errors}
-        for name in closed.keys() - self._closed.keys():
-            self._announce(f"{name}: cannot be opened ({closed[name]}); going on, and trying it again")
-        self._closed = closed
+        inaccessible = {str(error.filename): error.strerror or str(error) for error in errors}
+        for name in inaccessible.keys() - self._inaccessible.keys():
+            self._announce(f"{name}: cannot be opened ({inaccessible[name]}); the watch continues and tries it again")
+        self._inaccessible = inaccessible

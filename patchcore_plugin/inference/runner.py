@@ -1,122 +1,126 @@
-"""Images and videos judged one after the other, each with the pixels that its pictures are drawn over."""
+"""Predictions for files: images and videos, in order, with the pixels that their pictures are drawn on."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from patchcore_plugin.data.images import read_image
-from patchcore_plugin.data.types import OnError
+from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.data.video import is_video, read_frames
 from patchcore_plugin.errors import ImageError
 
-from .writer import PredictionLike, named_after
+if TYPE_CHECKING:
+    from patchcore_plugin.models.prediction import Prediction
 
 
-class Judge(Protocol):
-    """The part of a model that judges images."""
+class Predictor(Protocol):
+    """A fitted model that predicts, such as `Detector` or `ExportedModel`."""
+
+    @property
+    def map_scale(self) -> tuple[float, float]:
+        """Map values drawn in the first and the last colour, the same for all images."""
+        ...
+
+    @property
+    def thumbnails(self) -> Mapping[int, bytes]:
+        """JPEG files of training images by image number; empty if the model has none."""
+        ...
 
     def predict_each(
-        self, images: Iterable[Any], /, *, on_error: OnError = "stop"
-    ) -> Iterator[PredictionLike | ImageError]:
-        """Yield what is found in each path or array, in order; the error of one that cannot be read, if skipping."""
+        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop", keep_pixels: bool = False
+    ) -> Iterator[Prediction | ImageError]:
+        """Yield the prediction of each image, in order.
+
+        Parameters
+        ----------
+        images
+            Paths, or arrays [H, W, 3].
+        on_error
+            "stop" raises the error of an unreadable image; "skip" yields it in place of the prediction.
+        keep_pixels
+            Whether predictions have ``pixels``.
+        """
         ...
 
 
-class Judged(NamedTuple):
-    """What was found in an image, or in a frame of a video.
+class FileResult(NamedTuple):
+    """The result for an image or for a frame of a video.
 
     Parameters
     ----------
-    found
-        The prediction, or what is wrong with the file.
-    pixels
-        RGB [H, W, 3]; None where there is no map to be drawn over it.
-    name
-        What a frame's pictures are called; None for an image.
+    outcome
+        The prediction, with ``pixels``, or the error of an unreadable file. The ``path`` of a frame is ``VIDEO#FRAME``.
     extra
-        What a frame's record has in other words than an image's, or beyond them: ``path``, which is ``VIDEO#FRAME``,
-        ``frame``, counted from 0, and ``seconds``.
+        Additional entries of the record: ``frame``, counted from 0, and ``seconds`` for a frame; none for an image.
     """
 
-    found: PredictionLike | ImageError
-    pixels: npt.NDArray[Any] | None
-    name: str | None
+    outcome: Prediction | ImageError
     extra: dict[str, Any]
 
 
-class _Item(NamedTuple):
-    image: Path | npt.NDArray[Any]
-    name: str | None
-    extra: dict[str, Any]
+def predict_files(
+    model: Predictor, paths: Iterable[Path], *, frame_step: int = 1, on_error: OnError = "stop"
+) -> Iterator[FileResult]:
+    """Yield the results for images and for the frames of videos, in order.
 
-
-def judge_files(
-    model: Judge, paths: Iterable[Path], *, frame_step: int = 1, on_error: OnError = "stop"
-) -> Iterator[Judged]:
-    """Yield what a model finds in images and in the frames of videos, in order.
-
-    A few batches of frames are in memory at a time, whatever the video's length.
+    Only a few batches are in memory at a time, however long a video is.
 
     Parameters
     ----------
     model
-        A fitted one.
+        A fitted model.
     paths
-        Files; which are videos is told by their suffixes, `patchcore_plugin.data.video.VIDEO_SUFFIXES`.
+        Images and videos. Files with a suffix in `patchcore_plugin.data.video.VIDEO_SUFFIXES` are videos.
     frame_step
-        The first frame of a video is judged, and every so many-th after it.
+        Process every Nth frame of a video, beginning with the first.
     on_error
-        Whether a file that cannot be read stops it, or is yielded with its error.
+        "stop" raises the error of an unreadable file; "skip" yields it.
+
+    Yields
+    ------
+    FileResult
+        One for each image, each processed frame, and each unreadable video.
 
     Raises
     ------
     ImageError
-        For a file that cannot be read, if `on_error` is "stop".
+        For an unreadable file, if `on_error` is "stop".
     """
-    for video, run in groupby(paths, key=is_video):
-        if not video:
-            yield from _judge(model, (_Item(path, None, {}) for path in run), on_error)
+    for are_videos, group in groupby(paths, key=is_video):
+        if not are_videos:
+            for outcome in model.predict_each(group, on_error=on_error, keep_pixels=True):
+                yield FileResult(outcome, {})
             continue
-        for path in run:
+        for path in group:
             try:
-                yield from _judge(model, _frames(path, frame_step), on_error)
+                yield from _predict_frames(model, path, frame_step, on_error)
             except ImageError as error:
                 if on_error == "stop":
                     raise
                 error.path = str(path)
-                yield Judged(error, None, None, {})
+                yield FileResult(error, {})
 
 
-def _frames(path: Path, step: int) -> Iterator[_Item]:
-    for number, seconds, pixels in read_frames(path, step):
-        extra = {"path": f"{path}#{number}", "frame": number, "seconds": round(seconds, 6)}
-        yield _Item(pixels, f"{named_after(str(path))}_{number}", extra)
+def _predict_frames(model: Predictor, path: Path, step: int, on_error: OnError) -> Iterator[FileResult]:
+    # The model reads frames ahead of its predictions.
+    positions: deque[tuple[int, float]] = deque()
 
+    def frames() -> Iterator[npt.NDArray[Any]]:
+        for number, seconds, pixels in read_frames(path, step):
+            positions.append((number, seconds))
+            yield pixels
 
-def _judge(model: Judge, items: Iterable[_Item], on_error: OnError) -> Iterator[Judged]:
-    # The model reads ahead. `tee` would keep each frame until it has judged 57.
-    waiting: deque[_Item] = deque()
-
-    def images() -> Iterator[Path | npt.NDArray[Any]]:
-        for item in items:
-            waiting.append(item)
-            yield item.image
-
-    for found in model.predict_each(images(), on_error=on_error):
-        image, name, extra = waiting.popleft()
-        pixels = None
-        if not isinstance(found, ImageError) and found.anomaly_map is not None:
-            try:
-                pixels = read_image(image) if isinstance(image, Path) else image
-            except ImageError as error:  # gone since it was judged
-                if on_error == "stop":
-                    raise
-                error.path = str(image)
-                found = error
-        yield Judged(found, pixels, name, extra)
+    for outcome in model.predict_each(frames(), on_error=on_error, keep_pixels=True):
+        number, seconds = positions.popleft()
+        name = f"{path}#{number}"
+        if isinstance(outcome, ImageError):
+            outcome.path = name
+        else:
+            outcome = replace(outcome, path=name)
+        yield FileResult(outcome, {"frame": number, "seconds": round(seconds, 6)})

@@ -1,4 +1,4 @@
-"""A folder that is watched: each image that arrives is judged once, however often the watch is killed."""
+"""A watched folder: every image that arrives is recorded once, even if the watch is killed and restarted."""
 
 from __future__ import annotations
 
@@ -7,196 +7,195 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchcore_plugin.data.atomic import delete_unfinished
 from patchcore_plugin.data.datasets.files import PICTURES, RESULTS
-from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import DatasetError, ImageError, ResultsError
 
-from .journal import locked, read_back, sync_folder
-from .polling import Arrival, Arrivals, Identity
-from .runner import Judge
-from .writer import JUDGED_AT, PredictionLike, ResultsWriter
+from .journal import lock_folder, recover_records, sync_folder
+from .polling import FileVersion, FolderPoller, PendingImage
+from .writer import ResultsWriter
 
-STEP = 0.1
-"""A wait is cut into steps of so many seconds, and `stop` is asked between them."""
+if TYPE_CHECKING:
+    from patchcore_plugin.models.prediction import Prediction
 
+    from .runner import Predictor
+    from .writer import Explain
 
-class Model(Judge, Protocol):
-    """The part of a model that a watch uses."""
-
-    @property
-    def map_scale(self) -> tuple[float, float]: ...  # noqa: D102
+STOP_CHECK_SECONDS = 0.1
+"""Seconds between two calls of `stop` while the watch waits."""
 
 
-class Done(NamedTuple):
-    """An image that is done.
+class WatchResult(NamedTuple):
+    """An image that a watch has recorded.
 
     Parameters
     ----------
     record
-        Its line of ``results.jsonl``; one with ``error`` could not be read.
-    seconds
-        From when it was first seen with its final size and time until its line was on the disk.
+        Its line of ``results.jsonl``; has ``error`` if the image could not be read.
+    latency
+        Seconds from the first poll that found the image with its final size and time, until its line was on disk.
     """
 
     record: Mapping[str, Any]
-    seconds: float
+    latency: float
 
 
 class Watch:
-    """Judges the images that are in a folder and those that arrive, each once.
+    """Predicts the images that are in a folder and those that arrive, each once.
 
-    What ``results.jsonl`` has is done and is not judged again, so that a watch which was killed goes on where it was.
-    An image is judged when its size and time are the same in two looks. A file that changes later is another image;
-    one that is gone before it was judged is forgotten.
+    Images with a line in ``results.jsonl`` are not predicted again, so a killed watch resumes where it stopped. An
+    image is predicted when its size and time are the same in two polls. A file that changes later counts as a new
+    image. A file that is deleted before it was predicted is ignored.
 
     Parameters
     ----------
     model
-        A fitted one.
+        A fitted model.
     folder
-        Where images arrive, in subfolders too; hidden files and folders are left out.
+        The watched folder, including subfolders. Hidden files and folders are ignored.
     out
-        Where ``results.jsonl`` and the pictures go; made if it is missing.
+        Folder for ``results.jsonl`` and pictures; created if missing.
     every
-        Seconds between two looks.
+        Seconds between two polls.
     patience
-        Seconds for which an image that cannot be read is tried again while it stays as it is; then it is recorded with
-        its error.
-    why
-        As of `ResultsWriter`.
+        Seconds during which an unreadable image that does not change is tried again before its error is recorded.
+    explain
+        Returns the explanation picture of a defective image; see `ResultsWriter`.
     announce
-        Called with a line when the watch begins, and about folders that cannot be opened.
+        Called with one line when the watch starts, and about folders that cannot be opened.
 
     Raises
     ------
     DatasetError
-        If there is no such folder, or the results would go right into it.
+        If the folder does not exist, or is also the output folder.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Predictor,
         folder: str | Path,
         out: str | Path,
         *,
         every: float = 1.0,
         patience: float = 5.0,
-        why: Callable[[npt.NDArray[Any], Any], npt.NDArray[Any] | None] | None = None,
+        explain: Explain | None = None,
         announce: Callable[[str], object] = lambda line: None,
     ) -> None:
         self.model = model
         self.folder, self.out = Path(folder), Path(out)
         self.every = every
         self.patience = patience
-        self.why = why
+        self.explain = explain
         self.announce = announce
         if not self.folder.is_dir():
-            raise DatasetError(f"{self.folder}: no such folder to watch; check the path")
+            raise DatasetError(f"{self.folder}: the folder to watch does not exist; check the path")
         if self.folder.resolve() == self.out.resolve():
-            raise DatasetError(f"{self.out}: its pictures would be watched too; give another folder for the results")
+            raise DatasetError(
+                f"{self.out}: results in the watched folder would be watched too; choose another output folder"
+            )
 
     def run(
         self, *, until_idle: float | None = None, stop: Callable[[], bool] = lambda: False
-    ) -> Generator[Done, None, None]:
-        """Judge images, and yield each when its line is on the disk.
+    ) -> Generator[WatchResult, None, None]:
+        """Predict images, and yield each when its line is on disk.
 
         Parameters
         ----------
         until_idle
-            End when all is done and nothing arrived for so many seconds; None goes on.
+            Stop when no image is pending and none has arrived for this number of seconds; None runs forever.
         stop
-            Asked after each image, and while waiting; the watch ends when it says True.
+            Called after each image and while waiting; the watch stops when it returns True.
+
+        Yields
+        ------
+        WatchResult
+            The record of each image, and its latency.
 
         Raises
         ------
         ResultsError
-            If another watch writes there, or the ``results.jsonl`` that is there is damaged or not of a watch.
+            If another watch writes to the output folder, or its ``results.jsonl`` is damaged or not written by a watch.
         """
-        with locked(self.out):
-            done = recorded(self.out / RESULTS)
+        with lock_folder(self.out):
+            recorded = recorded_versions(self.out / RESULTS)
             for pictures in PICTURES.values():
-                # The lock says that nobody is at work on them.
+                # No other process writes to a locked folder, so every unfinished file is a leftover.
                 delete_unfinished(self.out / pictures, age=0)
-            before = f"; {len(done)} images were done before" if done else ""
-            self.announce(f"{self.folder}: watched every {self.every:g} s{before}")
-            arrivals = Arrivals(self.folder, done, self.out, self.announce)
-            with ResultsWriter(self.out, self.model.map_scale, append=True, why=self.why) as writer:
+            resumed = f"; {len(recorded)} images are already recorded" if recorded else ""
+            self.announce(f"{self.folder}: watched every {self.every:g} s{resumed}")
+            poller = FolderPoller(self.folder, recorded, self.out, self.announce)
+            with ResultsWriter(self.out, self.model.map_scale, append=True, explain=self.explain) as writer:
                 sync_folder(self.out)
                 sync_folder(self.out.parent)
                 while not stop():
-                    for arrival, record in self._judge(arrivals, writer):
-                        yield Done(record, time.monotonic() - arrival.seen)
+                    for image, record in self._predict_pending(poller, writer):
+                        yield WatchResult(record, time.monotonic() - image.first_seen)
                         if stop():
                             return
-                    idle = arrivals.idle()
+                    idle = poller.idle_seconds()
                     if until_idle is not None and idle is not None and idle >= until_idle:
                         return
                     self._wait(stop)
 
-    def _judge(self, arrivals: Arrivals, writer: ResultsWriter) -> Iterator[tuple[Arrival, dict[str, Any]]]:
-        """Look once, judge what is ready, and yield what was recorded."""
-        ready = arrivals.look()
-        found = self.model.predict_each([self.folder / arrival.identity.path for arrival in ready], on_error="skip")
-        for arrival, prediction in zip(ready, found, strict=True):
-            record = self._record(arrival, prediction, arrivals, writer)
+    def _predict_pending(
+        self, poller: FolderPoller, writer: ResultsWriter
+    ) -> Iterator[tuple[PendingImage, dict[str, Any]]]:
+        """Poll once, predict the complete images, and yield those that were recorded."""
+        images = poller.poll()
+        paths = [self.folder / image.version.path for image in images]
+        outcomes = self.model.predict_each(paths, on_error="skip", keep_pixels=True)
+        for image, outcome in zip(images, outcomes, strict=True):
+            # A file that changed while it was read is not the version that was polled.
+            if poller.current_version(image.version.path) != image.version:
+                continue
+            record = self._record(image, outcome, writer)
             if record is not None:
-                arrivals.finish(arrival.identity)
-                yield arrival, record
+                poller.mark_recorded(image.version)
+                yield image, record
 
     def _record(
-        self, arrival: Arrival, found: PredictionLike | ImageError, arrivals: Arrivals, writer: ResultsWriter
+        self, image: PendingImage, outcome: Prediction | ImageError, writer: ResultsWriter
     ) -> dict[str, Any] | None:
-        """Write what was found in an image; None if it is gone, or may not be whole yet."""
-        identity, pixels = arrival.identity, None
-        if not isinstance(found, ImageError) and found.anomaly_map is not None:
-            try:
-                pixels = read_image(self.folder / identity.path)
-            except ImageError as error:
-                found = error
-        # What was read while it changed is not what was identified.
-        if arrivals.identify(identity.path) != identity:
+        """Write the line and pictures of an image; None for an unreadable one that is to be tried again."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        entries = {**image.version._asdict(), "predicted_at": now}
+        if not isinstance(outcome, ImageError):
+            return writer.write(outcome, name=versioned_picture_name(image.version), **entries)
+        if time.monotonic() - image.first_seen < self.patience:
             return None
-        about = {**identity._asdict(), JUDGED_AT: datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
-        if not isinstance(found, ImageError):
-            return writer.write(found, pixels, name=picture_name(identity), **about)
-        if time.monotonic() - arrival.seen < self.patience:
-            return None
-        record = {**about, "error": str(found).removesuffix(", or pass --on-error skip")}
-        writer.record(record)
+        record = {**entries, "error": str(outcome).removesuffix(", or pass --on-error skip")}
+        writer.write_record(record)
         return record
 
     def _wait(self, stop: Callable[[], bool]) -> None:
-        # No event is waited for, because one must not be set by a signal's handler.
+        # A threading.Event would be shorter, but must not be set in a signal handler.
         end = time.monotonic() + self.every
-        while not stop() and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, STEP))
+        while not stop() and (remaining := end - time.monotonic()) > 0:
+            time.sleep(min(remaining, STOP_CHECK_SECONDS))
 
 
-def recorded(file: Path) -> set[Identity]:
-    """Return the images that a watch's ``results.jsonl`` has, after cutting off what a killed one left unfinished.
+def recorded_versions(file: Path) -> set[FileVersion]:
+    """Return the versions of images that a watch's ``results.jsonl`` contains; truncate an incomplete last line.
 
     Raises
     ------
     ResultsError
-        If it is damaged elsewhere, or another command wrote it.
+        If another line is damaged, or another command wrote the file.
     """
-    done = set()
-    for number, record in enumerate(read_back(file), start=1):
+    versions = set()
+    for number, record in enumerate(recover_records(file), start=1):
         try:
-            done.add(Identity(str(record["path"]), int(record["size"]), int(record["mtime_ns"])))
+            versions.add(FileVersion(str(record["path"]), int(record["size"]), int(record["mtime_ns"])))
         except (KeyError, TypeError, ValueError):
             raise ResultsError(
-                f"{file}, line {number}: no image of a watch; move the file away, or give another folder"
+                f"{file}, line {number}: not written by a watch; move the file, or choose another output folder"
             ) from None
-    return done
+    return versions
 
 
-def picture_name(identity: Identity) -> str:
-    """Return what an image's pictures are called: always the same, and not as those of any other image."""
-    digest = hashlib.sha256("\0".join(map(str, identity)).encode(errors="backslashreplace")).hexdigest()
-    return f"{PurePosixPath(identity.path).with_suffix('')}-{digest[:12]}"
+def versioned_picture_name(version: FileVersion) -> str:
+    """Return the name of an image's pictures: always the same for a version, and different for every version."""
+    digest = hashlib.sha256("\0".join(map(str, version)).encode(errors="backslashreplace")).hexdigest()
+    return f"{PurePosixPath(version.path).with_suffix('')}-{digest[:12]}"

@@ -1,4 +1,4 @@
-"""What is written of each image that is judged: a line of ``results.jsonl``, and pictures."""
+"""Results of a run: a line of ``results.jsonl`` for each image, and its pictures."""
 
 from __future__ import annotations
 
@@ -6,107 +6,76 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from patchcore_plugin.data.atomic import delete_unfinished
 from patchcore_plugin.data.datasets.files import PICTURES, RESULTS
 from patchcore_plugin.errors import ResultsError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from patchcore_plugin.data.types import Rgb
+    from patchcore_plugin.models.prediction import Nearest, Prediction
     from patchcore_plugin.models.regions import Region
 
+Explain: TypeAlias = "Callable[[Prediction], Rgb | None]"
+"""Returns the explanation picture of a prediction, or None; see `patchcore_plugin.inference.ExplanationPictures`."""
 
-class NearestLike(Protocol):
-    """The normal patch nearest to the most suspicious patch of an image."""
-
-    @property
-    def image(self) -> str | None: ...  # noqa: D102
-    @property
-    def x(self) -> int: ...  # noqa: D102
-    @property
-    def y(self) -> int: ...  # noqa: D102
-    @property
-    def peak_x(self) -> int: ...  # noqa: D102
-    @property
-    def peak_y(self) -> int: ...  # noqa: D102
-    @property
-    def distance(self) -> float: ...  # noqa: D102
-
-
-class PredictionLike(Protocol):
-    """What is written of a prediction: `Prediction` without the detector and its libraries."""
-
-    @property
-    def path(self) -> str | None: ...  # noqa: D102
-    @property
-    def size(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def score(self) -> float: ...  # noqa: D102
-    @property
-    def anomaly_map(self) -> npt.NDArray[Any] | None: ...  # noqa: D102
-    @property
-    def threshold(self) -> float | None: ...  # noqa: D102
-    @property
-    def is_anomalous(self) -> bool | None: ...  # noqa: D102
-    @property
-    def nearest(self) -> NearestLike | None: ...  # noqa: D102
-    @property
-    def p_value(self) -> float | None: ...  # noqa: D102
-    @property
-    def regions(self) -> Sequence[Region]: ...  # noqa: D102
-
-
-JUDGED_AT = "judged_at"
-"""Only a watch's records have it: when the image was judged."""
-CHARACTERS, BYTES = 100, 200
-"""Of a picture's name so much is kept at most, from its end: file systems allow 255 bytes or characters."""
+MAX_CHARACTERS, MAX_BYTES = 100, 200
+"""Limits of a picture's name, which is shortened at its start. File systems allow 255 bytes or characters."""
 
 
 class ResultsWriter:
-    """Writes ``results.jsonl`` and the pictures of one run into a folder, image after image.
+    """Writes ``results.jsonl`` and the pictures of a run into a folder.
 
-    A context manager. Every line is on disk before the next image starts, so that a run that breaks off
-    leaves all that it had done; a line's pictures are written before the line. An earlier run's
-    ``results.jsonl`` in the folder is replaced, unless the new lines are to come after its own. That of a watch, which
-    nobody else has, is not: a `ResultsError` says so when the context is entered.
+    A context manager. Each image's pictures are written before its line, and each line is flushed, so that an
+    interrupted run keeps everything that it had finished. Entering the context replaces the ``results.jsonl`` of an
+    earlier run, unless `append` is set.
 
     Parameters
     ----------
     folder
-        Where to write; made if it is missing.
+        Output folder; created if missing.
     scale
-        Values of the anomaly maps drawn as the first and last colour, for the whole run.
+        Map values drawn in the first and the last colour, for the whole run.
     append
-        Whether to go on with the ``results.jsonl`` that is there, and to force each line onto the disk.
-    why
-        Called with the image and the prediction of each defective image: returns a picture that says why, RGB uint8, or
-        None; such as `patchcore_plugin.inference.explain.WhyPictures`.
+        Whether to append to an existing ``results.jsonl`` and to force each line onto the disk (fsync).
+    explain
+        Returns the explanation picture of a defective image.
+
+    Raises
+    ------
+    ResultsError
+        On entering, if the folder has the ``results.jsonl`` of a watch and `append` is not set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from patchcore_plugin import Prediction
+    >>> verdict = {"score": 0.5, "threshold": 1.0, "is_anomalous": False}
+    >>> prediction = Prediction(path="parts/1.png", size=(20, 30), anomaly_map=None, nearest=None, **verdict)
+    >>> with tempfile.TemporaryDirectory() as folder, ResultsWriter(Path(folder), (0.0, 1.0)) as writer:
+    ...     record = writer.write(prediction)
+    >>> record["path"], record["width"], record["is_anomalous"]
+    ('parts/1.png', 30, False)
     """
 
     def __init__(
-        self,
-        folder: Path,
-        scale: tuple[float, float],
-        *,
-        append: bool = False,
-        why: Callable[[npt.NDArray[Any], Any], npt.NDArray[Any] | None] | None = None,
+        self, folder: Path, scale: tuple[float, float], *, append: bool = False, explain: Explain | None = None
     ) -> None:
         self.folder = folder
         self.scale = (float(scale[0]), float(scale[1]))
         self.append = append
-        self._why = why
-        self._taken: dict[str, int] = {}
+        self._explain = explain
+        self._name_counts: dict[str, int] = {}
         self._lines: IO[str] | None = None
 
     def __enter__(self) -> ResultsWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.append:
-            _require_no_log(self.folder / RESULTS)
+            _require_no_watch(self.folder / RESULTS)
         for pictures in PICTURES.values():
             delete_unfinished(self.folder / pictures)
         self._lines = (self.folder / RESULTS).open("a" if self.append else "w", encoding="utf-8", newline="\n")
@@ -119,46 +88,37 @@ class ResultsWriter:
             self._lines.close()
             self._lines = None
 
-    def write(
-        self,
-        prediction: PredictionLike,
-        image_pixels: npt.NDArray[Any] | None,
-        *,
-        name: str | None = None,
-        **extra: object,
-    ) -> dict[str, Any]:
-        """Write one image's pictures and line, and return the line's record.
+    def write(self, prediction: Prediction, *, name: str | None = None, **extra: object) -> dict[str, Any]:
+        """Write the pictures and the line of one image.
 
         Parameters
         ----------
         prediction
-            What was found. Without an anomaly map there are no pictures.
-        image_pixels
-            The image, RGB [H, W, 3] of uint8, uint16 or floating point; without it there is no overlay.
+            Without an anomaly map there are no pictures; without ``pixels`` there is only the heat map.
         name
-            What the pictures are called; by default as the image's folder and file. It is counted up where it is taken.
+            File name of the pictures, without suffix; made of the image's path by default. Names already used in this
+            run get a number.
         **extra
-            Further entries of the record, or others in their place; they must fit into JSON.
+            Additional or replaced entries of the record; must be JSON-serialisable.
 
         Returns
         -------
         dict
-            ``path, width, height, score, p_value, threshold, is_anomalous, map, nearest, regions, overlay, why, scale``
-            and `extra`. ``map``, ``overlay`` and ``why`` are paths relative to the folder, ``scale`` is [low, high];
-            all four may be None.
+            The record: ``path, width, height, score, p_value, threshold, is_anomalous, map, nearest, regions, overlay,
+            why, scale`` and `extra`. ``map``, ``overlay`` and ``why`` (the explanation) are paths relative to the
+            folder, ``scale`` is [low, high]; each of them may be None.
 
         Raises
         ------
         ImageError
             If a picture cannot be written.
         TensorError
-            If image and map differ in size.
+            If pixels and anomaly map differ in size.
         ValueError
-            If the score is not finite, or the writer is not open.
+            If the score is not finite, or the writer is used outside its context.
         """
         self._open_lines()
-        nearest = prediction.nearest
-        pictures = self._draw(prediction, image_pixels, name)
+        pictures = self._write_pictures(prediction, name)
         record: dict[str, Any] = {
             "path": prediction.path,
             "width": prediction.size[1],
@@ -168,37 +128,24 @@ class ResultsWriter:
             "threshold": None if prediction.threshold is None else float(prediction.threshold),
             "is_anomalous": None if prediction.is_anomalous is None else bool(prediction.is_anomalous),
             "map": pictures.get("map"),
-            "nearest": None
-            if nearest is None
-            else {
-                "image": nearest.image,
-                "x": int(nearest.x),
-                "y": int(nearest.y),
-                "peak_x": int(nearest.peak_x),
-                "peak_y": int(nearest.peak_y),
-                "distance": float(nearest.distance),
-            },
-            "regions": [
-                {
-                    "box": [region.x, region.y, region.width, region.height],
-                    "area": region.area,
-                    "peak": float(region.peak),
-                    "peak_x": region.peak_x,
-                    "peak_y": region.peak_y,
-                    "contour": [list(point) for point in region.contour],
-                }
-                for region in prediction.regions
-            ],
+            "nearest": None if prediction.nearest is None else _nearest_entry(prediction.nearest),
+            "regions": [_region_entry(region) for region in prediction.regions],
             "overlay": pictures.get("overlay"),
             "why": pictures.get("why"),
             "scale": list(self.scale) if pictures else None,
             **extra,
         }
-        self.record(record)
+        self.write_record(record)
         return record
 
-    def record(self, record: Mapping[str, object]) -> None:
-        """Write one line, whatever it says."""
+    def write_record(self, record: Mapping[str, object]) -> None:
+        """Write a line with any JSON-serialisable content.
+
+        Raises
+        ------
+        ValueError
+            If a number is not finite, or the writer is used outside its context.
+        """
         lines = self._open_lines()
         lines.write(json.dumps(record, allow_nan=False) + "\n")
         lines.flush()
@@ -210,56 +157,88 @@ class ResultsWriter:
             raise ValueError("ResultsWriter: use it in a `with` statement")
         return self._lines
 
-    def _draw(self, prediction: PredictionLike, image: npt.NDArray[Any] | None, name: str | None) -> dict[str, str]:
-        """Write the pictures; return their paths by what they are."""
+    def _write_pictures(self, prediction: Prediction, name: str | None) -> dict[str, str]:
+        """Draw and write the pictures; return their paths by the names of their entries in the record."""
         if prediction.anomaly_map is None:
             return {}
-        # OpenCV is loaded only where something is drawn.
-        from patchcore_plugin.data import images as images
+        # Imported here because only drawing needs OpenCV.
+        from patchcore_plugin.data.images import write_png
 
         from . import rendering
 
-        drawn: dict[str, npt.NDArray[Any] | None] = {"map": rendering.heat_map(prediction.anomaly_map, self.scale)}
-        if image is not None:
-            heat = rendering.overlay(image, prediction.anomaly_map, self.scale)
-            drawn["overlay"] = rendering.with_regions(heat, prediction.regions)
-            if prediction.is_anomalous and self._why is not None:
-                drawn["why"] = self._why(image, prediction)
-        name = self._unique_name(named_after(prediction.path) if name is None else name)
-        written = {}
-        for kind, picture in drawn.items():
+        pictures: dict[str, Rgb | None] = {"map": rendering.heat_map(prediction.anomaly_map, self.scale)}
+        if prediction.pixels is not None:
+            heat = rendering.overlay(prediction.pixels, prediction.anomaly_map, self.scale)
+            pictures["overlay"] = rendering.draw_regions(heat, prediction.regions)
+            if prediction.is_anomalous and self._explain is not None:
+                pictures["why"] = self._explain(prediction)
+        name = self._unique_name(picture_name(prediction.path) if name is None else name)
+        paths = {}
+        for kind, picture in pictures.items():
             if picture is not None:
-                written[kind] = f"{PICTURES[kind]}/{name}.png"
+                paths[kind] = f"{PICTURES[kind]}/{name}.png"
                 (self.folder / PICTURES[kind]).mkdir(exist_ok=True)
-                images.write_png(self.folder / written[kind], picture)
-        return written
+                write_png(self.folder / paths[kind], picture)
+        return paths
 
-    def _unique_name(self, wanted: str) -> str:
-        """Return a name for a file, counted up when another image has it already."""
-        # Some file systems take A and a for the same name, and a letter for the same with its accent beside it.
-        plain = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", wanted))
-        # With a dot in front it would be hidden.
-        base = plain[-CHARACTERS:].encode()[-BYTES:].decode(errors="ignore").lstrip(".") or "image"
-        name, count = base, self._taken.get(base.casefold(), 1)
-        while name.casefold() in self._taken:
+    def _unique_name(self, name: str) -> str:
+        """Return a plain file name, numbered if another image of this run has the same."""
+        # Some file systems treat upper and lower case, or composed and decomposed letters, as equal.
+        plain = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name))
+        # A leading dot would hide the file.
+        base = plain[-MAX_CHARACTERS:].encode()[-MAX_BYTES:].decode(errors="ignore").lstrip(".") or "image"
+        unique, count = base, self._name_counts.get(base.casefold(), 1)
+        while unique.casefold() in self._name_counts:
             count += 1
-            name = f"{base}-{count}"
-        self._taken[base.casefold()] = count
-        self._taken.setdefault(name.casefold(), 1)
-        return name
+            unique = f"{base}-{count}"
+        self._name_counts[base.casefold()] = count
+        self._name_counts.setdefault(unique.casefold(), 1)
+        return unique
 
 
-def named_after(path: str | None) -> str:
-    """Return ``folder_stem`` of an image."""
-    parts = [] if path is None else [Path(path).parent.name, Path(path).stem]
-    return "_".join(part for part in parts if part not in ("", ".."))
+def picture_name(path: str | None) -> str:
+    """Return the name of an image's pictures: its folder and stem, and the number of a video frame.
+
+    Examples
+    --------
+    >>> picture_name("line/good/1.png"), picture_name("line/video.mp4#120")
+    ('good_1', 'line_video_120')
+    """
+    if path is None:
+        return ""
+    image = PurePath(path)
+    frame = image.suffix.partition("#")[2]
+    return "_".join(part for part in (image.parent.name, image.stem, frame) if part not in ("", ".."))
 
 
-def _require_no_log(file: Path) -> None:
+def _nearest_entry(nearest: Nearest) -> dict[str, Any]:
+    return {
+        "image": nearest.image,
+        "x": int(nearest.x),
+        "y": int(nearest.y),
+        "peak_x": int(nearest.peak_x),
+        "peak_y": int(nearest.peak_y),
+        "distance": float(nearest.distance),
+    }
+
+
+def _region_entry(region: Region) -> dict[str, Any]:
+    return {
+        "box": [region.x, region.y, region.width, region.height],
+        "area": region.area,
+        "peak": float(region.peak),
+        "peak_x": region.peak_x,
+        "peak_y": region.peak_y,
+        "contour": [list(point) for point in region.contour],
+    }
+
+
+def _require_no_watch(file: Path) -> None:
+    """Raise if a watch wrote the file: it is the watch's only record of its images."""
     try:
         with file.open(encoding="utf-8") as lines:
             first = json.loads(lines.readline())
     except (OSError, ValueError):
         return
-    if isinstance(first, dict) and JUDGED_AT in first:
-        raise ResultsError(f"{file}: the log of a watch, which would be lost; give another folder")
+    if isinstance(first, dict) and "mtime_ns" in first:
+        raise ResultsError(f"{file}: written by a watch and would be overwritten; choose another output folder")

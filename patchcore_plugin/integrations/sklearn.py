@@ -1,4 +1,4 @@
-"""PatchCore as a scikit-learn outlier detector, with PyOD's attributes."""
+"""PatchCore as a scikit-learn outlier detector, with the attributes of PyOD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError
-from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.options import validate
 from patchcore_plugin.plugins.specs import ROLES
@@ -38,7 +38,7 @@ PARTS = (*ROLES, *TABLES)
 
 
 class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
-    """PatchCore, or whatever the recipe composes, as a scikit-learn estimator.
+    """PatchCore, or any other recipe with one member, as a scikit-learn estimator.
 
     X is images: an array [N, H, W, 3] (RGB) or [N, H, W] (grey) of uint8, uint16 or floats in 0..1, or a sequence of
     such images, of any sizes, or of paths. Options of the parts are nested parameters: ``sampler__ratio``,
@@ -49,16 +49,15 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     recipe
         A shipped recipe's name, the path of a TOML file, or a `patchcore_plugin.Recipe`.
     backbone, aggregator, sampler, scorer
-        Another component's name, or options, those of another component with its "name"; None for the recipe's.
+        The name of another component, or options, with a "name" those of another component; None for the recipe's.
     preprocessing, map
         Options that replace the recipe's.
     contamination
-        Where the threshold comes from. "auto": the detector's own, for a false-alarm rate of 1 % among good
-        images, or the lowest that so few allow. A number in (0, 0.5]: as many of the training images as that are
-        taken for outliers.
+        How the threshold is chosen. "auto": by a false-alarm rate of 1 % on good images, or the lowest that the
+        number of images supports. A number in (0, 0.5]: this fraction of the training images are outliers.
     random_state
         A seed (0 or more), or a RandomState to draw one from at each fit; None is 0. NumPy's global state is neither
-        read nor changed. An option called ``seed`` that is set has precedence.
+        read nor changed. An option ``seed`` that is set has precedence.
     device
         "auto" (a GPU if there is one), "cpu", "cuda" and so on.
     precision
@@ -67,10 +66,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     detector_ : patchcore_plugin.Detector
-        The fitted detector, to save or to ask for `predict` in full.
+        The fitted detector, with `save` and detailed predictions.
     decision_scores_ : ndarray of float64, shape [N]
-        Anomaly scores of the training images, higher is more anomalous, by cross-validation: a fifth at a time (a
-        third, from 100 images on) is judged by a bank of the others.
+        Anomaly scores of the training images, higher is more anomalous, by cross-fitting: each fifth (from 100 images
+        on, each third) is scored by a memory bank of the others.
     threshold_ : float
         The anomaly score above which an image is an outlier.
     labels_ : ndarray of int64, shape [N]
@@ -81,8 +80,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     `score_samples`, `decision_function` and `predict` have scikit-learn's signs (outliers are low, and -1),
-    `decision_scores_`, `threshold_` and `labels_` PyOD's (outliers are high, and 1). A pickle holds the model file's
-    bytes, no arbitrary object; reading it makes the components again, and checks the backbone's weights.
+    `decision_scores_`, `threshold_` and `labels_` those of PyOD (outliers are high, and 1). A pickled estimator
+    contains the bytes of a model file; unpickling creates the components, and checks the weights of the backbone.
     """
 
     def __init__(
@@ -113,12 +112,12 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
 
     def fit(self, X: Images, y: object = None) -> Self:
-        """Learn what is normal.
+        """Fit on images of good parts.
 
         Parameters
         ----------
         X
-            Images of good parts, two or more. A defect among them is learned as normal; `labels_` says where to look.
+            Two or more images. A defective image among them becomes normal; `labels_` marks candidates.
         y
             Ignored.
 
@@ -127,7 +126,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ArgumentError
             For a parameter or image that cannot be used.
         """
-        from ._training_scores import TrainingScores
+        from patchcore_plugin.models.detector import Detector
 
         with as_value_error():
             images = _arguments.images(X)
@@ -135,12 +134,12 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ArgumentError("X has 1 sample; a threshold needs at least 2 images")
             fraction, seed = _arguments.fraction(self.contamination), _arguments.seed(self.random_state)
             recipe = self._recipe(*PARTS)
-            detector = TrainingScores(recipe, seed=seed, device=self.device, precision=self.precision, host=Host())
-            detector.fit(images)
-            scores = detector.training_scores
+            detector = Detector(recipe, seed=seed, device=self.device, precision=self.precision, host=Host())
+            detector.fit(images, cross_validate=True)
+            scores = np.array([score for _, score in detector.held_out_scores], dtype=np.float64)
         if fraction is not None:
             threshold = float(np.percentile(scores, 100 * (1 - fraction)))
-            source = f"{fraction:g} of {len(scores)} training images, each judged by a bank without it, are above"
+            source = f"{fraction:g} of {len(scores)} training images, each scored by a bank without it, are above"
             detector.calibration = dataclasses.replace(detector.calibration.at_threshold(threshold), source=source)
         assert detector.threshold is not None
         self.detector_: Detector = detector
@@ -151,9 +150,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def fit_predict(self, X: Images, y: object = None) -> NDArray[np.int64]:
-        """Fit, and return -1 for outliers among the training images and 1 for the others, [N]; see `labels_`.
+        """Fit, and return -1 for outliers among the training images and 1 for the others, int64 [N]; see `labels_`.
 
-        Unlike ``fit(X).predict(X)``, which asks the bank that knows every image of X.
+        ``fit(X).predict(X)`` would score each image by a memory bank that contains it.
         """
         return np.where(self.fit(X, y).labels_ == 1, -1, 1)
 
@@ -176,12 +175,12 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         PatchcoreError
-            If the scorer makes no maps.
+            If the scorer has no maps.
         """
         maps = []
         for prediction in self._predictions(X):
             if prediction.anomaly_map is None:
-                raise PatchcoreError(f"scorer {self.detector_.recipe.scorer.name!r} makes no maps; choose another")
+                raise PatchcoreError(f"scorer {self.detector_.recipe.scorer.name!r} has no maps; choose another scorer")
             maps.append(prediction.anomaly_map)
         return maps
 
@@ -260,7 +259,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return recipe
 
     def _options(self, part: str, host: Host) -> dict[str, Any]:
-        """Return the options of a part; just those that are set, where it is not known: parameters fail in `fit`."""
+        """Return the options of a part; only those that are set, if it is unknown, because parameters fail in `fit`."""
         try:
             recipe = self._recipe(part)
             if part not in ROLES:
@@ -273,10 +272,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return {key: value for key, value in options.items() if key != "seed" or key in choice.options}
 
     def _check_name(self, part: str, option: str) -> None:
-        """Refuse an option that the part does not have; whether a value will do is seen in `fit`."""
+        """Refuse an option that the part does not have; values are checked in `fit`."""
         config, owner = TABLES.get(part), part
         if config is None:
             name = self._recipe(part).choice(part).name
             config, owner = Host().component(part, name).spec.config, f"{part} {name!r}"
         if option not in {field.name for field in dataclasses.fields(config)}:
-            validate(config, {option: None}, owner)  # says so, with the options that there are
+            validate(config, {option: None}, owner)  # raises, with the names of the options

@@ -1,15 +1,15 @@
-"""When a score is a defect, and which colours a map has: decided on good images that the bank does not know.
+"""The threshold of a model and the colour scale of its maps, from scores of held-out good images.
 
-Let s_1, ..., s_n be the scores of such images. A new good image is as likely to rank anywhere among them, so that its
-conformal p-value, p = (1 + number of s_i >= s) / (n + 1), is at most r with probability at most r (Vovk, Gammerman and
-Shafer, "Algorithmic Learning in a Random World", 2005). To call an image anomalous where p <= r is to compare its score
-with the k-th highest s_i, k = floor(r (n + 1)): the threshold for a false-alarm rate r, and there is none below
-1 / (n + 1). The highest values of their maps give, likewise, a threshold for the map, which at most the same share of
-good images passes anywhere.
+Let s_1, ..., s_n be the scores of n good images that the model was not fitted on. A new good image is equally likely to
+take any rank among them, so that its conformal p-value, p = (1 + number of s_i >= s) / (n + 1), is at most r with
+probability at most r (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005). Calling an image
+anomalous where p <= r means comparing its score with the k-th highest s_i, k = floor(r (n + 1)). This is the threshold
+for a false-alarm rate r; there is none for rates below 1 / (n + 1). The highest values of the maps of these images give
+a threshold for maps in the same way: at most a share r of good images exceeds it anywhere.
 
-The scores of a fit are cross-fitted: each image is judged by a bank of most of the others, a little poorer than the
-final one, so that the rate that is kept is, if anything, lower than the one promised. A threshold that is chosen by
-anything but a rate, such as F1 on these very images, promises none: what is said of it then is an estimate.
+The scores of a fit are cross-fitted: each image is scored by a memory bank of most of the others, which is slightly
+poorer than the final one, so that the false-alarm rate is, if anything, lower than guaranteed. A threshold that was
+chosen by anything but a rate, such as the F1 score on these very images, has no guarantee, only an estimate.
 """
 
 from __future__ import annotations
@@ -26,49 +26,21 @@ from numpy.typing import NDArray
 
 from patchcore_plugin.errors import CalibrationError
 
-HELD_OUT = 0.1
-"""Fraction of the good images that is held out where patches are not kept."""
-FOLDS, FEWER_FOLDS, MANY = 5, 3, 100
-"""Into how many parts images are cut where patches are kept; each part is judged by a bank of the others. From `MANY`
-images on into fewer: two thirds of them are a bank nearly as good, in less than half of the time."""
+from .rates import require_defective, require_rate
+
 FALSE_ALARM_RATE = 0.01
-"""The rate that is promised if none is asked for, or the smallest possible, if there are too few images for it."""
+"""Default target; with too few images for it, the lowest rate that they support."""
 
 Criterion = Literal["false-alarms", "f1", "cost", "given"]
 
 
-def held_out(count: int, seed: int) -> NDArray[np.int64]:
-    """Return which of `count` images are held out: a tenth, at least one, ascending; none of a single image."""
-    if count < 2:
-        return np.empty(0, dtype=np.int64)
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[: math.ceil(HELD_OUT * count)])
-
-
-def fit_order(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the order in which a fit reads `count` images: those that are not held out, then `held_out`.
-
-    So what the calibration must not know is the end of one buffer, and nothing is copied.
-    """
-    late = held_out(count, seed)
-    return np.setdiff1d(np.arange(count), late), late
-
-
-def folds(count: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return the parts of `count` images, each ascending, as equal in size as can be; none of a single one."""
-    if count < 2:
-        return []
-    order = np.random.default_rng(seed).permutation(count)
-    return [np.sort(part) for part in np.array_split(order, FEWER_FOLDS if count >= MANY else min(FOLDS, count))]
-
-
-class GoodImage(NamedTuple):
-    """What a good image got from a model that does not know it.
+class HeldOutScore(NamedTuple):
+    """The score of a good image by a model that was not fitted on it.
 
     Parameters
     ----------
     score
-        Its image score.
+        Image score.
     usual, highest
         Median and maximum of its anomaly map; None without one.
     """
@@ -78,8 +50,8 @@ class GoodImage(NamedTuple):
     highest: float | None = None
 
     @classmethod
-    def of(cls, score: float, anomaly_map: NDArray[np.float32] | None) -> GoodImage:
-        """Return that of an image with this score and map [H, W]."""
+    def summarise(cls, score: float, anomaly_map: NDArray[np.float32] | None) -> HeldOutScore:
+        """Return that of an image with this score and anomaly map [H, W]."""
         if anomaly_map is None:
             return cls(score)
         return cls(score, float(np.median(anomaly_map)), float(anomaly_map.max()))
@@ -87,28 +59,34 @@ class GoodImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What scores and maps are compared with.
+    """Threshold and colour scale of a model.
 
     Parameters
     ----------
     threshold
-        Image scores above it are defects; None if nothing is known of good images' scores.
+        Images with higher scores are defective; None if no good image was scored.
     source
         Where the scores come from, in words.
     map_scale
-        Map values of the lowest and highest colour, the same for all images.
+        Map values of the first and the last colour, the same for all images.
     map_threshold
-        Map values above it belong to defects; None without maps.
+        Higher map values belong to defects; None without maps.
     scores, peaks
-        Image scores of good images that the model does not know, and highest values of their maps; ascending.
+        Image scores of held-out good images, and maxima of their maps; ascending.
     defective
-        Image scores of defective images, where some were given; ascending.
+        Image scores of defective images, if some were given; ascending.
     criterion
-        What the threshold was chosen by.
+        How the threshold was chosen.
     cost
-        Cost of a missed defect, in false alarms; where the threshold was chosen by it.
+        Cost of a missed defect in false alarms, for the criterion "cost".
     rate
-        The false-alarm rate that was asked for; None for `FALSE_ALARM_RATE`, or the smallest above it.
+        Target false-alarm rate; None for `FALSE_ALARM_RATE`, or the lowest above it that the number of images supports.
+
+    Examples
+    --------
+    >>> calibration = Calibration.from_held_out([HeldOutScore(score) for score in (1.0, 2.0, 3.0)], "three images")
+    >>> calibration.threshold, calibration.false_alarm_rate, calibration.p_value(2.5)
+    (3.0, 0.25, 0.5)
     """
 
     threshold: float | None
@@ -123,19 +101,19 @@ class Calibration:
     rate: float | None = None
 
     @classmethod
-    def none(cls, why: str, highest: float = 1.0) -> Calibration:
-        """Return that of a model by which no unknown image was judged; `highest` is a map's last colour."""
-        return cls(threshold=None, source=f"none: {why}", map_scale=(0.0, highest))
+    def without_threshold(cls, reason: str, highest: float = 1.0) -> Calibration:
+        """Return that of a model without held-out scores; `highest` is the map value of the last colour."""
+        return cls(threshold=None, source=f"none: {reason}", map_scale=(0.0, highest))
 
     @classmethod
-    def of_good(cls, good: Sequence[GoodImage], source: str, rate: float | None = None) -> Calibration:
-        """Return that of good images, at least one; see `at_rate` for the rate."""
+    def from_held_out(cls, good: Sequence[HeldOutScore], source: str, rate: float | None = None) -> Calibration:
+        """Return the calibration by scores of at least one good image; see `at_rate` for the rate."""
         peaks = [image.highest for image in good if image.highest is not None]
         scale = (0.0, 1.0)
         if peaks:
             usual = float(np.median([image.usual for image in good if image.usual is not None]))
             highest = max(peaks)
-            # Most of a good part has no colour and its most unusual spot a little; the rest is for defects.
+            # Most of a good part stays without colour and its most unusual spot gets a little.
             low = (usual + highest) / 2
             scale = (low, max(highest + 0.5 * abs(highest), low + 1e-6))
         scores = _ascending(image.score for image in good)
@@ -144,14 +122,14 @@ class Calibration:
 
     @property
     def smallest_rate(self) -> float:
-        """The smallest false-alarm rate that so many good images can promise, 1 / (n + 1)."""
+        """Lowest false-alarm rate that n held-out scores can guarantee, 1 / (n + 1)."""
         return 1 / (len(self.scores) + 1)
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """The share of good images that are above `threshold` at most; an estimate, where it was not chosen for a rate.
+        """Guaranteed false-alarm rate; an estimate, if the threshold was not chosen by a rate.
 
-        None for a threshold below all scores, which says nothing, and where no scores are known.
+        None for a threshold below all held-out scores, or without any.
         """
         if self.threshold is None or not self.scores:
             return None
@@ -159,9 +137,9 @@ class Calibration:
         return (above + 1) / (len(self.scores) + 1) if above < len(self.scores) else None
 
     def p_value(self, score: float) -> float | None:
-        """Return the conformal p-value of an image score: how rare good images with such a score are, at most.
+        """Return the conformal p-value of an image score; None without held-out scores.
 
-        None where the scores of good images are not known.
+        At most a share p of good images has a p-value of at most p.
         """
         if not self.scores:
             return None
@@ -169,12 +147,17 @@ class Calibration:
         return (at_least + 1) / (len(self.scores) + 1)
 
     def at_rate(self, rate: float | None = None) -> Calibration:
-        """Return it with the threshold for a false-alarm rate; `FALSE_ALARM_RATE`, or the smallest above it, if None.
+        """Return a calibration with the threshold for a false-alarm rate.
+
+        Parameters
+        ----------
+        rate
+            Between 0 and 1; None for `FALSE_ALARM_RATE`, or the lowest that the number of held-out scores supports.
 
         Raises
         ------
         CalibrationError
-            If so few images cannot promise the rate.
+            If there are too few held-out scores for the rate.
         """
         asked = rate
         if rate is None:
@@ -192,7 +175,7 @@ class Calibration:
         )
 
     def at_threshold(self, threshold: float) -> Calibration:
-        """Return it with a threshold chosen elsewhere, and that for maps which as many good images pass.
+        """Return a calibration with a given threshold, and the map threshold that as many good images exceed.
 
         Raises
         ------
@@ -200,15 +183,15 @@ class Calibration:
             If it is not finite.
         """
         if not math.isfinite(threshold):
-            raise CalibrationError(f"a threshold must be a finite number, got {threshold:g}")
+            raise CalibrationError(f"the threshold must be a finite number, got {threshold:g}")
         return self._at(float(threshold), "given")
 
     def with_defective(self, scores: Iterable[float]) -> Calibration:
-        """Return it with the image scores of defective images; the threshold stays."""
+        """Return a calibration with the image scores of defective images; the threshold stays."""
         return dataclasses.replace(self, defective=_ascending(scores))
 
     def at_best_f1(self) -> Calibration:
-        """Return it with the threshold that has the highest F1 score on the good and defective images.
+        """Return a calibration with the threshold of the highest F1 score on good and defective images.
 
         Raises
         ------
@@ -220,15 +203,15 @@ class Calibration:
             found = len(self.defective) - missed
             return -2 * found / (2 * found + missed + alarms)
 
-        return self._at_least(loss, "f1", None)
+        return self._at_lowest(loss, "f1", None)
 
-    def at_least_cost(self, cost: float) -> Calibration:
-        """Return it with the threshold of least cost on the good and defective images.
+    def at_lowest_cost(self, cost: float) -> Calibration:
+        """Return a calibration with the threshold of the lowest cost on good and defective images.
 
         Parameters
         ----------
         cost
-            What a missed defect costs, in false alarms.
+            Cost of a missed defect, in false alarms.
 
         Raises
         ------
@@ -237,9 +220,35 @@ class Calibration:
         """
         if not (math.isfinite(cost) and cost > 0):
             raise CalibrationError(f"the cost of a missed defect, in false alarms, must be above 0, got {cost:g}")
-        return self._at_least(lambda missed, alarms: cost * missed + alarms, "cost", cost)
+        return self._at_lowest(lambda missed, alarms: cost * missed + alarms, "cost", cost)
 
-    def _at_least(self, loss: Callable[[int, int], float], criterion: Criterion, cost: float | None) -> Calibration:
+    def extend(self, good: Sequence[HeldOutScore]) -> Calibration:
+        """Return a calibration with further held-out scores, and a threshold chosen in the same way.
+
+        The colour scale stays, so that maps before and after can be compared; so do scores of defective images.
+        """
+        if not good:
+            return self
+        count = len(self.scores) + len(good)
+        source = f"scores of {count} good images, each scored before the model was fitted on it"
+        new = Calibration.from_held_out(good, source)
+        if not self.scores:
+            return new.with_defective(self.defective)
+        extended = dataclasses.replace(
+            self,
+            source=source,
+            scores=_ascending(self.scores + new.scores),
+            peaks=_ascending(self.peaks + new.peaks),
+        )
+        if self.criterion == "f1":
+            return extended.at_best_f1()
+        if self.criterion == "cost":
+            return extended.at_lowest_cost(self.cost or 1.0)
+        if self.criterion == "given" and self.threshold is not None:
+            return extended.at_threshold(self.threshold)
+        return extended.at_rate(self.rate)
+
+    def _at_lowest(self, loss: Callable[[int, int], float], criterion: Criterion, cost: float | None) -> Calibration:
         require_defective(criterion, self.defective)
         good, bad = np.array(self.scores), np.array(self.defective)
         values = np.unique(np.concatenate([good, bad]))
@@ -262,56 +271,29 @@ class Calibration:
         return len(self.scores) - bisect_right(self.scores, threshold)
 
     def describe(self) -> str:
-        """Say in words what the threshold is and where it comes from."""
+        """Return a line about the threshold and where its scores come from."""
         if self.threshold is None or not self.scores:
             return self.source
         if self.criterion == "false-alarms":
             return f"at most {self.false_alarm_rate:.2%} false alarms; {self.source}"
-        chosen = {"f1": "best F1 score, ", "cost": f"least cost where a miss costs {self.cost or 0:g} false alarms, "}
+        chosen = {
+            "f1": "best F1 score, ",
+            "cost": f"lowest cost, with a missed defect at {self.cost or 0:g} false alarms, ",
+        }
         above = f"{self._above(self.threshold)} of {len(self.scores)} good images above it"
         return f"{chosen.get(self.criterion, '')}{above}; {self.source}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-like data; `from_dict` takes it back."""
+        """Return the calibration as JSON-like data; `from_dict` takes it back."""
         return {**dataclasses.asdict(self), "map_scale": list(self.map_scale)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        """Return what `to_dict` described, by this version or an older one, which knew fewer of its fields."""
+        """Return the calibration that `to_dict` of this or an older version described."""
         known = {field.name for field in dataclasses.fields(cls)}
         lists = ("map_scale", "scores", "peaks", "defective")
         values: dict[str, Any] = {key: tuple(each) if key in lists else each for key, each in data.items()}
         return cls(**{key: value for key, value in values.items() if key in known})
-
-
-def require_rate(rate: float, images: int) -> None:
-    """Refuse a false-alarm rate that so many judged good images cannot promise.
-
-    Raises
-    ------
-    CalibrationError
-        If it is below 1 / (images + 1), or not below 1.
-    """
-    if not 0 < rate < 1:
-        raise CalibrationError(f"a false-alarm rate lies between 0 and 1, such as 0.01 for 1 %; got {rate:g}")
-    if rate * (images + 1) * (1 + 1e-12) < 1:
-        needed = math.ceil(1 / rate * (1 - 1e-12)) - 1
-        # Rounded up: what is said to be possible must be.
-        best = (
-            f"which can promise {math.ceil(1e4 / (images + 1)) / 1e4:g} at best"
-            if images
-            else "which can promise nothing"
-        )
-        raise CalibrationError(
-            f"a false-alarm rate of {rate:g} needs at least {needed:,} good images that the bank does not know, and "
-            f"there are {images:,}, {best}; give more good images, or ask for a higher rate"
-        )
-
-
-def require_defective(criterion: Criterion, defective: Sequence[object]) -> None:
-    """Refuse a criterion that needs defective images where there are none; CalibrationError."""
-    if not defective:
-        raise CalibrationError(f"a threshold by {criterion} needs images of defective parts; give some (--defective)")
 
 
 def _ascending(values: Iterable[float]) -> tuple[float, ...]:

@@ -1,53 +1,68 @@
-"""The detector: a recipe's four components at work, fitted on good images."""
+"""The detector: one or more members, fitted on good images, with a calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from patchcore_plugin.data.types import ImageLike, OnError, Progress
-from patchcore_plugin.errors import ImageError, ModelFileError, TensorError, WeightsError
+from patchcore_plugin.errors import ImageError, OptionError
 from patchcore_plugin.plugins.manager import Host
-from patchcore_plugin.plugins.protocols import Backbone, MemoryBank
+from patchcore_plugin.plugins.protocols import MemoryBank
 
-from .base import Fittable
-from .calibration import Calibration, require_rate
-from .file import require_components, software
-from .fitting.groups import Found, Group, ReadOptions
-from .fitting.inputs import Input, stacked
-from .fitting.learners import Judged, Learned, Learner, learner
-from .fitting.merge_reduce import learner_of_more, learner_within
-from .fitting.reading import Read, judge_each
-from .fitting.updating import extended, new_images
-from .pipeline import Composition, Precision
-from .prediction import Nearest, Prediction, nearest_patch
-from .preprocessing import Geometry, anomaly_map
-from .recipes.recipe import Recipe
-from .state import FittedState
+from . import file, persistence
+from .base import BaseModel
+from .calibration import Calibration
+from .fitting.fit import FitOptions
+from .fitting.members import DetectorFit, fit_members, update_members
+from .fitting.new_images import new_images
+from .images import ImageReader
+from .member import Member
+from .pipeline import Pipeline, Precision
+from .prediction import Prediction
+from .recipes import Recipe
+from .scoring import predictions, score_batches
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-class Detector(Fittable[Recipe]):
-    """PatchCore, or whatever the recipe composes.
+class Detector(BaseModel):
+    """PatchCore, or any other method or ensemble of methods that a recipe describes.
+
+    With several members, scores and maps of each are normalised (`ScoreScale`) and averaged.
 
     Parameters
     ----------
     recipe
-        The components and their options.
+        The components of each member, and how images are prepared.
     seed
-        Governs the random projection, the starting point and any sampling of components whose seed is not set.
+        Random seed, for components whose own seed is not set, and for folds and held-out images.
     device
         "auto" (a GPU if there is one), "cpu", "cuda" and so on.
     precision
-        "fp32", or "bf16" to run the backbone in bfloat16: faster where the processor has it, with features and
-        so scores rounded; distances between them stay exact.
+        "fp32", or "bf16" to run backbones in bfloat16: faster where the processor supports it, with rounded features.
     host
-        Where the components come from; all installed plugins by default.
-    backbone
-        The recipe's backbone, if it is there already; made anew by default.
+        Provides the components; all installed plugins by default.
+
+    Raises
+    ------
+    PluginError, OptionError, WeightsError
+        If a component does not exist, cannot take its options, or has no weights.
+    TensorError
+        If the device cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> detector = Detector.from_recipe("patchcore", **changes)
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
+    >>> detector.fit(list(images)).predict([images[0]])[0].is_anomalous
+    False
     """
 
     def __init__(
@@ -58,203 +73,273 @@ class Detector(Fittable[Recipe]):
         device: str = "auto",
         precision: Precision = "fp32",
         host: Host | None = None,
-        backbone: Backbone | None = None,
     ) -> None:
-        self._parts = Composition(recipe, seed=seed, device=device, precision=precision, host=host, backbone=backbone)
-        self._group = Group([self._parts])
-        self._state = FittedState()
-        self.calibration = Calibration.none("not fitted")
-        self.skipped = []
-
-    @property
-    def recipe(self) -> Recipe:
+        host = host or Host()
+        self.seed = seed
+        self.recipe = recipe.resolve(host, seed)
         """The recipe with every option written out."""
-        return self._parts.recipe
+        self.members: tuple[Member, ...] = tuple(
+            Member(pipeline=Pipeline(each, host, device=device, precision=precision)) for each in self.recipe.split()
+        )
+        """The methods whose scores are averaged; usually one."""
+        self.calibration = Calibration.without_threshold("not fitted")
+        self.skipped: list[ImageError] = []
+        """Errors of the images that the last fit or update left out."""
+        self.held_out_scores: list[tuple[str | None, float]] = []
+        """Path (None for an array) and score of each training image that the last fit or update scored by a model that
+        was not fitted on it, in the order given. A defective image among them has one of the highest scores."""
+        self.images: list[dict[str, Any]] = []
+        """Path (None for an array), height and width of each training image, by the numbers in ``bank.origin``."""
+        self.thumbnails: Mapping[int, bytes] = {}
+        """Small copies of training images as JPEG files, by number of the image; empty if they were not kept."""
 
-    @property
-    def seed(self) -> int:
-        """What governs all that is drawn at random."""
-        return self._parts.seed
+    @classmethod
+    def from_recipe(
+        cls,
+        name: str,
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        host: Host | None = None,
+        **changes: str | Mapping[str, Any] | None,
+    ) -> Self:
+        """Return a detector for a built-in recipe, by name, or a TOML file, by path.
+
+        Parameters
+        ----------
+        name
+            Name of a recipe, or path of a TOML file.
+        seed, device, precision, host
+            Those of the class.
+        changes
+            For a role, "preprocessing" or "map": the name of another component, or options; see `Recipe.change`. For
+            one of several members: ``**{"0.sampler": {"ratio": 0.1}}``.
+
+        Raises
+        ------
+        OptionError
+            For an unknown recipe, part or option.
+        """
+        recipe = Recipe.load(name)
+        for part, change in changes.items():
+            if change is not None:
+                recipe = recipe.change(part, change)
+        return cls(recipe, seed=seed, device=device, precision=precision, host=host)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        return self._parts.device
+        """Where the detector computes."""
+        return self.members[0].pipeline.device
 
     @property
     def precision(self) -> Precision:
-        """What the backbone computes in."""
-        return self._parts.precision
+        """Precision of the backbones."""
+        return self.members[0].pipeline.precision
+
+    @property
+    def member(self) -> Member:
+        """The only member.
+
+        Raises
+        ------
+        OptionError
+            If there are several.
+        """
+        if len(self.members) > 1:
+            raise OptionError(f"the detector has {len(self.members)} members; see detector.members")
+        return self.members[0]
 
     @property
     def bank(self) -> MemoryBank:
-        """The memory bank, on the detector's device."""
-        if self._state.bank is None:
-            raise TensorError("the detector is not fitted; call fit or load first")
-        return self._state.bank
+        """The memory bank of the only member."""
+        return self.member.bank
 
     @property
     def bank_rows(self) -> int:
-        """How many rows the memory bank has: none, where the scorer learned from patches as they came."""
-        return len(self.bank.vectors)
-
-    @property
-    def training_images(self) -> tuple[str, ...]:
-        """Paths of the images that it was fitted on, of those that were files."""
-        return tuple(image["path"] for image in self._state.images if image["path"] is not None)
-
-    @property
-    def thumbnails(self) -> Mapping[int, bytes]:
-        """Small copies of training images as JPEG files, by the images' numbers; empty if none were kept."""
-        return self._state.thumbnails
+        """Number of rows of all memory banks."""
+        return sum(member.bank_rows for member in self.members)
 
     @property
     def covering_radius(self) -> float | None:
-        """The largest distance from any patch seen in the fit to the bank; None before a fit.
-
-        After an update, or a fit within a memory budget, it is a bound of that, because most patches are gone.
-        """
-        return self._state.covering_radius
+        """Covering radius of the only member; None for several, whose distances cannot be compared."""
+        return self.members[0].covering_radius if len(self.members) == 1 else None
 
     @property
-    def radius_is_exact(self) -> bool:
-        """Whether `covering_radius` is that of all patches seen, not a bound of it."""
-        return self._state.radius_is_exact
+    def training_images(self) -> tuple[str, ...]:
+        """Paths of the training images, without those that were arrays."""
+        return tuple(image["path"] for image in self.images if image["path"] is not None)
 
-    @property
-    def radius_curve(self) -> list[tuple[int, float]]:
-        """The covering radius of smaller banks too, as (rows, radius), where the sampler knows; that of all last."""
-        return self._state.radius_curve
-
-    def predict_each(
-        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop"
-    ) -> Iterator[Prediction | ImageError]:
-        """Judge images one after the other, in order, a batch in memory at a time.
-
-        Where `on_error` is "skip", the error of an unreadable image is yielded in its place.
-        """
-        _ = self.bank  # there must be one
-        return judge_each(images, self.recipe.preprocessing, self._score, self._judge, on_error)
-
-    def describe(self) -> dict[str, Any]:
-        """Return, as JSON-like data, what it was made of and with: what its file says, less images and calibration."""
-        said = {key: value for key, value in self._manifest().items() if key not in ("photos", "calibration")}
-        return {"bank_rows": self.bank_rows, **said}
-
-    def _score(self, inputs: Sequence[Input]) -> list[Found]:
-        (found,) = self._group.score(stacked(inputs))
-        return found
-
-    def _judge(self, inputs: Sequence[Input], scored: Sequence[Found]) -> Iterator[Prediction]:
-        for item, found in zip(inputs, scored, strict=True):
-            full = None if found.map is None else anomaly_map(found.map, item.shape, self.recipe.map)
-            nearest = self._nearest(found, item.shape)
-            yield Prediction.against(self.calibration, item.path, item.shape.image, found.score, full, nearest)
-
-    def _fit(
+    def fit(
         self,
         images: Sequence[ImageLike],
-        options: ReadOptions,
-        false_alarm_rate: float | None,
-        memory_budget: int | None,
-    ) -> None:
-        learning = self._learner(len(images), options.progress)
-        if memory_budget is not None:
-            for first in self._group.first_patches(images, options.on_error):
-                learning = learner_within(self._parts, len(images), memory_budget, first, options.progress)
-        if false_alarm_rate is not None:
-            require_rate(false_alarm_rate, learning.judges(len(images)))
-        self._finish(learning, self._group.read(images, [learning], options), false_alarm_rate)
+        *,
+        false_alarm_rate: float | None = None,
+        keep_thumbnails: bool = False,
+        memory_budget: int | None = None,
+        features: str | Path | None = None,
+        cross_validate: bool = False,
+        on_error: OnError = "stop",
+        progress: Progress | None = None,
+        announce: Callable[[str], object] | None = None,
+    ) -> Self:
+        """Fit on good images, and calibrate the threshold on them. If the fit fails, the detector stays as it was.
 
-    def _update(self, images: Sequence[ImageLike], options: ReadOptions) -> None:
+        The memory bank is made of all images. For the threshold each is scored by a memory bank of other images, in
+        folds chosen by the seed; where patches are not kept, a tenth of the images is held out and scored. A single
+        image gives no threshold.
+
+        Parameters
+        ----------
+        images
+            Paths, or RGB arrays [H, W, 3] of uint8, uint16 or floats in 0..1.
+        false_alarm_rate
+            Target false-alarm rate on good images; None for 0.01, or the lowest that the number of images supports.
+        keep_thumbnails
+            Whether to keep small copies of the images, which explanations show when the files are gone.
+        memory_budget
+            Bytes for everything that grows with the number of images; for a single member. If the patches exceed it,
+            the memory bank is made by merge-and-reduce, and a tenth of the images is held out and scored.
+        features
+            A folder to keep extracted patches in, and to take them from when an interrupted fit with the same settings
+            and images is resumed. `fitting.store.discard` deletes it. The images must be files.
+        cross_validate
+            Whether every image is scored by cross-fitting, even if the scorer could be fitted batch by batch.
+        on_error
+            "stop" to raise the error of an unreadable image, "skip" to leave the image out and list it in `skipped`.
+        progress
+            Called with a stage, the units done, and their total.
+        announce
+            Called once for each member, after the first images, with a line about memory and time.
+
+        Raises
+        ------
+        ImageError
+            For an unreadable image, if errors are not skipped; if no image is left; if images change during the fit.
+        CalibrationError
+            If there are too few images for the false-alarm rate.
+        OptionError
+            For a memory budget and several members.
+        PatchcoreError
+            If there is not enough memory, or the budget is too small; says how much is enough.
+        """
+        options = FitOptions(
+            seed=self.seed,
+            on_error=on_error,
+            keep_thumbnails=keep_thumbnails,
+            features=features,
+            memory_budget=memory_budget,
+            cross_validate=cross_validate,
+            progress=progress,
+            announce=announce,
+        )
+        self._adopt(fit_members(self.members, images, options, false_alarm_rate), known=0)
+        return self
+
+    def update(
+        self, images: Sequence[ImageLike], *, on_error: OnError = "stop", progress: Progress | None = None
+    ) -> Self:
+        """Add more good images to the fitted detector. If the update fails, the detector stays as it was.
+
+        Images that it was fitted on are left out. Each new image is scored before it is added, and its score becomes
+        part of the calibration, whose threshold is chosen in the same way as before. Then each memory bank and the new
+        patches are reduced to a memory bank.
+
+        Parameters
+        ----------
+        images, on_error, progress
+            Those of `fit`.
+
+        Raises
+        ------
+        DatasetError
+            If no image is new.
+        ImageError
+            For an unreadable image, if errors are not skipped; if no image is left.
+        OptionError
+            If a sampler cannot choose from a memory bank and new patches.
+        """
+        for member in self.members:
+            member.require_fit()
         new = new_images(images, self.training_images)
-        learning = self._learner_of_more(len(new), options.progress)
-        read = self._group.read(new, [learning], options)
-        self._extend(learning.judged(), learning.learned(), read)
+        options = FitOptions(
+            seed=self.seed, on_error=on_error, keep_thumbnails=bool(self.thumbnails), progress=progress
+        )
+        known = len(self.images)
+        self._adopt(update_members(self.members, new, options, known, self.calibration), known)
+        return self
 
-    # The steps of these; an ensemble takes them too, for each of its members.
+    def predict_each(
+        self, images: Iterable[ImageLike], /, *, on_error: OnError = "stop", keep_pixels: bool = False
+    ) -> Iterator[Prediction | ImageError]:
+        """Yield the predictions for images, in order, with one batch in memory at a time.
 
-    def _nearest(self, found: Found, shape: Geometry) -> Nearest | None:
-        """Return what the most anomalous patch of an image was compared with; None where that is not known."""
-        if found.map is None or found.nearest is None:
-            return None
-        state, options = self._state, self.recipe.preprocessing
-        return nearest_patch(shape, found.map, found.nearest, state.origin, state.images, options)
+        ``nearest`` is that of the member with the highest normalised patch score, among those that know one.
 
-    def _learner(self, capacity: int, progress: Progress | None) -> Learner:
-        """Return what learns from at most so many images."""
-        return learner(self._parts, capacity, progress)
+        Parameters
+        ----------
+        images, on_error, keep_pixels
+            Those of `BaseModel.predict_each`.
+        """
+        for member in self.members:
+            member.require_fit()
+        reader = ImageReader(self.recipe.preprocessing, on_error, keep_pixels=keep_pixels)
+        scored = score_batches(self.members, reader.batches(images))
+        return predictions(scored, self.members, self.recipe, self.calibration, self.images)
 
-    def _finish(self, learning: Learner, read: Read, rate: float | None) -> list[Judged]:
-        """Become what was learned from the images that were read; return what the judged ones, the last, got."""
-        if rate is not None:
-            require_rate(rate, learning.judges(len(read.early + read.late)))
-        self.skipped = read.skipped
-        judged = learning.judged()
-        self.good_scores = read.scored([found.score for found in judged])
-        learned = learning.learned()
-        if judged:
-            source = read.source(len(judged), learning.judging)
-            self.calibration = Calibration.of_good(read.good(judged, self.recipe), source, rate)
-        else:
-            # Of one image, all that is known of its maps is how far its own patches are from the bank.
-            radius = learned.radius_curve[-1][1] if learned.radius_curve else 0.0
-            self.calibration = Calibration.none("too few images to judge one by the others", 2 * radius or 1.0)
-        self._become(learned, read, FittedState())
-        return judged
+    def save(self, path: str | Path) -> None:
+        """Write the fitted detector to one .safetensors file, which replaces an older one when it is complete.
 
-    def _learner_of_more(self, capacity: int, progress: Progress | None) -> Learner:
-        """Return what learns from at most so many more images; the detector does not change meanwhile."""
-        images = len(self._state.images)
-        return learner_of_more(self._parts, self.bank, images, self.covering_radius, capacity, progress)
-
-    def _extend(self, judged: Sequence[Judged], learned: Learned, read: Read) -> None:
-        """Become what was learned from more images."""
-        self.skipped = read.skipped
-        self.good_scores = read.scored([found.score for found in judged])
-        self.calibration = extended(self.calibration, read.good(judged, self.recipe))
-        self._become(learned, read, self._state)
-
-    def _become(self, learned: Learned, read: Read, before: FittedState) -> None:
-        self._parts.scorer = learned.scorer
-        self._state = before.followed_by(learned, read.early + read.late)
+        Raises
+        ------
+        ModelFileError
+            If the file cannot be written.
+        """
+        persistence.save(self, Path(path))
 
     @classmethod
-    def _load_recipe(cls, name: str) -> Recipe:
-        return Recipe.load(name)
+    def load(
+        cls, path: str | Path, *, device: str = "auto", precision: Precision | None = None, host: Host | None = None
+    ) -> Self:
+        """Return the detector in a model file.
 
-    @classmethod
-    def _saved_recipe(cls, path: Path, manifest: Mapping[str, Any], host: Host) -> Recipe:
-        if "members" in manifest:
-            raise ModelFileError(f"{path}: holds an ensemble; load it with patchcore_plugin.load_model")
-        recipe = Recipe.from_dict(manifest["recipe"])
-        require_components(path, recipe, manifest, host)
-        return recipe
+        Parameters
+        ----------
+        path
+            The file.
+        device, host
+            Those of the class.
+        precision
+            None for that of the fit.
 
-    def _tensors(self) -> dict[str, Tensor]:
-        scorer = {f"scorer.{name}": tensor for name, tensor in self._parts.scorer.state().items()}
-        return {**self._state.tensors(), **scorer}
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged, too new, or needs a plugin that is not installed.
+        WeightsError
+            If the weights of a backbone are not those of the fit.
+        """
+        path, host = Path(path), host or Host()
+        tensors, manifest = file.load(path)
+        recipe = persistence.saved_recipe(path, manifest, host)
+        precision = precision or manifest["precision"]
+        detector = cls(recipe, seed=manifest["seed"], device=device, precision=precision, host=host)
+        persistence.restore(detector, path, tensors, manifest)
+        return detector
 
-    def _manifest(self) -> dict[str, Any]:
-        _ = self.bank  # there must be one
-        return {
-            **self._parts.describe(),
-            **self._state.manifest(),
-            "calibration": self.calibration.to_dict(),
-            "software": software(),
-        }
+    def describe(self) -> dict[str, Any]:
+        """Return, as JSON-like data, what the model file says about the detector, without images and calibration."""
+        return persistence.describe(self)
 
-    def _restore(self, path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
-        if self._parts.backbone.weight_hash() != manifest["backbone_sha256"]:
-            raise WeightsError(
-                f"{path}: backbone {self.recipe.backbone.name!r} has other weights here than the model was fitted "
-                "with; install the versions that 'patchcore plugins show' and the model's manifest name, or fit again"
-            )
-        self._state = FittedState.saved(path, tensors, manifest, self.device)
-        state = {
-            name.removeprefix("scorer."): tensor.to(self.device)
-            for name, tensor in tensors.items()
-            if name.startswith("scorer.")
-        }
-        self._parts.scorer.restore(self.bank, state)
-        self.calibration = Calibration.from_dict(manifest["calibration"])
+    def _adopt(self, fit: DetectorFit, known: int) -> None:
+        """Become what was fitted; nothing can fail from here on."""
+        records = [{"path": image.path, "height": image.size[0], "width": image.size[1]} for image in fit.images]
+        numbers = range(known, known + len(fit.images))
+        thumbnails = {number: image.thumbnail for number, image in zip(numbers, fit.images, strict=True)}
+        self.members = fit.members
+        self.calibration = fit.calibration
+        self.skipped = fit.errors
+        self.held_out_scores = fit.held_out_scores
+        self.images = [*self.images[:known], *records]
+        new = {number: jpeg for number, jpeg in thumbnails.items() if jpeg is not None}
+        self.thumbnails = {**self.thumbnails, **new} if known else new

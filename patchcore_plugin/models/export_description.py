@@ -1,4 +1,4 @@
-"""What an exported file says of its model beside the program, checked before it is used: files come from anywhere."""
+"""The description of the model in an exported file, checked before use: files are untrusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patchcore_plugin.errors import ModelFileError
 from .calibration import Calibration
 
 ENTRY = "patchcore"
-"""The entry of the file's metadata that describes the model in JSON."""
+"""The entry of the metadata that describes the model, in JSON."""
 FORMAT = 1
 """The newest format of the description that is read."""
 
@@ -23,8 +23,8 @@ Side = Annotated[int, Ge(1), Le(10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingImage:
-    """An image that the model was fitted on: its path, if it was a file, height and width."""
+class TrainingRecord:
+    """Path of a training image, if it was a file, and its height and width."""
 
     path: str | None
     height: Side
@@ -33,22 +33,22 @@ class TrainingImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is used of what the file says of the model beside its program; more may stand there.
+    """The part of a file's description that is used; files may contain more.
 
-    ``grids`` has height and width of each method's grid of patches, None where it knows no nearest patch.
+    ``grids`` has height and width of the grid of patches of each member, None without nearest patches.
     """
 
     format: Annotated[int, Ge(1)]
     recipe: dict[str, Any]
-    images: list[TrainingImage]
+    photos: list[TrainingRecord]
     calibration: Calibration
     grids: Annotated[list[tuple[Side, Side] | None], MinLen(1)]
     bank_rows: Annotated[int, Ge(0)]
     covering_radius: Annotated[float, Ge(0)] | None = None
 
 
-def described(path: Path, text: str) -> tuple[dict[str, Any], Description]:
-    """Return what the JSON text of a file says, as it stands and checked: types, finite numbers, and sizes.
+def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Description]:
+    """Return the JSON text of a file, as it is and checked: types, finite numbers, and sizes.
 
     Raises
     ------
@@ -74,17 +74,16 @@ def described(path: Path, text: str) -> tuple[dict[str, Any], Description]:
         about = TypeAdapter(Description).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise damaged(path, f"its description, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise damaged_error(path, f"its description, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(path, f"its description: {error}") from error
+        raise damaged_error(path, f"its description: {error}") from error
     known = about.calibration
     if any(list(each) != sorted(each) for each in (known.scores, known.peaks, known.defective)):
-        raise damaged(path, "its description, calibration: scores are not in order")
+        raise damaged_error(path, "its description, calibration: scores are not in order")
     return content, about
 
 
-def damaged(path: Path, reason: str) -> ModelFileError:
+def damaged_error(path: Path, reason: str) -> ModelFileError:
     """Return the error for an exported file that cannot be used."""
-    return ModelFileError(
-        f"{path}: damaged ({' '.join(reason.split())}); copy it again from its source, or export it again"
-    )
+    text = " ".join(reason.split())
+    return ModelFileError(f"{path}: damaged ({text}); copy it again from its source, or export it again")

@@ -1,4 +1,4 @@
-"""A fitted model as one .safetensors file: tensors, and a JSON manifest in its metadata. No pickle."""
+"""Model files: tensors in one .safetensors file, and a JSON manifest in its metadata. No pickle."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from patchcore_plugin.data.atomic import delete_unfinished, replacing
-from patchcore_plugin.errors import ModelFileError, PluginError
+from patchcore_plugin.errors import ModelFileError, PluginError, one_line
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.protocols import hash_weights
 from patchcore_plugin.plugins.specs import ROLES
 
-from .recipes.recipe import Recipe
+from .recipes import Recipe
 
 FORMAT_VERSION = 2
-"""The newest format that this program reads. A file is written in the oldest one that can hold it."""
+"""The newest format that is read. A file is written in the oldest format that can hold it."""
 _ENTRY = "patchcore"
 _HEAD = 9
-_GIVE = "give the file that patchcore fit or patchcore export has written"
+_GIVE = "give a file written by patchcore fit or patchcore export"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], *, version: int = 1) -> None:
-    """Write a model file; the old one at `path` stays whole until the new one is complete on disk.
+    """Write a model file, which replaces an older one when it is complete on disk.
 
     Parameters
     ----------
     path
-        Where to; its folder must exist.
+        The file; its folder must exist.
     tensors
-        What is stored.
+        The content.
     manifest
         JSON-like description.
     version
-        The format: that of the oldest program that can read this.
+        Format of the file.
 
     Raises
     ------
@@ -54,11 +54,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any],
     described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in stored.items()}
     complete = {**manifest, "tensors": described, "sha256": hash_weights(stored)}
     content = {"format": version, "sha256": _digest(complete), "manifest": complete}
-    # One entry, because several are written in random order, and equal models should be equal files.
+    # One entry, because several are written in random order, and equal models should give equal files.
     metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
     try:
         with replacing(path) as unfinished:
-            # The library's own file would be readable by its owner alone.
+            # The library would make a file that only its owner can read.
             unfinished.touch()
             mode = unfinished.stat().st_mode
             save_file(stored, unfinished, metadata=metadata)
@@ -66,7 +66,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any],
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path}: cannot be written ({_one_line(error)}); choose another --out") from error
+        raise ModelFileError(f"{path}: cannot be written ({one_line(error)}); choose another --out") from error
     delete_unfinished(path.parent)
 
 
@@ -80,15 +80,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     require_file(path, "fit IMAGES")
     try:
-        start = head(path)
+        start = _head(path)
         if len(start) == _HEAD and not start.endswith(b"{"):
             raise ModelFileError(f"{path}: not a model file (.safetensors of patchcore, or an exported .onnx); {_GIVE}")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, _one_line(error)) from error
+        raise _damaged(path, one_line(error)) from error
     if _ENTRY not in metadata:
-        raise ModelFileError(f"{path}: not a model file of this program; make one with: patchcore fit")
+        raise ModelFileError(f"{path}: not a patchcore model file; create one with: patchcore fit")
     try:
         content = json.loads(metadata[_ENTRY])
         version, digest, manifest = content["format"], content["sha256"], content["manifest"]
@@ -105,39 +105,50 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def require_file(path: Path, command: str) -> None:
-    """Refuse a path where no file is; `command` is what makes one with ``--out``, such as "fit IMAGES".
+    """Refuse a path that is not a file.
+
+    Parameters
+    ----------
+    path
+        The path.
+    command
+        The command that writes such a file with ``--out``, for the message, such as "fit IMAGES".
 
     Raises
     ------
     ModelFileError
-        If there is nothing, or a folder.
+        If nothing is there, or a folder.
     """
     if path.is_dir():
         raise ModelFileError(f"{path}: is a folder, not a model file; {_GIVE}")
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file; make one with: patchcore {command} --out {path}")
+        raise ModelFileError(f"{path}: no such model file; create it with: patchcore {command} --out {path}")
 
 
-def head(path: Path) -> bytes:
-    """Return the first bytes of a file, by which its kind is known: safetensors have a { after a length of 8 bytes."""
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file starts like a safetensors file: a length of 8 bytes, then "{"."""
+    return path.is_file() and _head(path)[8:] == b"{"
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEAD)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and manifest of a model file, checked: names, shapes, dtypes, values, checksums.
+    """Return tensors and manifest of a model file after checking names, shapes, dtypes, values and checksums.
 
     Raises
     ------
     ModelFileError
-        As `read_manifest`, and if the tensors are not those that the manifest describes.
+        If the file is missing, damaged, too new, or not a model file.
     """
     manifest = read_manifest(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, _one_line(error)) from error
+        raise _damaged(path, one_line(error)) from error
     described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()}
     if described != manifest["tensors"] or hash_weights(tensors) != manifest["sha256"]:
         raise _damaged(path, "its tensors do not match their checksum")
@@ -148,7 +159,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], host: Host) -> None:
-    """Refuse a model whose components are not here, and say what installs them."""
+    """Raise ModelFileError if a component of a model is not installed; the message says what to install."""
     for role in ROLES:
         try:
             host.component(role, recipe.choice(role).name)
@@ -161,7 +172,7 @@ def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], 
 
 
 def software() -> dict[str, str]:
-    """Return, for a manifest, the versions of what computes."""
+    """Return the versions of Python and of the packages that compute, for a manifest."""
     packages = ("patchcore-plugin", "torch", "numpy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
@@ -172,7 +183,3 @@ def _damaged(path: Path, reason: str) -> ModelFileError:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

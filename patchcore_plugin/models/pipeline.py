@@ -1,8 +1,9 @@
-"""A recipe's four components at work on tensors, whoever brings the images."""
+"""The components of a recipe with one member, on tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,86 +12,94 @@ from torch import Tensor
 from patchcore_plugin.errors import OptionError, TensorError
 from patchcore_plugin.kernels.device import usable_device
 from patchcore_plugin.plugins.manager import Host
-from patchcore_plugin.plugins.protocols import Aggregator, Backbone, Patches, Reduction, Sampler, Scorer, Scores
+from patchcore_plugin.plugins.protocols import (
+    Aggregator,
+    Backbone,
+    Patches,
+    Reduction,
+    Sampler,
+    Scorer,
+    StreamingScorer,
+)
 from patchcore_plugin.plugins.specs import ROLES
 
-from .recipes.recipe import Recipe
-from .tiling import tiled
+from .recipes import Recipe
+from .tiling import tile_patches
 
 Precision = Literal["fp32", "bf16"]
 
 
-class Composition:
-    """Backbone, aggregator, sampler and scorer of a recipe, on one device.
+class Pipeline:
+    """Backbone and aggregator of a member, and makers of its sampler and scorer, on one device.
 
     Parameters
     ----------
     recipe
-        The components and their options.
-    seed
-        Governs whatever a component draws at random and has no seed of its own set.
+        A recipe with one member, resolved (`Recipe.resolve`).
+    host
+        Provides the components.
     device
         "auto" (a GPU if there is one), "cpu", "cuda" and so on.
     precision
         "fp32", or "bf16" to run the backbone in bfloat16.
-    host
-        Where the components come from; all installed plugins by default.
-    backbone
-        The recipe's backbone, if it is there already; made anew by default.
+
+    Raises
+    ------
+    OptionError
+        For an unknown precision, or a recipe of several members.
+    TensorError
+        If the device cannot be used.
     """
 
     def __init__(
         self,
         recipe: Recipe,
+        host: Host,
         *,
-        seed: int = 0,
         device: str | torch.device = "auto",
         precision: Precision = "fp32",
-        host: Host | None = None,
-        backbone: Backbone | None = None,
     ) -> None:
-        self.host = host or Host()
-        self.seed = seed
-        self.recipe = recipe.resolved(self.host, seed)
+        self.recipe = recipe
+        self.host = host
         self.device = usable_device(device)
         if precision not in get_args(Precision):
             raise OptionError(f"precision must be {' or '.join(get_args(Precision))}, got {precision!r}")
         self.precision = precision
-        self.backbone: Backbone = (backbone or self._component("backbone")).to(self.device)
+        self.backbone: Backbone = self._component("backbone").to(self.device)
         self.aggregator: Aggregator = self._component("aggregator")
-        self.scorer: Scorer = self.fresh_scorer()
+        for create in (self.new_sampler, self.new_scorer):  # what cannot be created fails before any image is read
+            create()
 
-    def to(self, device: str | torch.device) -> Composition:
-        """Move the backbone's weights to `device` and work there; the scorer has to be fitted or restored again."""
+    def to(self, device: str | torch.device) -> None:
+        """Move the backbone to `device` and compute there."""
         self.device = usable_device(device)
         self.backbone = self.backbone.to(self.device)
-        return self
 
     @torch.inference_mode()
     def patches(self, images: Tensor) -> Patches:
-        """Return the patch vectors of images.
+        """Return the patch embeddings of images.
 
         Parameters
         ----------
         images
-            RGB [B, 3, h, w], float32 in 0..1, as `preprocessing.prepare` makes them; on any device.
+            RGB [B, 3, h, w], float32 in 0..1, from `preprocessing.prepare`; on any device.
 
         Raises
         ------
         TensorError
-            If the backbone's features are not finite.
+            If the features of the backbone are not finite.
         """
         options = self.recipe.preprocessing
         if self.device.type == "cuda" and not images.is_cuda:
-            images = images.pin_memory()  # so that the copy does not wait for what the GPU has to do before it
+            images = images.pin_memory()  # lets the copy overlap with work that the GPU has queued
         images = images.to(self.device, non_blocking=True)
         if options.tile is None:
             patches = self._patches(images)
         else:
-            patches = tiled(images, options.tile, options.overlap, self._patches)
-        # The extremes are NaN if anything is: as safe as looking at each value, in a tenth of the time.
-        found = [patches.grid] if patches.descriptors is None else [patches.grid, patches.descriptors]
-        if not all(torch.isfinite(torch.stack(torch.aminmax(each))).all() for each in found):
+            patches = tile_patches(images, options.tile, options.overlap, self._patches)
+        # NaN propagates to minimum and maximum: as safe as checking each value, in a tenth of the time.
+        tensors = [patches.grid] if patches.descriptors is None else [patches.grid, patches.descriptors]
+        if not all(torch.isfinite(torch.stack(torch.aminmax(tensor))).all() for tensor in tensors):
             raise TensorError(f"backbone {self.recipe.backbone.name!r}: its features are not finite; check its weights")
         return patches
 
@@ -102,34 +111,49 @@ class Composition:
             maps = self.backbone((images - mean) / std)
         return self.aggregator([features.float() for features in maps])
 
-    def fresh_scorer(self) -> Scorer:
-        """Return a scorer that has learned nothing yet; `scorer` stays what it is until it is replaced."""
+    def new_scorer(self) -> Scorer:
+        """Return a scorer that is not fitted."""
         scorer: Scorer = self._component("scorer")
         return scorer
 
-    def sampler(self, progress: Callable[[int, int], object] | None = None) -> Sampler:
-        """Return a fresh sampler, which calls `progress` with what is done and what is to do if it can."""
+    def new_sampler(self, progress: Callable[[int, int], object] | None = None) -> Sampler:
+        """Return a sampler that calls `progress`, if it can, with the work done and the total."""
         sampler: Sampler = self._component("sampler")
         if progress is not None and hasattr(sampler, "progress"):
             sampler.progress = progress
         return sampler
 
+    @cached_property
+    def keeps_all(self) -> bool:
+        """Whether the sampler keeps every patch."""
+        return bool(getattr(self.new_sampler(), "keeps_all", False))
+
+    @cached_property
+    def can_reduce(self) -> bool:
+        """Whether the sampler can choose from a memory bank and new patches."""
+        return self.keeps_all or hasattr(self.new_sampler(), "reduction")
+
+    @cached_property
+    def can_stream(self) -> bool:
+        """Whether the scorer can be fitted batch by batch, without a memory bank."""
+        return self.keeps_all and isinstance(self.new_scorer(), StreamingScorer)
+
     def select(self, sampler: Sampler, vectors: Tensor, reduction: Reduction | None = None) -> Tensor:
-        """Return the rows of `vectors` [N, D] that `sampler` keeps, int64 [M].
+        """Return the rows of `vectors` [N, D] that a sampler keeps, int64 [M].
 
         Parameters
         ----------
         sampler
-            One of `sampler`.
+            From `new_sampler`.
         vectors
-            What it chooses from.
+            Patch embeddings.
         reduction
-            What it is told of them; only for one that has such an attribute.
+            Which of the vectors are rows of a memory bank, for samplers with the attribute ``reduction``.
 
         Raises
         ------
         TensorError
-            If what it returns are no such rows, or more than it was allowed.
+            If the sampler returns no valid rows, or more than the reduction allows.
         """
         name = self.recipe.sampler.name
         if reduction is not None:
@@ -145,13 +169,8 @@ class Composition:
             raise TensorError(f"sampler {name!r}: expected at most {reduction.limit} indices, got {len(index)}")
         return index
 
-    @torch.inference_mode()
-    def score(self, patches: Patches) -> Scores:
-        """Score patches with the fitted scorer."""
-        return self.scorer(patches)
-
     def describe(self) -> dict[str, Any]:
-        """Return, for a manifest, the recipe and all that decides what it computes here."""
+        """Return, for a manifest, the recipe, and the versions and kernels of its components."""
         plugins, kernels = {}, {}
         for role in ROLES:
             component = self.host.component(role, self.recipe.choice(role).name)
@@ -160,20 +179,19 @@ class Composition:
                 kernels[role] = component.spec.kernels(self.device.type)
         return {
             "recipe": self.recipe.to_dict(),
-            "seed": self.seed,
             "precision": self.precision,
             "plugins": plugins,
             "kernels": kernels,
             "backbone_sha256": self.backbone.weight_hash(),
         }
 
-    def extraction(self) -> dict[str, Any]:
-        """Return all that decides what `patches` returns, as JSON-like data: recipe, weights, device, versions."""
-        described, parts = self.describe(), ("backbone", "aggregator")
+    def extraction_settings(self) -> dict[str, Any]:
+        """Return everything that `patches` depends on, apart from the images, as JSON-like data."""
+        description, roles = self.describe(), ("backbone", "aggregator")
         return {
-            "recipe": {part: described["recipe"][part] for part in (*parts, "preprocessing")},
-            "plugins": {role: described["plugins"][role] for role in parts},
-            "backbone_sha256": described["backbone_sha256"],
+            "recipe": {part: description["recipe"][part] for part in (*roles, "preprocessing")},
+            "plugins": {role: description["plugins"][role] for role in roles},
+            "backbone_sha256": description["backbone_sha256"],
             "precision": self.precision,
             "device": self.device.type,
             "torch": torch.__version__,

@@ -1,9 +1,9 @@
-"""What is found in one image, and which normal patch it was compared with."""
+"""The prediction for one image, and the normal patch that explains it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,28 +11,28 @@ from numpy.typing import NDArray
 
 from .calibration import Calibration
 from .preprocessing import Geometry, geometry
-from .recipes.recipe import Preprocessing
+from .recipes import Preprocessing
 from .regions import Region, find_regions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """The normal patch that the most anomalous patch of an image was compared with.
+    """The normal patch nearest to the most anomalous patch of an image.
 
     Parameters
     ----------
     image
         Path of the training image; None if it was given as an array.
     x, y
-        The normal patch's centre in that image, in its pixels.
+        The centre of the normal patch in that image, in its pixels.
     peak_x, peak_y
-        The most anomalous patch's centre in the image judged, in its pixels.
+        The centre of the most anomalous patch in the image, in its pixels.
     distance
         The patch's score.
     number, size
-        Which of the model's training images it is, and that image's height and width.
+        Number of the training image, and its height and width in pixels.
     box, peak_box
-        What the two patches, cells of the grid, cover in their images: left, top, width, height.
+        The areas of the normal and of the anomalous patch in their images: left, top, width, height.
     """
 
     image: str | None
@@ -49,7 +49,7 @@ class Nearest:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What was found in one image.
+    """The prediction for one image.
 
     Parameters
     ----------
@@ -62,13 +62,15 @@ class Prediction:
     anomaly_map
         float32 [H, W], of the image's own size and orientation; None for methods without maps.
     threshold, is_anomalous
-        What the score is compared with, and whether it is larger; None where there is no threshold.
+        Threshold of the model, and whether the score exceeds it; None without a threshold.
     nearest
-        The nearest normal patch; None for methods that know of none.
+        The normal patch nearest to the most anomalous one; None for methods without such patches.
     p_value
-        The conformal p-value: how rare good images with such a score are, at most; None where it is not known.
+        Conformal p-value: at most this share of good images has such a score; None without held-out scores.
     regions
-        Where the map is above its threshold, highest peak first; they do not decide the verdict.
+        Connected parts of the map above its threshold, highest peak first; they do not decide `is_anomalous`.
+    pixels
+        The decoded image, RGB [H, W, 3] of uint8 or uint16, if asked for.
     """
 
     path: str | None
@@ -80,20 +82,23 @@ class Prediction:
     nearest: Nearest | None
     p_value: float | None = None
     regions: tuple[Region, ...] = ()
+    pixels: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def against(
+    def compare(
         cls,
         calibration: Calibration,
         path: str | None,
         size: tuple[int, int],
         score: float,
         anomaly_map: NDArray[np.float32] | None,
+        *,
         nearest: Nearest | None,
+        pixels: NDArray[Any] | None = None,
     ) -> Prediction:
-        """Return what was found, with what the calibration says of it."""
+        """Return the prediction for a score and map, compared with the thresholds of a calibration."""
         threshold, map_threshold = calibration.threshold, calibration.map_threshold
-        found = () if anomaly_map is None or map_threshold is None else find_regions(anomaly_map, map_threshold)
+        regions = () if anomaly_map is None or map_threshold is None else find_regions(anomaly_map, map_threshold)
         return cls(
             path=path,
             size=size,
@@ -103,7 +108,8 @@ class Prediction:
             is_anomalous=None if threshold is None else score > threshold,
             nearest=nearest,
             p_value=calibration.p_value(score),
-            regions=found,
+            regions=regions,
+            pixels=pixels,
         )
 
 
@@ -115,7 +121,7 @@ def nearest_patch(
     images: Sequence[Mapping[str, Any]],
     options: Preprocessing,
 ) -> Nearest:
-    """Return what the most anomalous patch of an image was compared with.
+    """Return the normal patch nearest to the most anomalous patch of an image.
 
     Parameters
     ----------
@@ -153,7 +159,7 @@ def nearest_patch(
 def _cell(
     shape: Geometry, grid: tuple[int, ...], row: int, column: int
 ) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Return, in whole pixels of the image, the centre (x, y) of a grid cell, and what it covers."""
+    """Return the centre (x, y) of a grid cell in the image, and the area it covers, in whole pixels."""
     _, _, height, width = shape.crop
     tall, wide = height / grid[0], width / grid[1]
     x, y = shape.to_image((row + 0.5) * tall, (column + 0.5) * wide)

@@ -1,7 +1,8 @@
-"""Images to network inputs, and maps on the input back to maps on the image."""
+"""Images to network inputs, and patch scores back to maps of the image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from patchcore_plugin.data.images import to_unit
 
-from .recipes.recipe import Map, Preprocessing
+from .recipes import Map, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Geometry:
 
 
 def geometry(options: Preprocessing, image: tuple[int, int]) -> Geometry:
-    """Return how an image of that height and width is prepared."""
+    """Return how an image of that height and width, in pixels, is prepared."""
     height, width = options.size
     if options.keep_aspect:
         scale = max(height / image[0], width / image[1])
@@ -62,7 +63,7 @@ def geometry(options: Preprocessing, image: tuple[int, int]) -> Geometry:
 
 
 def prepare(image: NDArray[Any], options: Preprocessing) -> Tensor:
-    """Return the network's input, not yet normalised, of an image.
+    """Return an image as input of the network, before the backbone's normalisation.
 
     Parameters
     ----------
@@ -85,23 +86,35 @@ def prepare(image: NDArray[Any], options: Preprocessing) -> Tensor:
 
 
 def anomaly_map(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
-    """Return patch scores [h, w] as a map of the image, float32 [H, W].
+    """Return patch scores [h, w] as a map of the image, float32 [H, W]; see `mean_anomaly_map`."""
+    return mean_anomaly_map([scores], shape, options)
 
-    Upsampled to the network's input, blurred there (sigma in its pixels; Gaussian up to four sigma,
-    borders reflected), and resized to the inspected part of the image. Outside that part it is 0.
+
+def mean_anomaly_map(grids: Sequence[NDArray[np.float32]], shape: Geometry, options: Map) -> NDArray[np.float32]:
+    """Return the mean of grids of patch scores as a map of the image.
+
+    Each grid is upsampled to the size of the network's input; the mean is blurred there (sigma in its pixels; Gaussian
+    up to four sigma, borders reflected) and resized to the inspected part of the image. Blur and resizing are linear,
+    so that one pass serves all grids.
+
+    Parameters
+    ----------
+    grids
+        float32 [h, w] of at least one member; sizes may differ.
+    shape
+        How the image was prepared.
+    options
+        Interpolation and blur.
+
+    Returns
+    -------
+    ndarray
+        float32 [H, W] of the image's own size, 0 outside the inspected part.
     """
-    return on_image(upsampled(scores, shape, options), shape, options)
-
-
-def upsampled(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
-    """Return patch scores [h, w] at the size of the network's input; the first half of `anomaly_map`."""
     _, _, height, width = shape.crop
     interpolation = cv2.INTER_LINEAR if options.upsample == "bilinear" else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(scores, (width, height), interpolation=interpolation), dtype=np.float32)
-
-
-def on_image(full: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
-    """Return a map of the network's input, blurred, as a map of the image; the second half of `anomaly_map`."""
+    maps = [cv2.resize(grid, (width, height), interpolation=interpolation) for grid in grids]
+    full = np.asarray(maps[0] if len(maps) == 1 else np.stack(maps).mean(axis=0), dtype=np.float32)
     if options.sigma > 0:
         side = 2 * int(4 * options.sigma + 0.5) + 1
         full = np.asarray(
@@ -114,3 +127,14 @@ def on_image(full: NDArray[np.float32], shape: Geometry, options: Map) -> NDArra
     whole = np.zeros(shape.image, dtype=np.float32)
     whole[top:bottom, left:right] = inside
     return whole
+
+
+def map_matrix(cells: int, length: int, options: Map) -> NDArray[np.float32]:
+    """Return the matrix [length, cells] that upsamples and blurs one axis of a grid of patch scores.
+
+    Both operations are linear and treat the axes separately, so that a map is ``rows @ grid @ columns.T``. The columns
+    are the results for unit impulses.
+    """
+    column = Geometry(image=(length, 1), resized=(length, 1), crop=(0, 0, length, 1))
+    impulses = np.eye(cells, dtype=np.float32)
+    return np.concatenate([anomaly_map(impulse[:, None], column, options) for impulse in impulses], axis=1)

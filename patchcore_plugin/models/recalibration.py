@@ -1,4 +1,4 @@
-"""Another calibration of a fitted model, by images that it does not know; nothing is fitted again."""
+"""Recalibrate a model with images that it was not fitted on, without fitting it again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Literal
 from patchcore_plugin.data.types import ImageLike, OnError, Progress
 from patchcore_plugin.errors import CalibrationError, ImageError
 
-from .calibration import Calibration, GoodImage, require_defective, require_rate
+from .base import BaseModel
+from .calibration import Calibration, HeldOutScore
 from .loading import Model
 from .prediction import Prediction
+from .rates import require_defective, require_rate
 
 
-def recalibrated(
+def recalibrate(
     model: Model,
     good: Sequence[ImageLike] = (),
     defective: Sequence[ImageLike] = (),
@@ -26,105 +28,102 @@ def recalibrated(
     on_error: OnError = "stop",
     progress: Progress | None = None,
 ) -> tuple[Calibration, list[ImageError]]:
-    """Return another calibration of a model, which stays as it is, and the errors of images that were left out.
+    """Return a new calibration for a model, which is not changed, and the errors of images that were skipped.
 
     Parameters
     ----------
     model
-        A fitted detector or ensemble.
+        A fitted detector, or an exported model.
     good
-        Images of good parts that it was not fitted on; their scores take the place of those that it has. Without any,
-        these stay.
+        Good images that it was not fitted on; their scores replace those of the present calibration. None to keep
+        these.
     defective
-        Images of defective parts, likewise. The scores of those that it has hold as long as it is not fitted again.
+        Defective images; their scores replace those of the present calibration. None to keep these.
     criterion
-        "false-alarms" for a rate of them, "f1" for the best F1 score, "cost" for the least cost; the last two need
+        "false-alarms" for a false-alarm rate, "f1" for the best F1 score, "cost" for the lowest cost; the last two need
         defective images.
     false_alarm_rate
-        As in `Calibration.at_rate`.
+        Target rate; None for 0.01, or the lowest that the number of images supports.
     cost
-        As in `Calibration.at_least_cost`.
+        Cost of a missed defect, in false alarms, for the criterion "cost".
     on_error
-        Whether an unreadable image stops it, or is left out.
+        "stop" to raise the error of an unreadable image, "skip" to leave the image out.
     progress
-        Called with "judging images", and how many of how many are done.
+        Called with "scoring images", the number of images done, and their total.
 
     Raises
     ------
     CalibrationError
-        If the images cannot give such a threshold, the model was fitted on some of them, or one is given as both.
+        If the images cannot give such a threshold, if the model was fitted on one of them, or if one is given both as
+        good and as defective.
     ImageError
-        For an unreadable image, if `on_error` is "stop".
+        For an unreadable image, if errors are not skipped.
     """
     calibration = model.calibration
     if not (good or calibration.scores):
-        raise CalibrationError(
-            "the model does not know how good images score; give images of good parts that it was not fitted on"
-        )
+        raise CalibrationError("the model has no scores of good images; give good images that it was not fitted on")
     if criterion != "false-alarms":
         if false_alarm_rate is not None:
-            raise CalibrationError(
-                f"a false-alarm rate cannot be chosen along with criterion {criterion}; leave one out"
-            )
+            raise CalibrationError(f"a false-alarm rate cannot be combined with criterion {criterion}; leave one out")
         require_defective(criterion, defective or calibration.defective)
     elif false_alarm_rate is not None:
         require_rate(false_alarm_rate, len(good or calibration.scores))
     _refuse_known(model, good, defective)
-    skipped: list[ImageError] = []
-    total = len(good) + len(defective)
-    done = 0
-
-    def judged(images: Sequence[ImageLike]) -> Iterator[Prediction]:
-        nonlocal done
-        for found in model.predict_each(images, on_error=on_error):
-            done += 1
-            if progress is not None:
-                progress("judging images", done, total)
-            if isinstance(found, ImageError):
-                skipped.append(found)
-            else:
-                yield found
-
+    scorer = _ImageScorer(model, on_error, progress, len(good) + len(defective))
     if good:
-        found = [GoodImage.of(each.score, each.anomaly_map) for each in judged(good)]
-        if not found:
+        scores = [HeldOutScore.summarise(each.score, each.anomaly_map) for each in scorer(good)]
+        if not scores:
             raise CalibrationError("none of the good images can be read; nothing has changed")
-        source = f"scores of {len(found)} good images that the model was not fitted on"
-        calibration = Calibration.of_good(found, source).with_defective(calibration.defective)
+        source = f"scores of {len(scores)} good images that the model was not fitted on"
+        calibration = Calibration.from_held_out(scores, source).with_defective(calibration.defective)
     if defective:
-        calibration = calibration.with_defective([each.score for each in judged(defective)])
+        calibration = calibration.with_defective([each.score for each in scorer(defective)])
     if criterion == "f1":
-        return calibration.at_best_f1(), skipped
+        return calibration.at_best_f1(), scorer.skipped
     if criterion == "cost":
-        return calibration.at_least_cost(cost), skipped
-    return calibration.at_rate(false_alarm_rate), skipped
+        return calibration.at_lowest_cost(cost), scorer.skipped
+    return calibration.at_rate(false_alarm_rate), scorer.skipped
+
+
+class _ImageScorer:
+    """Predicts several lists of images with one progress, and collects the errors of unreadable images."""
+
+    def __init__(self, model: BaseModel, on_error: OnError, progress: Progress | None, total: int) -> None:
+        self._model, self._on_error, self._progress, self._total = model, on_error, progress, total
+        self._done = 0
+        self.skipped: list[ImageError] = []
+
+    def __call__(self, images: Sequence[ImageLike]) -> Iterator[Prediction]:
+        for prediction in self._model.predict_each(images, on_error=self._on_error):
+            self._done += 1
+            if self._progress is not None:
+                self._progress("scoring images", self._done, self._total)
+            if isinstance(prediction, ImageError):
+                self.skipped.append(prediction)
+            else:
+                yield prediction
 
 
 def _refuse_known(model: Model, good: Sequence[ImageLike], defective: Sequence[ImageLike]) -> None:
-    """Refuse images that were fitted on, copies of such, as long as these are still there, and those given twice."""
-    known: dict[int, list[Path]] = {}
-    for path in map(Path, model.training_images):
+    """Refuse training images, copies of training images that still exist, and images given twice."""
+    training = {Path(path).resolve(): Path(path) for path in model.training_images}
+    by_size: dict[int, list[Path]] = {}
+    for path in training.values():
         if path.is_file():
-            known.setdefault(path.stat().st_size, []).append(path)
-    trained = {Path(path).resolve() for path in model.training_images}
-    both = {Path(image).resolve() for image in good if isinstance(image, str | Path)}
-    for image in (*good, *defective):
-        if not isinstance(image, str | Path):
-            continue
-        path = Path(image)
-        same = path if path.resolve() in trained else None
-        if same is None and path.is_file():
-            same = next((each for each in known.get(path.stat().st_size, ()) if _equal(each, path)), None)
-        if same is not None:
-            copy = "" if same == path else f" (as {same})"
+            by_size.setdefault(path.stat().st_size, []).append(path)
+    paths = [Path(image) for image in (*good, *defective) if isinstance(image, str | Path)]
+    for path in paths:
+        original = path if path.resolve() in training else None
+        if original is None and path.is_file():
+            candidates = by_size.get(path.stat().st_size, ())
+            original = next((each for each in candidates if filecmp.cmp(each, path, shallow=False)), None)
+        if original is not None:
+            copy = "" if original == path else f" (as {original})"
             raise CalibrationError(
-                f"{image}: the model was fitted on this image{copy} and finds it too normal; calibrate with others, or "
-                "without images, by those that were judged in the fit"
+                f"{path}: this image was used to fit the model{copy}, so its score is too low to calibrate with. Pass "
+                "other images, or none to reuse the scores from fit."
             )
+    both = {Path(image).resolve() for image in good if isinstance(image, str | Path)}
     for image in defective:
         if isinstance(image, str | Path) and Path(image).resolve() in both:
-            raise CalibrationError(f"{image}: is given as good and as defective; leave one out")
-
-
-def _equal(one: Path, other: Path) -> bool:
-    return filecmp.cmp(one, other, shallow=False)
+            raise CalibrationError(f"{image}: is given both as good and as defective; leave one out")

@@ -1,11 +1,10 @@
-"""What a detector has learned and from which images, in memory and in a model file."""
+"""A fitted member, in memory and in a model file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,71 +12,57 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchcore_plugin.data.thumbnails import packed, unpacked
-from patchcore_plugin.plugins.protocols import MemoryBank
+from patchcore_plugin.plugins.protocols import MemoryBank, Scorer
 
-from .fitting.learners import Learned
-from .fitting.store import Seen
+_SCORER = "scorer."
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedState:
-    """What a detector knows beside its scorer and its calibration; by default nothing."""
+    """A fitted scorer with its memory bank.
 
-    bank: MemoryBank | None = None
+    Parameters
+    ----------
+    scorer
+        Fitted on the bank.
+    bank
+        Without rows, if the scorer was fitted batch by batch.
+    radius_curve
+        Numbers of rows and their covering radius, those of the whole bank last; empty without rows.
+    radius_is_exact
+        Whether the covering radius is that of all patches seen, not an upper bound of it.
+    """
+
+    scorer: Scorer
+    bank: MemoryBank
     radius_curve: list[tuple[int, float]] = field(default_factory=list)
-    """As in `Learned`."""
     radius_is_exact: bool = True
-    """Whether the covering radius is that of all patches seen, not a bound of it."""
-    images: Sequence[Mapping[str, Any]] = ()
-    """Path, height and width of each training image; the path of an array is None."""
-    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    """JPEG files, by the numbers of the images."""
 
     @property
     def covering_radius(self) -> float | None:
-        """The radius of the whole bank; None if nothing was learned."""
+        """Covering radius of the whole bank; None if it has no rows."""
         return self.radius_curve[-1][1] if self.radius_curve else None
 
     @cached_property
     def origin(self) -> NDArray[np.int64]:
-        """Training image, row and column of every bank row, [M, 3], on the CPU, where predictions look them up."""
-        assert self.bank is not None
+        """Training image, row and column of every bank row, [M, 3], on the CPU for look-ups."""
         origin: NDArray[np.int64] = self.bank.origin.cpu().numpy()
         return origin
 
-    def followed_by(self, learned: Learned, seen: Sequence[Seen]) -> FittedState:
-        """Return what is known when, after the images that are known, those were seen and this was learned from all."""
-        described = [{"path": item.path, "height": item.shape[0], "width": item.shape[1]} for item in seen]
-        numbered = enumerate(seen, start=len(self.images))
-        kept = {number: item.thumbnail for number, item in numbered if item.thumbnail is not None}
-        return FittedState(
-            bank=learned.bank,
-            radius_curve=learned.radius_curve,
-            radius_is_exact=learned.exact,
-            images=[*self.images, *described],
-            thumbnails={**self.thumbnails, **kept},
-        )
-
     @classmethod
-    def saved(
-        cls, path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], device: torch.device
+    def restore(
+        cls, scorer: Scorer, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], device: torch.device
     ) -> FittedState:
-        """Return what a model file holds.
+        """Return the member that a model file holds.
 
         Parameters
         ----------
-        path
-            The file, for messages.
+        scorer
+            Not fitted.
         tensors, manifest
-            What `tensors` and `manifest` returned, and more.
+            Those of `tensors` and `manifest`, among others.
         device
             Where the bank is to be.
-
-        Raises
-        ------
-        ModelFileError
-            If its thumbnails are damaged.
         """
         levels = manifest.get("levels")
         bank = MemoryBank(
@@ -86,27 +71,29 @@ class FittedState:
             manifest["patches_seen"],
             tensors.get("bank.images"),
             None if levels is None else tuple(levels),
-        )
+        ).to(device)
+        state = {
+            name.removeprefix(_SCORER): tensor.to(device)
+            for name, tensor in tensors.items()
+            if name.startswith(_SCORER)
+        }
+        scorer.restore(bank, state)
         return cls(
-            bank=bank.to(device),
+            scorer=scorer,
+            bank=bank,
             radius_curve=[(rows, radius) for rows, radius in manifest["radius_curve"]],
             radius_is_exact=manifest.get("radius_is_exact", True),
-            images=manifest["photos"],
-            thumbnails=unpacked(path, tensors, len(manifest["photos"])),
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return, for a model file, bank and thumbnails."""
-        assert self.bank is not None
-        images = {} if self.bank.descriptors is None else {"bank.images": self.bank.descriptors}
-        thumbnails = packed(self.thumbnails, len(self.images))
-        return {"bank.vectors": self.bank.vectors, "bank.origin": self.bank.origin, **images, **thumbnails}
+        """Return the tensors for a model file."""
+        descriptors = {} if self.bank.descriptors is None else {"bank.images": self.bank.descriptors}
+        scorer = {f"{_SCORER}{name}": tensor for name, tensor in self.scorer.state().items()}
+        return {"bank.vectors": self.bank.vectors, "bank.origin": self.bank.origin, **descriptors, **scorer}
 
     def manifest(self) -> dict[str, Any]:
-        """Return, for a manifest, all else, as JSON-like data."""
-        assert self.bank is not None
+        """Return the rest for the manifest of a model file, as JSON-like data."""
         return {
-            "photos": self.images,
             "patches_seen": self.bank.seen,
             "levels": self.bank.levels,
             "covering_radius": self.covering_radius,

@@ -1,4 +1,4 @@
-"""Patches of a large image, tile by tile: what the network sees at once is small, what everybody else sees is whole."""
+"""Patches of a large image, tile by tile: the network processes small tiles, all later stages see one grid."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from patchcore_plugin.errors import TensorError
 from patchcore_plugin.plugins.protocols import Patches
 
 
-def tiled(images: Tensor, tile: tuple[int, int], overlap: int, patches_of: Callable[[Tensor], Patches]) -> Patches:
-    """Return the patches of images whose tiles the network gets one by one.
+def tile_patches(
+    images: Tensor, tile: tuple[int, int], overlap: int, patches_of: Callable[[Tensor], Patches]
+) -> Patches:
+    """Return the patches of images that the network processes tile by tile.
 
-    The grids of the tiles are put together to one grid of the whole image, so that positions, maps and whatever
-    learns from patches know nothing of tiles. Where tiles overlap, features are averaged with weights that fall
-    towards a tile's border, where the network sees padding in place of the image; so there are no seams.
+    The grids of the tiles are combined into one grid of the whole image, so that no later stage depends on tiles.
+    Where tiles overlap, features are averaged with weights that fall towards the border of a tile, where the network
+    sees padding in place of the image; this avoids seams.
 
     Parameters
     ----------
@@ -26,14 +28,14 @@ def tiled(images: Tensor, tile: tuple[int, int], overlap: int, patches_of: Calla
     tile
         Height and width of a tile, at most H and W.
     overlap
-        Pixels that neighbouring tiles have in common at least.
+        Minimum overlap of neighbouring tiles, in pixels.
     patches_of
         Returns the patches of images [B, 3, *tile].
 
     Returns
     -------
     Patches
-        The grid of all tiles; descriptors of the images are the means over their tiles.
+        One grid for all tiles; image descriptors are means over the tiles.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def tiled(images: Tensor, tile: tuple[int, int], overlap: int, patches_of: Calla
 
 
 def _cell(length: int, part: int, patches: int) -> int:
-    """Return the pixels of a patch, if tiles can start at any multiple of them."""
+    """Return the side of a patch in pixels; tiles start at multiples of it."""
     cell = part // patches
     if part != cell * patches or length % cell:
         raise TensorError(
@@ -77,15 +79,15 @@ def _cell(length: int, part: int, patches: int) -> int:
 
 
 def _starts(length: int, part: int, overlap: int) -> list[int]:
-    """Return where tiles start, in patches, evenly spread from border to border."""
+    """Return the first patch of each tile, evenly spaced from border to border."""
     count = max(1, math.ceil((length - overlap) / (part - overlap)))
     return [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
 
 
 def _ramp(count: int, before: bool, after: bool, overlap: int) -> Tensor:
-    """Return weights [count] that fall towards those ends at which there is another tile.
+    """Return weights [count] that fall towards the ends at which there is another tile.
 
-    The outermost quarter of the overlap counts for nothing, because there the other tile knows better.
+    The outermost quarter of the overlap has weight 0, because padding distorts features there the most.
     """
     margin = overlap // 4
     rising = (torch.arange(1, count + 1) - margin).clamp(0, overlap - 2 * margin + 1) / (overlap - 2 * margin + 1)

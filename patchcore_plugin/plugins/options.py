@@ -22,7 +22,8 @@ def validate(config: type[Any], options: Mapping[str, Any], owner: str) -> Any:
     Parameters
     ----------
     config
-        A dataclass with annotated fields.
+        A dataclass with annotated fields. A class variable ``renamed_options`` maps older names of fields, which model
+        files may contain, to the present ones.
     options
         Field values, as they come from Python, TOML or the command line.
     owner
@@ -37,6 +38,8 @@ def validate(config: type[Any], options: Mapping[str, Any], owner: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     names = [field.name for field in dataclasses.fields(config)]
+    renamed: Mapping[str, str] = getattr(config, "renamed_options", {})
+    options = {renamed.get(name, name): value for name, value in options.items()}
     for name in options:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)

@@ -26,7 +26,7 @@ from patchcore_plugin.cli import app, main
 from patchcore_plugin.data.datasets.files import read_paths
 from patchcore_plugin.data.video import Frame, read_frames
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.inference.runner import judge_files
+from patchcore_plugin.inference.runner import predict_files
 
 Image = npt.NDArray[np.uint8]
 GOOD, SPOT = (60, 120, 200), (250, 10, 10)
@@ -263,9 +263,9 @@ def test_predict_judges_the_frames_of_videos(here: Path, model: Path, detector: 
     assert [record["map"] for record in found[1:5]] == [f"heat_maps/line_v_{number}.png" for number in (0, 2, 4, 6)]
     assert all((here / "out" / record["overlay"]).is_file() for record in found)
     assert re.search(r"line/v\.avi#4 *$", ended.stdout, re.MULTILINE)
-    (skipped,) = judge_files(detector, [Path("cut.avi")], on_error="skip")
-    assert isinstance(skipped.found, ImageError)
-    assert skipped.found.path == "cut.avi"
+    (skipped,) = predict_files(detector, [Path("cut.avi")], on_error="skip")
+    assert isinstance(skipped.outcome, ImageError)
+    assert skipped.outcome.path == "cut.avi"
     stopped = predict(model, "cut.avi", "good.png", "--on-error", "stop")
     assert isinstance(stopped.exception, ImageError)
 
@@ -287,6 +287,6 @@ def test_frames_do_not_pile_up(tmp_path: Path, detector: pp.Detector, monkeypatc
             yield Frame(number, 0.0, pixels)
 
     monkeypatch.setattr("patchcore_plugin.inference.runner.read_frames", many)
-    numbers = [judged.extra["frame"] for judged in judge_files(detector, [tmp_path / "v.mp4"])]
+    numbers = [result.extra["frame"] for result in predict_files(detector, [tmp_path / "v.mp4"])]
     assert numbers == list(range(100))
     assert most < 40

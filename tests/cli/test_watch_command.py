@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import patchcore_plugin as pp
-from patchcore_plugin.inference.journal import locked
+from patchcore_plugin.inference.journal import lock_folder
 from tests.commands import done, failure
 from tests.inference.watched_model import Brightness, put, records
 
@@ -40,7 +40,7 @@ defect       0\.784    0\.250 +\d+\.\d\d s  bad\\n\.png
     assert ended.err == f"{folder}: watched every 0.01 s\n"
     again = done(*arguments)
     assert again.out == "0 images, 0 defective, 0 could not be read\n"
-    assert again.err == f"{folder}: watched every 0.01 s; 2 images were done before\n"
+    assert again.err == f"{folder}: watched every 0.01 s; 2 images are already recorded\n"
     put(folder, "new.png")
     ended = done(*arguments, "--json")
     record = json.loads(ended.out)
@@ -72,13 +72,13 @@ def test_the_command_ends_when_it_is_told_to(number: int, model: Brightness, fol
 
 @pytest.mark.usefixtures("model")
 def test_the_command_tells_failures(folder: Path, out: Path) -> None:
-    with locked(out):
+    with lock_folder(out):
         assert failure("watch", "part.safetensors", folder, "--out", out) == (
-            f"{out}: another watch writes its results here; end it, or give this one another folder"
+            f"{out}: another watch writes its results here; stop it, or choose another output folder"
         )
     nowhere = folder / "none"
     said = failure("watch", "part.safetensors", nowhere, "--out", out)
-    assert said == f"{nowhere}: no such folder to watch; check the path"
+    assert said == f"{nowhere}: the folder to watch does not exist; check the path"
 
 
 def test_a_real_model_gives_the_scores_of_predict(dataset: Path, washer_model: Path, folder: Path, out: Path) -> None:

@@ -42,7 +42,9 @@ class FakeDetector:
         if progress is not None:
             progress("patches", len(paths), len(paths))
 
-    def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
+    def predict_each(
+        self, paths: Sequence[Path], *, on_error: OnError, keep_pixels: bool
+    ) -> Iterator[FakePrediction | ImageError]:
         for number, path in enumerate(paths):
             if number == self.fails_after:
                 raise PatchcoreError("the power went")
@@ -55,7 +57,7 @@ class FakeDetector:
                 continue
             darkness = (1 - grey / 255).astype(np.float32)
             score = float(darkness.max())
-            yield FakePrediction(str(path), score, darkness if self.has_maps else None)
+            yield FakePrediction(str(path), score, darkness if self.has_maps else None, pixels=cv2.imread(str(path)))
 
 
 def draw(path: Path, grey: int, spot: int | None = None, shape: tuple[int, int] = (24, 32)) -> Path:

@@ -70,8 +70,10 @@ def test_what_the_models_own_threshold_makes_of_the_images(tmp_path: Path) -> No
     category = replace(category, test=(*category.test, dark, weak))
 
     class WithRegions(FakeDetector):
-        def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
-            for found in super().predict_each(paths, on_error=on_error):
+        def predict_each(
+            self, paths: Sequence[Path], *, on_error: OnError, keep_pixels: bool
+        ) -> Iterator[FakePrediction | ImageError]:
+            for found in super().predict_each(paths, on_error=on_error, keep_pixels=keep_pixels):
                 assert isinstance(found, FakePrediction)
                 assert found.anomaly_map is not None
                 yield replace(found, regions=find_regions(found.anomaly_map, 0.45), p_value=found.score / 2)
@@ -205,8 +207,10 @@ def test_progress_and_time_of_prediction_alone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     class Slow(FakeDetector):
-        def predict_each(self, paths: Sequence[Path], *, on_error: OnError) -> Iterator[FakePrediction | ImageError]:
-            for item in super().predict_each(paths, on_error=on_error):
+        def predict_each(
+            self, paths: Sequence[Path], *, on_error: OnError, keep_pixels: bool
+        ) -> Iterator[FakePrediction | ImageError]:
+            for item in super().predict_each(paths, on_error=on_error, keep_pixels=keep_pixels):
                 clock[0] += 2.0
                 yield item
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchcore_plugin.inference.coco import coco_of, write_coco
-from patchcore_plugin.inference.writer import ResultsWriter
+from patchcore_plugin.inference import ResultsWriter, coco_annotations, write_coco
 from patchcore_plugin.models.calibration import Calibration
 from patchcore_plugin.models.prediction import Prediction
 
@@ -38,7 +37,7 @@ def predictions() -> list[Prediction]:
 def results(tmp_path: Path) -> Path:
     with ResultsWriter(tmp_path, (0.0, 4.0)) as writer:
         for prediction in predictions():
-            writer.write(prediction, None)
+            writer.write(prediction)
     return tmp_path / "results.jsonl"
 
 
@@ -46,8 +45,8 @@ def lines(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
-def test_images_and_annotations_are_as_the_format_wants_them(results: Path) -> None:
-    content = coco_of(lines(results), {"description": "two parts"})
+def test_content_follows_the_coco_format(results: Path) -> None:
+    content = coco_annotations(lines(results), {"description": "two parts"})
     assert content["info"] == {"description": "two parts"}
     assert [category["name"] for category in content["categories"]] == ["defect"]
     shown = [[image[key] for key in ("id", "file_name", "width", "height")] for image in content["images"]]
@@ -68,20 +67,20 @@ def test_images_and_annotations_are_as_the_format_wants_them(results: Path) -> N
     assert {len(polygon) % 2 for polygon in block["segmentation"]} == {0}
 
 
-def test_the_file_says_the_same_and_needs_no_list_of_all(results: Path, tmp_path: Path) -> None:
+def test_file_has_the_same_content(results: Path, tmp_path: Path) -> None:
     info = {"description": "two parts", "version": "1"}
     write_coco(results, tmp_path / "coco.json", info)
-    assert json.loads((tmp_path / "coco.json").read_text(encoding="utf-8")) == coco_of(lines(results), info)
+    assert json.loads((tmp_path / "coco.json").read_text(encoding="utf-8")) == coco_annotations(lines(results), info)
 
 
-def test_nothing_judged_is_a_whole_file(tmp_path: Path) -> None:
+def test_results_without_predictions_give_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"path": "x.png", "error": "cannot be read"}\n', encoding="utf-8")
     write_coco(tmp_path / "results.jsonl", tmp_path / "coco.json")
     content = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))
     assert (content["images"], content["annotations"]) == ([], [])
 
 
-def test_a_failure_leaves_the_older_file_and_no_traces(results: Path, tmp_path: Path) -> None:
+def test_failure_leaves_the_previous_file(results: Path, tmp_path: Path) -> None:
     write_coco(results, tmp_path / "coco.json")
     before = (tmp_path / "coco.json").read_bytes()
     with results.open("a", encoding="utf-8") as file:
@@ -102,7 +101,7 @@ def test_a_failure_leaves_the_older_file_and_no_traces(results: Path, tmp_path: 
         ([None, "p/1.png"], ["image-1", "1.png"]),
     ],
 )
-def test_file_names_start_at_the_folder_that_all_have_in_common(paths: list[str | None], names: list[str]) -> None:
-    found: dict[str, Any] = {"is_anomalous": None, "score": 0.0, "p_value": None, "regions": []}
-    content = coco_of({"path": path, "width": 2, "height": 1, **found} for path in paths)
+def test_file_names_are_relative_to_the_common_folder(paths: list[str | None], names: list[str]) -> None:
+    entries: dict[str, Any] = {"is_anomalous": None, "score": 0.0, "p_value": None, "regions": []}
+    content = coco_annotations({"path": path, "width": 2, "height": 1, **entries} for path in paths)
     assert [image["file_name"] for image in content["images"]] == names

@@ -1,11 +1,11 @@
-"""Pictures of what defects were compared with, and the thumbnails that they can be cut from."""
+"""Explanation pictures, and the thumbnails that they can be cut from."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,17 @@ from safetensors import safe_open
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import read_image, write_png
 from patchcore_plugin.data.thumbnails import LIMIT, LONGEST, decoded, packed, thumbnail, unpacked
-from patchcore_plugin.inference import explain as why
-from patchcore_plugin.inference.explain import GAP, LEAST, REMEMBERED, SIDE, WhyPictures, why_picture
+from patchcore_plugin.inference import ExplanationPictures, explain, explanation_picture
+from patchcore_plugin.inference.explain import CACHE_SIZE, GAP, MIN_CROP, SIDE
 from patchcore_plugin.models.calibration import fit_order
 from patchcore_plugin.models.file import read_manifest
 from patchcore_plugin.models.recalibration import recalibrated
 from tests.commands import SMALL, patchcore
 from tests.conftest import draw, write
+from tests.inference.predictions import FakePrediction
 
 RED, GREEN, GREY = (200, 30, 30), (30, 160, 30), (90, 90, 90)
 LEFT, RIGHT = np.s_[:, :SIDE], np.s_[:, SIDE + GAP :]
-
-
-@dataclass
-class Model:
-    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def plate(
@@ -46,32 +42,27 @@ def plate(
     return image if dtype is np.uint8 else image.astype(dtype) * dtype(257)
 
 
-def prediction(
-    size: tuple[int, int], box: tuple[int, int, int, int], nearest: Mapping[str, Any] | None = None
-) -> pp.Prediction:
-    """Return a prediction whose worst patch is that box, and the nearest normal one the same box of image 0."""
-    x, y = box[0] + box[2] // 2, box[1] + box[3] // 2
-    found = pp.Nearest(
-        **{
-            **{"image": None, "x": x, "y": y, "peak_x": x, "peak_y": y, "distance": 1.0},
-            **{"number": 0, "size": size, "box": box, "peak_box": box, **(nearest or {})},
-        }
-    )
-    return pp.Prediction(
-        path=None, size=size, score=2.0, anomaly_map=None, threshold=1.0, is_anomalous=True, nearest=found
-    )
+def prediction(pixels: NDArray[Any], peak_box: tuple[int, int, int, int], **nearest: Any) -> pp.Prediction:
+    """Return a prediction whose nearest normal patch is the same box of image 0."""
+    size = pixels.shape[0], pixels.shape[1]
+    x, y = peak_box[0] + peak_box[2] // 2, peak_box[1] + peak_box[3] // 2
+    entries: dict[str, Any] = {
+        **{"image": None, "x": x, "y": y, "peak_x": x, "peak_y": y, "distance": 1.0},
+        **{"number": 0, "size": size, "box": peak_box, "peak_box": peak_box, **nearest},
+    }
+    return FakePrediction(None, 2.0, None, size=size, nearest=pp.Nearest(**entries), pixels=pixels)
 
 
-def like(pixels: NDArray[Any], colour: tuple[int, int, int]) -> bool:
+def is_colour(pixels: NDArray[Any], colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(pixels.astype(int) - colour).max(axis=-1) < 12).all())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_shows_the_patch_at_the_left_and_the_normal_one_at_the_right(tmp_path: Path, dtype: type) -> None:
+def test_anomalous_patch_is_left_and_normal_patch_right(tmp_path: Path, dtype: type) -> None:
     size, box, normal_box = (300, 400), (200, 120, 20, 16), (40, 200, 20, 16)
     write_png(tmp_path / "normal.png", plate(size, normal_box, GREEN, dtype))
-    asked = {"image": str(tmp_path / "normal.png"), "x": 50, "y": 208, "box": normal_box}
-    picture = why_picture(plate(size, box, RED, dtype), prediction(size, box, asked), Model())
+    nearest = {"image": str(tmp_path / "normal.png"), "x": 50, "y": 208, "box": normal_box}
+    picture = explanation_picture(prediction(plate(size, box, RED, dtype), box, **nearest), {})
     assert picture is not None
     assert picture.shape == (SIDE, 2 * SIDE + GAP, 3)
     assert picture.dtype == np.uint8
@@ -80,43 +71,43 @@ def test_shows_the_patch_at_the_left_and_the_normal_one_at_the_right(tmp_path: P
     for half, colour in ((picture[LEFT], RED), (picture[RIGHT], GREEN)):
         across, down = int(10 * enlarged), int(8 * enlarged)
         middle = SIDE // 2
-        assert like(half[middle - down + 6 : middle + down - 6, middle - across + 6 : middle + across - 6], colour)
-        assert like(half[: middle - down - 6], GREY)
-        assert like(half[:, : middle - across - 6], GREY)
+        assert is_colour(half[middle - down + 6 : middle + down - 6, middle - across + 6 : middle + across - 6], colour)
+        assert is_colour(half[: middle - down - 6], GREY)
+        assert is_colour(half[:, : middle - across - 6], GREY)
         frame = half[middle - down - 3 : middle - down + 3, middle]
         assert frame.max() > 200
         assert frame.min() < 20
-    assert like(picture[:, SIDE : SIDE + GAP], (255, 255, 255))
+    assert is_colour(picture[:, SIDE : SIDE + GAP], (255, 255, 255))
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (392, 0), (0, 292), (392, 292)])
-def test_at_a_border_the_crop_is_moved_inside(x: int, y: int) -> None:
+def test_crop_at_a_border_is_moved_inside(x: int, y: int) -> None:
     size, box = (300, 400), (x, y, 8, 8)
     image = plate(size, box, RED)
-    picture = why_picture(image, prediction(size, box), Model({0: thumbnail(image)}))
+    picture = explanation_picture(prediction(image, box), {0: thumbnail(image)})
     assert picture is not None
     # 8 of 60 pixels are 26 of 192; a crop cut off at the border would show them larger.
     rows, columns = (np.arange(SIDE) < 34 if place == 0 else np.arange(SIDE) >= SIDE - 34 for place in (y, x))
     within = np.outer(rows, columns)
-    assert like(picture[LEFT][~within], GREY)
+    assert is_colour(picture[LEFT][~within], GREY)
     near = picture[LEFT][6:18] if y == 0 else picture[LEFT][-18:-6]
-    assert like(near[:, 6:18] if x == 0 else near[:, -18:-6], RED)
+    assert is_colour(near[:, 6:18] if x == 0 else near[:, -18:-6], RED)
 
 
 @pytest.mark.parametrize("size", [(30, 44), (9, 200), (1, 1)])
-def test_a_image_smaller_than_a_crop_is_shown_as_far_as_it_goes(size: tuple[int, int]) -> None:
-    assert min(size) < LEAST
+def test_image_smaller_than_a_crop_is_shown_whole(size: tuple[int, int]) -> None:
+    assert min(size) < MIN_CROP
     image = plate(size, (0, 0, 1, 1), RED)
-    picture = why_picture(image, prediction(size, (0, 0, 1, 1)), Model({0: thumbnail(image)}))
+    picture = explanation_picture(prediction(image, (0, 0, 1, 1)), {0: thumbnail(image)})
     assert picture is not None
     assert picture.shape == (SIDE, 2 * SIDE + GAP, 3)
 
 
-def test_a_crop_can_be_less_than_a_pixel_of_the_thumbnail() -> None:
+def test_crop_can_be_less_than_a_pixel_of_the_thumbnail() -> None:
     size, box = (10, 20000), (19995, 2, 5, 5)
     image = plate(size, box, RED)
     assert decoded(thumbnail(image)).shape == (1, LONGEST, 3)
-    picture = why_picture(image, prediction(size, box), Model({0: thumbnail(image)}))
+    picture = explanation_picture(prediction(image, box), {0: thumbnail(image)})
     assert picture is not None
     assert picture.shape == (SIDE, 2 * SIDE + GAP, 3)
 
@@ -125,56 +116,57 @@ def test_thumbnail_and_file_show_the_same_part_of_a_large_image(tmp_path: Path) 
     size, box = (1500, 2000), (1203, 700, 120, 120)
     image = cv2.GaussianBlur(plate(size, box, GREEN), (0, 0), 9)
     write_png(tmp_path / "normal.png", image)
-    found = prediction(size, box, {"image": str(tmp_path / "normal.png")})
+    explained = prediction(image, box, image=str(tmp_path / "normal.png"))
     small = thumbnail(image)
     assert decoded(small).shape == (384, LONGEST, 3)
-    from_file = why_picture(image, found, Model())
-    from_thumbnail = why_picture(image, replace(found), Model({0: small}))
+    from_file = explanation_picture(explained, {})
+    from_thumbnail = explanation_picture(explained, {0: small})
     assert from_file is not None
     assert from_thumbnail is not None
     difference = np.abs(from_file[RIGHT].astype(int) - from_thumbnail[RIGHT])
     assert difference.mean() < 3
-    assert like(from_file[RIGHT][SIDE // 2 - 5 : SIDE // 2 + 5, SIDE // 2 - 5 : SIDE // 2 + 5], GREEN)
+    assert is_colour(from_file[RIGHT][SIDE // 2 - 5 : SIDE // 2 + 5, SIDE // 2 - 5 : SIDE // 2 + 5], GREEN)
     assert np.abs(from_file[RIGHT].astype(int) - from_file[LEFT]).mean() < 3
 
 
-def test_there_is_no_picture_where_the_normal_image_is_not_to_be_had(tmp_path: Path) -> None:
+def test_no_picture_without_the_training_image(tmp_path: Path) -> None:
     size, box = (60, 80), (10, 10, 8, 8)
     image = plate(size, box, RED)
     write_png(tmp_path / "other.png", image[:50])
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     for path in (None, tmp_path / "gone.png", tmp_path / "other.png", tmp_path / "text.png", tmp_path):
-        found = prediction(size, box, {"image": None if path is None else str(path)})
-        assert why_picture(image, found, Model()) is None, path
-    unknown = replace(prediction(size, box), nearest=None)
-    assert why_picture(image, unknown, Model({0: thumbnail(image)})) is None
+        explained = prediction(image, box, image=None if path is None else str(path))
+        assert explanation_picture(explained, {}) is None, path
+    explained = prediction(image, box)
+    for incomplete in (replace(explained, nearest=None), replace(explained, pixels=None)):
+        assert explanation_picture(incomplete, {0: thumbnail(image)}) is None
 
 
-def test_training_images_are_read_once_and_the_last_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recent_training_images_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size, box = (60, 80), (10, 10, 8, 8)
     image = plate(size, box, RED)
     write_png(tmp_path / "normal.png", image)
-    read: list[str] = []
+    reads: list[str] = []
 
-    def reading(path: str) -> NDArray[Any]:
-        read.append(path)
+    def read(path: str) -> NDArray[Any]:
+        reads.append(path)
         return read_image(path)
 
-    monkeypatch.setattr(why, "read_image", reading)
-    draw_why = WhyPictures(Model())
+    monkeypatch.setattr(explain, "read_image", read)
+    pictures = ExplanationPictures({})
 
-    def ask(number: int) -> None:
-        asked = {"image": str(tmp_path / "normal.png"), "number": number}
-        assert draw_why(image, prediction(size, box, asked)) is not None
+    def explain_with(number: int) -> None:
+        explained = prediction(image, box, image=str(tmp_path / "normal.png"), number=number)
+        assert pictures(explained) is not None
 
-    for number in [*range(REMEMBERED), 0, 5]:
-        ask(number)
-    assert len(read) == REMEMBERED
-    ask(REMEMBERED)
-    ask(0)
-    assert len(read) == REMEMBERED + 1
-    ask(1)
-    assert len(read) == REMEMBERED + 2
+    for number in [*range(CACHE_SIZE), 0, 5]:
+        explain_with(number)
+    assert len(reads) == CACHE_SIZE
+    explain_with(CACHE_SIZE)
+    explain_with(0)
+    assert len(reads) == CACHE_SIZE + 1
+    explain_with(1)
+    assert len(reads) == CACHE_SIZE + 2
 
 
 def make(**changes: Any) -> pp.Detector:
@@ -191,14 +183,14 @@ def test_thumbnails_have_the_numbers_of_their_images(fitted: pp.Detector) -> Non
     read = np.concatenate(fit_order(10, 0)).tolist()
     assert read != sorted(read)
     assert dict(fitted.thumbnails) == {number: thumbnail(draw(seed)) for number, seed in enumerate(read)}
-    (found,) = fitted.predict([draw(read[3])])
-    assert found.nearest is not None
+    (outcome,) = fitted.predict([draw(read[3])])
+    assert outcome.nearest is not None
     bank_images = set(fitted.bank.origin[:, 0].tolist())
-    assert found.nearest.number in bank_images
+    assert outcome.nearest.number in bank_images
     assert np.abs(decoded(fitted.thumbnails[3]).astype(int) - draw(read[3])).mean() < 4
 
 
-def test_models_keep_them_and_older_programs_can_read_the_file(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_thumbnails_are_saved_in_format_1(fitted: pp.Detector, tmp_path: Path) -> None:
     for name in ("one", "two"):
         fitted.save(tmp_path / name)
     again = make().fit([draw(seed) for seed in range(10)], keep_thumbnails=True)
@@ -215,7 +207,7 @@ def test_models_keep_them_and_older_programs_can_read_the_file(fitted: pp.Detect
     assert not make().fit([draw(seed) for seed in range(3)]).thumbnails
 
 
-def test_an_ensemble_keeps_them_once(tmp_path: Path) -> None:
+def test_ensemble_saves_thumbnails_once(tmp_path: Path) -> None:
     ensemble = pp.Ensemble.from_recipe(
         "patchcore-ensemble",
         backbone="efficientnet-lite0",
@@ -228,16 +220,14 @@ def test_an_ensemble_keeps_them_once(tmp_path: Path) -> None:
     assert loaded.thumbnails == ensemble.thumbnails
     assert sorted(loaded.thumbnails) == [0, 1, 2, 3]
     names = read_manifest(tmp_path / "model")["tensors"]
-    assert [name for name in names if "thumbnails" in name] == [
-        "member0.thumbnails.data",
-        "member0.thumbnails.offsets",
-    ]
+    assert sum("thumbnails" in name for name in names) == 2
     image = draw(50, defect=True)
-    (found,) = loaded.predict([image])
-    assert why_picture(image, found, loaded) is not None
+    (outcome,) = loaded.predict_each([image], keep_pixels=True)
+    assert isinstance(outcome, pp.Prediction)
+    assert explanation_picture(outcome, loaded.thumbnails) is not None
 
 
-def test_an_update_keeps_those_of_the_new_images_if_there_are_some(tmp_path: Path) -> None:
+def test_update_adds_thumbnails_only_if_there_are_some(tmp_path: Path) -> None:
     for seed in range(7):
         write(tmp_path / f"{seed}.png", draw(seed))
     old, new = ([tmp_path / f"{seed}.png" for seed in seeds] for seeds in (range(4), range(4, 7)))
@@ -248,7 +238,7 @@ def test_an_update_keeps_those_of_the_new_images_if_there_are_some(tmp_path: Pat
     assert not make().fit(old).update(new).thumbnails
 
 
-def test_packed_is_unpacked_also_where_some_images_have_none() -> None:
+def test_packed_thumbnails_are_unpacked() -> None:
     some = {1: b"one", 3: b"three"}
     assert unpacked(Path("m"), packed(some, 5), 5) == some
     assert packed({}, 5) == {}
@@ -268,14 +258,14 @@ def test_packed_is_unpacked_also_where_some_images_have_none() -> None:
         lambda tensors: tensors["thumbnails.offsets"].__setitem__(1, 9),
     ],
 )
-def test_offsets_that_cannot_be_are_refused(damage: Callable[[dict[str, torch.Tensor]], object]) -> None:
+def test_invalid_offsets_are_refused(damage: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = packed({0: b"one", 1: b"two"}, 2)
     damage(tensors)
     with pytest.raises(pp.ModelFileError, match=r"m: damaged \(its thumbnails are not those of 2 images\); fit again"):
         unpacked(Path("m"), tensors, 2)
 
 
-def test_a_thumbnail_that_is_no_small_jpeg_is_refused() -> None:
+def test_thumbnail_that_is_not_a_small_jpeg_is_refused() -> None:
     good = thumbnail(draw(0))
     large = cv2.imencode(".jpg", np.zeros((1, LIMIT + 1, 3), np.uint8))[1].tobytes()
     png = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
@@ -289,23 +279,24 @@ def test_a_thumbnail_that_is_no_small_jpeg_is_refused() -> None:
             decoded(file)
 
 
-def test_predict_writes_them_for_defects_when_the_images_are_gone(tmp_path: Path) -> None:
+def test_predict_explains_defects_without_the_training_images(tmp_path: Path) -> None:
     for seed in range(8):
         write(tmp_path / "good" / f"{seed}.png", draw(seed))
     write(tmp_path / "new" / "bad.png", draw(50, defect=True))
     write(tmp_path / "new" / "good.png", draw(3))
     model, out = tmp_path / "part.safetensors", tmp_path / "out"
-    for option, shown in (("--keep-thumbnails", True), (None, False)):
-        options = [] if option is None else [option]
+    for options, explained in (["--keep-thumbnails"], True), ([], False):
         assert patchcore("fit", tmp_path / "good", "--out", model, *options, *SMALL).code == 0
         shutil.move(tmp_path / "good", tmp_path / "moved")
-        ended = patchcore("predict", model, tmp_path / "new", "--out", out, "--coco", "--device", "cpu")
-        assert ended.code == 0
+        process = patchcore("predict", model, tmp_path / "new", "--out", out, "--coco", "--device", "cpu")
+        assert process.code == 0
         shutil.move(tmp_path / "moved", tmp_path / "good")
         bad, good = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
         assert (bad["is_anomalous"], good["is_anomalous"], good["why"]) == (True, False, None)
-        assert (bad["why"], str(out / "why") in ended.out) == (("why/new_bad.png", True) if shown else (None, False))
-        if shown:
+        assert (bad["why"], str(out / "why") in process.out) == (
+            ("why/new_bad.png", True) if explained else (None, False)
+        )
+        if explained:
             assert read_image(out / bad["why"]).shape == (SIDE, 2 * SIDE + GAP, 3)
     coco = json.loads((out / "coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["bad.png", "good.png"]

@@ -1,4 +1,4 @@
-"""A watched folder: each image is judged once, whatever happens to it meanwhile."""
+"""A watched folder: each image is recorded once, whatever happens to it in the meantime."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from pathlib import Path
 
 import pytest
 
-from patchcore_plugin.data import images as images
+from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import DatasetError
-from patchcore_plugin.inference.polling import Arrivals
-from patchcore_plugin.inference.watch import Done, Watch
-from tests.inference.watched_model import Brightness, once, png, put, quick, records
+from patchcore_plugin.inference import Watch, WatchResult
+from patchcore_plugin.inference.polling import FolderPoller
+from tests.inference.watched_model import Brightness, fast_watch, png, put, records, watch_once
 
 
-def test_each_image_is_judged_once_and_recorded(folder: Path, out: Path) -> None:
+def test_each_image_is_recorded_once(folder: Path, out: Path) -> None:
     put(folder, "line 1/a.png", 200)
     put(folder, "b.PNG")
-    done = once(folder, out, every=0.05)
+    results = watch_once(folder, out, every=0.05)
     lines = records(out)
-    assert [each.record for each in done] == lines
-    assert {each["path"]: each["is_anomalous"] for each in lines} == {"line 1/a.png": True, "b.PNG": False}
+    assert [result.record for result in results] == lines
+    assert {line["path"]: line["is_anomalous"] for line in lines} == {"line 1/a.png": True, "b.PNG": False}
     for line in lines:
-        about = (folder / line["path"]).stat()
-        assert (line["size"], line["mtime_ns"]) == (about.st_size, about.st_mtime_ns)
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["judged_at"])
-        assert images.read_image(out / line["map"]).shape == images.read_image(out / line["overlay"]).shape == (6, 8, 3)
-    # An image is not taken for whole at first sight, and the wait counts.
-    assert all(0.05 <= each.seconds < 5 for each in done)
-    assert once(folder, out) == []
+        status = (folder / line["path"]).stat()
+        assert (line["size"], line["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["predicted_at"])
+        assert read_image(out / line["map"]).shape == read_image(out / line["overlay"]).shape == (6, 8, 3)
+    # The latency includes the time between the two polls.
+    assert all(0.05 <= result.latency < 60 for result in results)
+    assert watch_once(folder, out) == []
     put(folder, "c.png")
-    assert [each.record["path"] for each in once(folder, out)] == ["c.png"]
+    assert [result.record["path"] for result in watch_once(folder, out)] == ["c.png"]
     assert len(records(out)) == 3
 
 
-def test_the_oldest_comes_first(folder: Path, out: Path) -> None:
+def test_oldest_image_comes_first(folder: Path, out: Path) -> None:
     for name, seconds in (("a.png", 3), ("b.png", 1), ("c.png", 2)):
         os.utime(put(folder, name), (seconds, seconds))
-    assert [each.record["path"] for each in once(folder, out)] == ["b.png", "c.png", "a.png"]
+    assert [result.record["path"] for result in watch_once(folder, out)] == ["b.png", "c.png", "a.png"]
 
 
-def test_what_is_no_image_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_other_files_are_ignored(folder: Path, tmp_path: Path) -> None:
     for name in (".a.png", "a.png.part", "a.png.tmp", "a.png~", "a.txt", ".hidden/a.png", "b/.hidden/a.png"):
         put(folder, name)
     (folder / "folder.png").mkdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.png")
-        assert Arrivals(folder, [], tmp_path, lambda line: None).identify("pipe.png") is None
+        assert FolderPoller(folder, [], tmp_path, lambda line: None).current_version("pipe.png") is None
     put(folder, "good.png")
     out = folder / "b" / "results"  # its own pictures are images in the folder
-    assert [each.record["path"] for each in once(folder, out)] == ["good.png"]
-    assert once(folder, out) == []
+    assert [result.record["path"] for result in watch_once(folder, out)] == ["good.png"]
+    assert watch_once(folder, out) == []
 
 
-def test_folders_that_cannot_be_watched(folder: Path, tmp_path: Path) -> None:
+def test_unsuitable_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(folder)
-    with pytest.raises(DatasetError, match=r"in: its pictures would be watched too; give another folder for the res"):
+    with pytest.raises(DatasetError, match=r"in: .*would be watched"):
         Watch(Brightness(), link, folder)
-    with pytest.raises(DatasetError, match=r"nowhere: no such folder to watch; check the path"):
+    with pytest.raises(DatasetError, match=r"nowhere: .*does not exist"):
         Watch(Brightness(), tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_a_image_that_is_being_written_is_waited_for(folder: Path, out: Path) -> None:
+def test_incomplete_image_is_tried_again(folder: Path, out: Path) -> None:
     whole = png(size=(64, 64))
     path = folder / "slow.png"
     writes: list[int | None] = [0, 10, None, None, None, len(whole) - 1, None, None, len(whole)]
@@ -75,18 +75,18 @@ def test_a_image_that_is_being_written_is_waited_for(folder: Path, out: Path) ->
             path.write_bytes(whole[:size])
         return False
 
-    tried: list[Path] = []
-    watch = quick(folder, out, Brightness(before_each=tried.append), every=0, patience=60)
-    (done,) = watch.run(until_idle=0, stop=stop)
+    attempts: list[Path] = []
+    watch = fast_watch(folder, out, Brightness(before_each=attempts.append), every=0, patience=60)
+    (result,) = watch.run(until_idle=0, stop=stop)
     assert writes == []
-    assert "error" not in done.record
-    assert records(out) == [done.record]
-    assert done.record["size"] == len(whole)
-    # It was read while it stood still too, and found to be cut short.
-    assert len(tried) > 1
+    assert "error" not in result.record
+    assert records(out) == [result.record]
+    assert result.record["size"] == len(whole)
+    # It was also read while incomplete.
+    assert len(attempts) > 1
 
 
-def test_what_changes_while_it_is_read_is_read_again(folder: Path, out: Path) -> None:
+def test_image_that_changes_while_it_is_read_is_read_again(folder: Path, out: Path) -> None:
     path = put(folder, "a.png", 40)
     values = [60, 80]
 
@@ -94,75 +94,98 @@ def test_what_changes_while_it_is_read_is_read_again(folder: Path, out: Path) ->
         if values:
             path.write_bytes(png(values.pop(0), size=(6, 8 + len(values))))
 
-    (done,) = once(folder, out, Brightness(before_each=change))
-    assert done.record["size"] == path.stat().st_size
-    assert done.record["score"] == pytest.approx(80 / 255)
-    assert records(out) == [done.record]
+    (result,) = watch_once(folder, out, Brightness(before_each=change))
+    assert result.record["size"] == path.stat().st_size
+    assert result.record["score"] == pytest.approx(80 / 255)
+    assert records(out) == [result.record]
 
 
-def test_a_image_that_cannot_be_read_is_told_once_with_the_reason(folder: Path, out: Path) -> None:
+def test_unreadable_image_is_recorded_once_with_its_error(folder: Path, out: Path) -> None:
     bad = folder / "bad.png"
     bad.write_bytes(b"no image")
     start = time.monotonic()
-    (done,) = once(folder, out, patience=0.2)
+    (result,) = watch_once(folder, out, patience=0.2)
     assert time.monotonic() - start >= 0.2
-    assert set(done.record) == {"path", "size", "mtime_ns", "judged_at", "error"}
-    assert re.fullmatch(
-        rf"{re.escape(str(bad))}: not a readable image \(.+\); replace or remove it", done.record["error"]
-    )
-    assert once(folder, out) == []
-    assert records(out) == [done.record]
+    assert set(result.record) == {"path", "size", "mtime_ns", "predicted_at", "error"}
+    error = result.record["error"]
+    assert error.startswith(f"{bad}: ")
+    assert "--on-error" not in error
+    assert watch_once(folder, out) == []
+    assert records(out) == [result.record]
     bad.write_bytes(png())
-    (again,) = once(folder, out)
+    (again,) = watch_once(folder, out)
     assert "error" not in again.record
     assert len(records(out)) == 2
 
 
-def test_a_file_that_is_written_anew_is_another_image(folder: Path, out: Path) -> None:
+def test_rewritten_file_is_a_new_image(folder: Path, out: Path) -> None:
     path = put(folder, "a.png", 40)
-    (first,) = once(folder, out)
+    (first,) = watch_once(folder, out)
     path.write_bytes(png(200))
     os.utime(path, ns=(1, first.record["mtime_ns"] + 1))
-    (second,) = once(folder, out)
-    assert [each["is_anomalous"] for each in records(out)] == [False, True]
+    (second,) = watch_once(folder, out)
+    assert [line["is_anomalous"] for line in records(out)] == [False, True]
     assert first.record["map"] != second.record["map"]
     assert len(list((out / "heat_maps").iterdir())) == 2
 
 
-def test_a_image_that_is_gone_before_it_was_judged_is_forgotten(folder: Path, out: Path) -> None:
+def test_image_deleted_before_prediction_is_ignored(folder: Path, out: Path) -> None:
     put(folder, "a.png")
-    assert once(folder, out, Brightness(before_each=Path.unlink)) == []
+    assert watch_once(folder, out, Brightness(before_each=Path.unlink)) == []
     assert records(out) == []
 
 
-def test_a_model_without_maps_has_no_pictures(folder: Path, out: Path) -> None:
+def test_model_without_maps_has_no_pictures(folder: Path, out: Path) -> None:
     put(folder, "a.png")
-    (done,) = once(folder, out, Brightness(maps=False))
-    assert (done.record["map"], done.record["overlay"]) == (None, None)
+    (result,) = watch_once(folder, out, Brightness(maps=False))
+    assert (result.record["map"], result.record["overlay"]) == (None, None)
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == ["results.jsonl"]
 
 
-def test_it_ends_when_nothing_comes_any_more(folder: Path, out: Path) -> None:
+def test_watch_stops_when_idle(folder: Path, out: Path) -> None:
     put(folder, "a.png")
     start = time.monotonic()
-    found = []
-    for done in quick(folder, out).run(until_idle=0.3):
-        found.append((done.record["path"], time.monotonic() - start))
-        if len(found) == 1:
+    times: dict[str, float] = {}
+    for result in fast_watch(folder, out).run(until_idle=0.3):
+        times[result.record["path"]] = time.monotonic() - start
+        if len(times) == 1:
             put(folder, "b.png")
-    assert [name for name, _ in found] == ["a.png", "b.png"]
-    assert time.monotonic() - start >= found[1][1] + 0.3
+    assert list(times) == ["a.png", "b.png"]
+    assert time.monotonic() - start >= times["b.png"] + 0.3
 
 
-def test_it_ends_after_the_image_at_hand_when_it_is_told_to(folder: Path, out: Path) -> None:
+def test_watch_stops_after_the_current_image(folder: Path, out: Path) -> None:
     for number in range(5):
         put(folder, f"{number}.png")
-    found: list[Done] = []
-    for done in quick(folder, out).run(stop=lambda: len(found) == 2):
-        found.append(done)
+    results: list[WatchResult] = []
+    for result in fast_watch(folder, out).run(stop=lambda: len(results) == 2):
+        results.append(result)
     assert len(records(out)) == 2
-    assert len(once(folder, out)) == 3
-    # While it waits it does not sleep through.
-    start, asked = time.monotonic(), iter([False] * 3)
-    assert list(quick(folder, out, every=60).run(stop=lambda: next(asked, True))) == []
-    assert time.monotonic() - start < 5
+    assert len(watch_once(folder, out)) == 3
+    # It also stops while it waits for the next poll.
+    start, answers = time.monotonic(), iter([False] * 3)
+    assert list(fast_watch(folder, out, every=60).run(stop=lambda: next(answers, True))) == []
+    assert time.monotonic() - start < 30
+
+
+def test_watched_image_is_decoded_once(folder: Path, out: Path) -> None:
+    def damage(path: Path) -> None:
+        status = path.stat()
+        path.write_bytes(b"\0" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    put(folder, "a.png")
+    # A second read would fail.
+    (result,) = watch_once(folder, out, Brightness(after_each=damage))
+    assert read_image(out / result.record["overlay"]).shape == (6, 8, 3)
+
+
+def test_watch_deletes_only_leftovers_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    leftover, arriving = out / "overlays" / f".{'0a' * 16}.tmp", out / "in" / ".arriving.tmp"
+    leftover.mkdir(parents=True)
+    arriving.parent.mkdir(parents=True)
+    arriving.write_bytes(b"half")
+    assert watch_once(out / "in", out) == []
+    assert arriving.exists()
+    assert not leftover.exists()

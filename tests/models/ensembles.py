@@ -37,17 +37,15 @@ def member(backbone: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     return {"recipe": "patchcore", "backbone": backbone, "sampler": {"ratio": 0.1}, **changes}
 
 
-def recipe(*members: Any, **tables: Any) -> pp.EnsembleRecipe:
-    return pp.EnsembleRecipe.from_dict(
-        {"name": "mine", "preprocessing": {"size": [64, 64]}, **tables, "members": [*members]}
-    )
+def recipe(*members: Any, **tables: Any) -> pp.Recipe:
+    return pp.Recipe.from_dict({"name": "mine", "preprocessing": {"size": [64, 64]}, **tables, "members": [*members]})
 
 
-def make(*members: Any, seed: int = 0, host: pp.Host | None = None, **tables: Any) -> pp.Ensemble:
-    return pp.Ensemble(recipe(*members, **tables), seed=seed, device="cpu", host=host)
+def make(*members: Any, seed: int = 0, host: pp.Host | None = None, **tables: Any) -> pp.Detector:
+    return pp.Detector(recipe(*members, **tables), seed=seed, device="cpu", host=host)
 
 
-def alone(ensemble: pp.Ensemble, number: int, host: pp.Host | None = None) -> pp.Detector:
+def alone(ensemble: pp.Detector, number: int, host: pp.Host | None = None) -> pp.Detector:
     """Return a detector of its own of a member's recipe."""
     return pp.Detector(ensemble.recipe.members[number], seed=ensemble.seed, device="cpu", host=host)
 

@@ -113,7 +113,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def fitted(case: str) -> Detector | Ensemble:
     """Return the model of a case; not to be changed."""
     if case in ENSEMBLES:
-        recipe = pp.EnsembleRecipe.from_dict({"name": "mine", **ENSEMBLES[case]})
+        recipe = pp.Recipe.from_dict({"name": "mine", **ENSEMBLES[case]})
         return Ensemble(recipe, device="cpu", host=HOST).fit(GOOD)
     name, changes = CASES[case]
     return Detector.from_recipe(name, backbone="tiny", device="cpu", host=HOST, **changes).fit(GOOD)

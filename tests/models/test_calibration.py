@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from patchcore_plugin.errors import CalibrationError
-from patchcore_plugin.models.calibration import Calibration, GoodImage, fit_order, folds, held_out, require_rate
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore, fit_order, folds, held_out, require_rate
 
 
 def of(scores: list[float], rate: float | None = None) -> Calibration:
     """Return the calibration of good images whose maps peak at ten times their scores."""
-    return Calibration.of_good([GoodImage(score, 0.0, 10 * score) for score in scores], "drawn scores", rate)
+    return Calibration.from_held_out([HeldOutScore(score, 0.0, 10 * score) for score in scores], "drawn scores", rate)
 
 
 def drawn(rng: np.random.Generator, count: int) -> list[float]:
@@ -190,7 +190,7 @@ def test_f1_and_cost_are_the_best_of_all_thresholds(seed: int) -> None:
     assert f1(*best) == max(f1(*each) for each in possible)
     assert best[1] == min(alarms for missed, alarms in possible if f1(missed, alarms) == f1(*best))
     for cost in (0.25, 1.0, 10.0):
-        found = known.at_least_cost(cost)
+        found = known.at_lowest_cost(cost)
         missed, alarms = counted(found)
         assert cost * missed + alarms == min(cost * m + a for m, a in possible)
         assert (found.criterion, found.cost) == ("cost", cost)
@@ -202,27 +202,27 @@ def test_f1_and_cost_are_the_best_of_all_thresholds(seed: int) -> None:
 
 def test_what_is_apart_is_told_apart_in_the_middle() -> None:
     known = of([1.0, 2.0]).with_defective([4.0, 5.0])
-    assert known.at_best_f1().threshold == known.at_least_cost(3).threshold == 3.0
+    assert known.at_best_f1().threshold == known.at_lowest_cost(3).threshold == 3.0
 
 
 def test_a_rate_forgets_how_the_threshold_was_chosen_before() -> None:
     known = of([1.0, 2.0, 3.0]).with_defective([9.0])
-    assert known.at_least_cost(2).at_rate(0.5) == known.at_rate(0.5)
-    assert known.at_least_cost(2).at_best_f1() == known.at_best_f1()
+    assert known.at_lowest_cost(2).at_rate(0.5) == known.at_rate(0.5)
+    assert known.at_lowest_cost(2).at_best_f1() == known.at_best_f1()
 
 
 @pytest.mark.parametrize("criterion", ["f1", "cost"])
 def test_without_defective_images_there_is_nothing_to_choose_by(criterion: str) -> None:
     known = of([1.0, 2.0])
     with pytest.raises(CalibrationError) as caught:
-        known.at_best_f1() if criterion == "f1" else known.at_least_cost(1)
+        known.at_best_f1() if criterion == "f1" else known.at_lowest_cost(1)
     assert str(caught.value) == f"a threshold by {criterion} needs images of defective parts; give some (--defective)"
 
 
 @pytest.mark.parametrize("cost", [0.0, -1.0, math.inf, math.nan])
 def test_a_miss_costs_something(cost: float) -> None:
     with pytest.raises(CalibrationError) as caught:
-        of([1.0]).with_defective([2.0]).at_least_cost(cost)
+        of([1.0]).with_defective([2.0]).at_lowest_cost(cost)
     assert str(caught.value) == f"the cost of a missed defect, in false alarms, must be above 0, got {cost:g}"
 
 
@@ -243,19 +243,19 @@ def test_it_says_where_the_threshold_comes_from() -> None:
     known = of([1.0, 2.0, 3.0]).with_defective([2.5])
     assert known.describe() == "at most 25.00% false alarms; drawn scores"
     assert known.at_best_f1().describe() == "best F1 score, 1 of 3 good images above it; drawn scores"
-    assert known.at_least_cost(0.5).describe() == (
+    assert known.at_lowest_cost(0.5).describe() == (
         "least cost where a miss costs 0.5 false alarms, 0 of 3 good images above it; drawn scores"
     )
     assert known.at_threshold(0.0).describe() == "3 of 3 good images above it; drawn scores"
-    assert Calibration.none("not fitted").describe() == "none: not fitted"
-    assert Calibration.none("not fitted").p_value(1.0) is None
+    assert Calibration.without_threshold("not fitted").describe() == "none: not fitted"
+    assert Calibration.without_threshold("not fitted").p_value(1.0) is None
 
 
 @pytest.mark.parametrize("offset", [0.0, -100.0, 1000.0])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
 def test_the_scale_rises_and_leaves_room_above_good_parts(offset: float, spread: float) -> None:
     grid = np.linspace(offset, offset + spread, 64, dtype=np.float32).reshape(8, 8)
-    found = Calibration.of_good([GoodImage.of(score, grid) for score in (1.0, 3.0)], "maps")
+    found = Calibration.from_held_out([HeldOutScore.summarise(score, grid) for score in (1.0, 3.0)], "maps")
     low, high = found.map_scale
     assert offset <= low <= offset + spread
     assert high > low
@@ -264,14 +264,16 @@ def test_the_scale_rises_and_leaves_room_above_good_parts(offset: float, spread:
 
 
 def test_methods_without_maps_have_no_threshold_for_them() -> None:
-    found = Calibration.of_good([GoodImage.of(score, None) for score in (1.0, 3.0)], "no maps").with_defective([2.0])
+    found = Calibration.from_held_out(
+        [HeldOutScore.summarise(score, None) for score in (1.0, 3.0)], "no maps"
+    ).with_defective([2.0])
     for each in (found, found.at_best_f1(), found.at_threshold(2)):
         assert (each.map_threshold, each.map_scale, each.peaks) == (None, (0.0, 1.0), ())
 
 
 def test_round_trip() -> None:
     known = of([3.0, 1.0]).with_defective([7.0, 4.0])
-    for each in (known, known.at_least_cost(2.5), Calibration.none("x")):
+    for each in (known, known.at_lowest_cost(2.5), Calibration.without_threshold("x")):
         assert Calibration.from_dict(json.loads(json.dumps(each.to_dict()))) == each
     assert known.threshold == 3.0
 

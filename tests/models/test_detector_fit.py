@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patchcore_plugin.models.fitting.inputs import PatchBuffer
 
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import write_png
 from patchcore_plugin.kernels import device
 from patchcore_plugin.models.calibration import fit_order, folds
-from patchcore_plugin.models.fitting.inputs import PatchBuffer
 from patchcore_plugin.plugins.protocols import Patches
 from tests.evaluation.plates import draw, make
 

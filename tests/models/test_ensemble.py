@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patchcore_plugin.models.averaging import Unit
+from patchcore_plugin.models.fitting.learners import Judged
 from torch import Tensor
 
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import write_png
 from patchcore_plugin.models import file as model_file
-from patchcore_plugin.models.averaging import Unit
 from patchcore_plugin.models.calibration import fit_order
-from patchcore_plugin.models.fitting.learners import Judged
 from patchcore_plugin.models.preprocessing import anomaly_map, geometry, prepare
 from tests.models.ensembles import COARSE, DN2, FINE, GOOD, OTHER, TEST, alone, grids, make, map_of, member
 
 
 @pytest.fixture(scope="module")
-def fitted() -> pp.Ensemble:
+def fitted() -> pp.Detector:
     """Members of two backbones, one of which has two grids."""
     return make(member(FINE), member(OTHER), member(COARSE)).fit(GOOD)
 
@@ -33,7 +33,7 @@ def fitted() -> pp.Ensemble:
 # Averages
 
 
-def test_scores_and_maps_are_divided_by_those_of_judged_images_and_averaged(fitted: pp.Ensemble) -> None:
+def test_scores_and_maps_are_divided_by_those_of_judged_images_and_averaged(fitted: pp.Detector) -> None:
     scores, maps, held_scores, held_maps = [], [], [], []
     for number in range(3):
         everything = alone(fitted, number).fit(GOOD)
@@ -88,7 +88,7 @@ def test_equal_members_are_that_member() -> None:
     assert ensemble.map_scale == single.map_scale
 
 
-def test_members_are_the_detectors_that_they_would_be_alone(fitted: pp.Ensemble) -> None:
+def test_members_are_the_detectors_that_they_would_be_alone(fitted: pp.Detector) -> None:
     for number, each in enumerate(fitted.members):
         detector = alone(fitted, number).fit(GOOD)
         assert torch.equal(each.bank.vectors, detector.bank.vectors)
@@ -147,7 +147,7 @@ def test_a_member_may_learn_from_patches_as_they_come() -> None:
     assert bad.score > good.score
 
 
-def test_the_nearest_patch_is_that_of_the_most_alarmed_member(fitted: pp.Ensemble) -> None:
+def test_the_nearest_patch_is_that_of_the_most_alarmed_member(fitted: pp.Detector) -> None:
     image = TEST[1]
     peaks = [grids(each, image).max() / unit.map for each, unit in zip(fitted.members, fitted.units, strict=True)]
     most = int(np.argmax(peaks))
@@ -209,7 +209,7 @@ def test_thumbnails_are_kept_once_for_all_members(tmp_path: Path) -> None:
     ensemble.save(tmp_path / "m")
     tensors, _ = model_file.load(tmp_path / "m")
     assert [name for name in tensors if name.endswith("thumbnails.data")] == ["member0.thumbnails.data"]
-    assert pp.Ensemble.load(tmp_path / "m", device="cpu").thumbnails == ensemble.thumbnails
+    assert pp.Detector.load(tmp_path / "m", device="cpu").thumbnails == ensemble.thumbnails
 
 
 def test_no_readable_image(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_images_that_change_between_two_members(tmp_path: Path) -> None:
 # Model files
 
 
-def test_one_file_gives_the_same_bits_in_another_process(fitted: pp.Ensemble, tmp_path: Path) -> None:
+def test_one_file_gives_the_same_bits_in_another_process(fitted: pp.Detector, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     fitted.save(path)
     for number, image in enumerate(TEST):
@@ -251,13 +251,13 @@ def test_one_file_gives_the_same_bits_in_another_process(fitted: pp.Ensemble, tm
         f"{each.score.hex()} {each.is_anomalous} {map_of(each).tobytes().hex()} {each.nearest}" for each in found
     ]
     again = pp.load_model(path, device="cpu")
-    assert isinstance(again, pp.Ensemble)
+    assert isinstance(again, pp.Detector)
     assert (again.recipe, again.units, again.calibration) == (fitted.recipe, fitted.units, fitted.calibration)
     again.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_either_kind_of_file_is_loaded_without_knowing_which(fitted: pp.Ensemble, tmp_path: Path) -> None:
+def test_either_kind_of_file_is_loaded_without_knowing_which(fitted: pp.Detector, tmp_path: Path) -> None:
     fitted.save(tmp_path / "many")
     fitted.members[0].save(tmp_path / "one")
     one = pp.load_model(tmp_path / "one", device="cpu")
@@ -267,12 +267,12 @@ def test_either_kind_of_file_is_loaded_without_knowing_which(fitted: pp.Ensemble
         pp.Detector.load(tmp_path / "many")
     assert str(caught.value) == f"{tmp_path / 'many'}: holds an ensemble; load it with patchcore_plugin.load_model"
     with pytest.raises(pp.ModelFileError) as caught:
-        pp.Ensemble.load(tmp_path / "one")
+        pp.Detector.load(tmp_path / "one")
     assert str(caught.value) == f"{tmp_path / 'one'}: holds a single model; load it with patchcore_plugin.load_model"
 
 
 def test_a_program_without_ensembles_refuses_the_file_and_reads_single_ones(
-    fitted: pp.Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted: pp.Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted.save(tmp_path / "many")
     fitted.members[0].save(tmp_path / "one")
@@ -282,7 +282,7 @@ def test_a_program_without_ensembles_refuses_the_file_and_reads_single_ones(
         model_file.read_manifest(tmp_path / "many")
 
 
-def test_a_member_whose_plugin_or_weights_are_not_here(fitted: pp.Ensemble, tmp_path: Path) -> None:
+def test_a_member_whose_plugin_or_weights_are_not_here(fitted: pp.Detector, tmp_path: Path) -> None:
     fitted.save(tmp_path / "m")
     with pytest.raises(pp.ModelFileError) as caught:
         pp.load_model(tmp_path / "m", device="cpu", host=pp.Host(entry_points=False))

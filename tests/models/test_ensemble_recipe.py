@@ -54,9 +54,9 @@ def test_what_is_said_about_a_wrong_ensemble() -> None:
     assert refused("patchcore", map=[{}]) == ": map must be a table of options, got [{}]"
     assert refused("patchcore", map={"sgima": 1}).startswith(", map: unknown option 'sgima'; did you mean 'sigma'? ")
     with pytest.raises(pp.OptionError, match="recipe 'x': members must be a list of recipes, got 'patchcore'"):
-        pp.EnsembleRecipe.from_dict({"name": "x", "members": "patchcore"})
+        pp.Recipe.from_dict({"name": "x", "members": "patchcore"})
     with pytest.raises(pp.OptionError) as caught:
-        pp.EnsembleRecipe.from_dict({"name": "x", "members": ["patchcore", "patchcore-paper"]})
+        pp.Recipe.from_dict({"name": "x", "members": ["patchcore", "patchcore-paper"]})
     assert str(caught.value) == (
         "recipe 'x': its members 0 (patchcore) and 1 (patchcore-paper) differ in preprocessing; "
         "give the ensemble a table [preprocessing] for all of them"
@@ -64,7 +64,7 @@ def test_what_is_said_about_a_wrong_ensemble() -> None:
 
 
 def test_preprocessing_is_the_ensembles() -> None:
-    agreed = pp.EnsembleRecipe.from_dict({"members": ["patchcore-paper", "patchcore-paper"]})
+    agreed = pp.Recipe.from_dict({"members": ["patchcore-paper", "patchcore-paper"]})
     assert agreed.preprocessing.crop == (224, 224)
     given = recipe("patchcore", "patchcore-paper", map={"sigma": 1})
     assert {each.preprocessing for each in given.members} == {given.preprocessing}
@@ -91,18 +91,18 @@ def test_changes_are_for_all_members_or_one() -> None:
 
 def test_a_member_with_a_wrong_option_is_named() -> None:
     with pytest.raises(pp.OptionError) as caught:
-        recipe("patchcore", {"recipe": "patchcore", "name": "two", "scorer": {"neigh": 1}}).resolved(pp.Host(), 0)
+        recipe("patchcore", {"recipe": "patchcore", "name": "two", "scorer": {"neigh": 1}}).resolve(pp.Host(), 0)
     assert str(caught.value).startswith("recipe 'mine', member 1 (two): scorer 'knn': unknown option 'neigh'; ")
     with pytest.raises(pp.PluginError, match=r"recipe 'mine', member 0 \(patchcore\): unknown sampler 'rondom'"):
-        recipe({"recipe": "patchcore", "sampler": "rondom"}).resolved(pp.Host(), 0)
+        recipe({"recipe": "patchcore", "sampler": "rondom"}).resolve(pp.Host(), 0)
 
 
 def test_the_papers_ensemble() -> None:
-    shipped = pp.load_recipe("patchcore-ensemble")
-    assert isinstance(shipped, pp.EnsembleRecipe)
+    shipped = pp.Recipe.load("patchcore-ensemble")
+    assert isinstance(shipped, pp.Recipe)
     assert shipped.preprocessing.size == (320, 320)
     assert shipped.preprocessing.crop is None
-    resolved = shipped.resolved(pp.Host(entry_points=False), seed=4)
+    resolved = shipped.resolve(pp.Host(entry_points=False), seed=4)
     assert [(each.backbone.name, each.backbone.options["layers"]) for each in resolved.members] == [
         ("wide_resnet101", ("layer2", "layer3")),
         ("resnext101", ("layer2", "layer3")),
@@ -117,10 +117,10 @@ def test_an_ensemble_is_told_from_a_single_method() -> None:
     with pytest.raises(pp.OptionError, match=message):
         pp.Detector.from_recipe("patchcore-ensemble")
     with pytest.raises(pp.OptionError) as caught:
-        pp.Ensemble.from_recipe("patchcore")
+        pp.Detector.from_recipe("patchcore")
     assert str(caught.value) == "recipe 'patchcore' is a single method, not an ensemble; use Detector.from_recipe"
-    assert isinstance(pp.model_of(recipe(member(FINE)), device="cpu"), pp.Ensemble)
-    assert isinstance(pp.model_of(recipe(member(FINE)).members[0], device="cpu"), pp.Detector)
+    assert isinstance(pp.Detector(recipe(member(FINE)), device="cpu"), pp.Detector)
+    assert isinstance(pp.Detector(recipe(member(FINE)).members[0], device="cpu"), pp.Detector)
 
 
 def test_members_are_found_beside_the_file_that_names_them(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_members_are_found_beside_the_file_that_names_them(tmp_path: Path) -> No
     (tmp_path / "own" / "one.toml").write_text(own + '[scorer]\nname = "knn"\n', encoding="utf-8")
     text = 'members = ["one.toml", { recipe = "one.toml", name = "two", sampler = "random" }]\n'
     (tmp_path / "own" / "many.toml").write_text(text, encoding="utf-8")
-    found = pp.load_recipe(str(tmp_path / "own" / "many.toml"))
-    assert isinstance(found, pp.EnsembleRecipe)
+    found = pp.Recipe.load(str(tmp_path / "own" / "many.toml"))
+    assert isinstance(found, pp.Recipe)
     assert found.name == "many"
     assert [(each.name, each.sampler.name) for each in found.members] == [("one", "all"), ("two", "random")]
 
@@ -193,9 +193,7 @@ def test_a_recipe_is_shown_as_it_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(TOML, encoding="utf-8")
     shown = done("recipes", "show", tmp_path / "mine.toml").out
     (tmp_path / "again.toml").write_text(shown, encoding="utf-8")
-    first, second = (
-        pp.load_recipe(str(tmp_path / name)).resolved(pp.Host(), 0) for name in ("mine.toml", "again.toml")
-    )
+    first, second = (pp.Recipe.load(str(tmp_path / name)).resolve(pp.Host(), 0) for name in ("mine.toml", "again.toml"))
     assert {**first.to_dict(), "name": "", "summary": ""} == {**second.to_dict(), "name": "", "summary": ""}
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patchcore_plugin.models.fitting.inputs import BATCH, Input
+from patchcore_plugin.models.fitting.reading import judge_each
 
 from patchcore_plugin import ImageError, Prediction
 from patchcore_plugin.models.calibration import Calibration
-from patchcore_plugin.models.fitting.inputs import BATCH, Input
-from patchcore_plugin.models.fitting.reading import judge_each
-from patchcore_plugin.models.recipes.recipe import Preprocessing
+from patchcore_plugin.models.recipes import Preprocessing
 
 OPTIONS = Preprocessing(size=(8, 8))
 WAIT = 30.0
@@ -30,7 +30,7 @@ def levels(inputs: Sequence[Input]) -> list[float]:
 
 def predictions(inputs: Sequence[Input], scores: Sequence[float]) -> Iterator[Prediction]:
     for item, score in zip(inputs, scores, strict=True):
-        yield Prediction.against(Calibration.none("none"), item.path, item.shape.image, score, None, None)
+        yield Prediction.against(Calibration.without_threshold("none"), item.path, item.shape.image, score, None, None)
 
 
 def test_the_next_batch_is_scored_while_the_caller_has_one() -> None:

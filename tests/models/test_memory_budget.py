@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 import typer
+from patchcore_plugin.models.fitting.learners import Kept
+from patchcore_plugin.models.fitting.reducing import Union
 
 import patchcore_plugin as pp
 from patchcore_plugin import cli
 from patchcore_plugin.cli.setup import parse_size
 from patchcore_plugin.kernels import device
 from patchcore_plugin.models.calibration import fit_order, held_out
-from patchcore_plugin.models.fitting import budget as memory
-from patchcore_plugin.models.fitting.learners import Kept
+from patchcore_plugin.models.fitting import memory
 from patchcore_plugin.models.fitting.merge_reduce import Merged
-from patchcore_plugin.models.fitting.reducing import Union
 from tests.models import tiny
 from tests.models.test_update import distances, patches
 
@@ -165,9 +165,9 @@ def test_who_cannot_reduce_is_refused() -> None:
         f"sampler 'all' keeps every patch, and they do not fit into the memory budget; give {memory.text(EVERY)}, or "
         "take --sampler greedy-coreset"
     )
-    recipe = pp.EnsembleRecipe.from_dict({"name": "one", "members": [{"recipe": "patchcore", "backbone": "tiny"}]})
+    recipe = pp.Recipe.from_dict({"name": "one", "members": [{"recipe": "patchcore", "backbone": "tiny"}]})
     with pytest.raises(pp.OptionError, match="an ensemble cannot be fitted within a memory budget; fit its members as"):
-        pp.Ensemble(recipe, device="cpu", host=tiny.host()).fit(GOOD, memory_budget=10**9)
+        pp.Detector(recipe, device="cpu", host=tiny.host()).fit(GOOD, memory_budget=10**9)
 
 
 def test_a_rate_that_the_held_out_images_cannot_promise_is_refused_first() -> None:

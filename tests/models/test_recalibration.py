@@ -17,7 +17,7 @@ import patchcore_plugin as pp
 from benchmarks import false_alarms
 from benchmarks.false_alarms import Remembering
 from patchcore_plugin.models import file as model_file
-from patchcore_plugin.models.recalibration import recalibrated
+from patchcore_plugin.models.recalibration import recalibrate
 from tests.commands import SMALL, Ended, done, failure, loaded, patchcore
 from tests.conftest import draw, write
 
@@ -244,7 +244,7 @@ def test_arrays_and_progress(fitted: Path) -> None:
     model = pp.Detector.load(fitted, device="cpu")
     before, seen = model.calibration, []
     images = [np.ascontiguousarray(draw(700 + number)[..., ::-1]) for number in range(4)]
-    found, skipped = recalibrated(model, images[:3], images[3:], progress=lambda *step: seen.append(step))
+    found, skipped = recalibrate(model, images[:3], images[3:], progress=lambda *step: seen.append(step))
     assert model.calibration is before
     assert (len(found.scores), len(found.defective), skipped) == (3, 1, [])
     assert seen == [("judging images", number, 4) for number in range(1, 5)]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from patchcore_plugin import Host, OptionError, PluginError, Recipe, load_recipe
-from patchcore_plugin.models.recipes.recipe import Choice, Map, Preprocessing
+from patchcore_plugin import Host, OptionError, PluginError, Recipe
+from patchcore_plugin.models.recipes import Choice, Map, Preprocessing
 from patchcore_plugin.plugins.specs import ROLES
 
 SHIPPED = ["patchcore", "patchcore-1", "patchcore-25", "patchcore-paper"]
@@ -64,7 +64,7 @@ def test_what_is_shipped() -> None:
 
 @pytest.mark.parametrize("name", Recipe.names())
 def test_every_shipped_recipe_resolves(name: str, host: Host) -> None:
-    recipe = load_recipe(name)
+    recipe = Recipe.load(name)
     assert recipe.name == name
     assert recipe.summary
     if isinstance(recipe, Recipe):
@@ -76,7 +76,7 @@ def test_every_shipped_recipe_resolves(name: str, host: Host) -> None:
 
 
 def check_resolved(recipe: Recipe, host: Host) -> None:
-    resolved = recipe.resolved(host, seed=7)
+    resolved = recipe.resolve(host, seed=7)
     for role in ROLES:
         written, chosen = resolved.choice(role), recipe.choice(role)
         assert written.name == chosen.name
@@ -85,7 +85,7 @@ def check_resolved(recipe: Recipe, host: Host) -> None:
         for option, value in chosen.options.items():
             got = written.options[option]
             assert (list(got) if isinstance(got, tuple) else got) == value
-    assert resolved.resolved(host, seed=8) == resolved
+    assert resolved.resolve(host, seed=8) == resolved
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("patchcore", 0.1), ("patchcore-1", 0.01), ("patchcore-25", 0.25)])
@@ -117,7 +117,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path, host: Host) -> None:
     assert recipe.preprocessing.size == (64, 48)
     assert recipe.backbone == Choice(name="resnet18", options={"weights": "random"})
     assert recipe.map == Map(sigma=0)
-    resolved = recipe.resolved(host, seed=5)
+    resolved = recipe.resolve(host, seed=5)
     assert resolved.backbone.options == {"layers": ("layer2", "layer3"), "weights": "random", "seed": 5}
     assert resolved.sampler.options == {"ratio": 0.5, "count": None, "seed": 5}
 
@@ -199,7 +199,7 @@ def test_options_of_components_are_checked_when_resolved(tmp_path: Path, host: H
         "sampler 'random': unknown option 'raito'; did you mean 'ratio'? its options are: ratio, count, seed"
     )
     with pytest.raises(PluginError) as caught:
-        Recipe.load(file(tmp_path, TEXT.replace('"random"\nratio', '"randm"\nratio'))).resolved(host, 0)
+        Recipe.load(file(tmp_path, TEXT.replace('"random"\nratio', '"randm"\nratio'))).resolve(host, 0)
     assert str(caught.value) == "unknown sampler 'randm'; did you mean 'random'? available: all, greedy-coreset, random"
 
 
@@ -247,7 +247,7 @@ def test_changes_that_cannot_be() -> None:
 
 def test_a_seed_that_was_set_stays(host: Host) -> None:
     recipe = Recipe.load("patchcore").change("sampler", {"seed": 3})
-    resolved = recipe.resolved(host, seed=9)
+    resolved = recipe.resolve(host, seed=9)
     assert resolved.sampler.options["seed"] == 3
     assert resolved.backbone.options["seed"] == 9
     assert "seed" not in resolved.scorer.options
@@ -259,11 +259,11 @@ def test_a_seed_that_was_set_stays(host: Host) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("through_json", [False, True])
 def test_a_recipe_survives_being_written_down(name: str, through_json: bool, host: Host) -> None:
-    for recipe in (Recipe.load(name), Recipe.load(name).resolved(host, seed=4)):
+    for recipe in (Recipe.load(name), Recipe.load(name).resolve(host, seed=4)):
         data = recipe.to_dict()
         again = Recipe.from_dict(json.loads(json.dumps(data)) if through_json else data)
         assert again.preprocessing == recipe.preprocessing
-        assert again.resolved(host, seed=4) == recipe.resolved(host, seed=4)
+        assert again.resolve(host, seed=4) == recipe.resolve(host, seed=4)
         assert (again.name, again.summary, again.map) == (recipe.name, recipe.summary, recipe.map)
 
 

@@ -31,7 +31,7 @@ cli.main()
 """
 
 
-def fit(model: pp.Detector | pp.Ensemble, images: list[Path], out: Path, **options: Any) -> tuple[bytes, int]:
+def fit(model: pp.Detector | pp.Detector, images: list[Path], out: Path, **options: Any) -> tuple[bytes, int]:
     """Return the model file, and how many images were extracted."""
     tiny.extracted.clear()
     model.fit(images, **options)
@@ -72,8 +72,8 @@ METHODS: dict[str, Callable[[], Any]] = {
     "padim": lambda: tiny.detector("padim", aggregator={"channels": 8}),
     "spade": lambda: tiny.detector("spade", backbone={"name": "tiny", "levels": 2}),
     "dn2": lambda: tiny.detector("dn2"),
-    "ensemble": lambda: pp.Ensemble(
-        pp.EnsembleRecipe.from_dict(
+    "ensemble": lambda: pp.Detector(
+        pp.Recipe.from_dict(
             {
                 "name": "three",
                 "preprocessing": {"size": [32, 32]},

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patchcore_plugin.models.fitting.reducing import reduced
+from patchcore_plugin.models.fitting.updating import extended
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin.models.calibration import Calibration, GoodImage
-from patchcore_plugin.models.fitting.reducing import reduced
-from patchcore_plugin.models.fitting.updating import extended
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore
 from tests.models import tiny
 
 OLD = [tiny.draw(number) for number in range(12)]
@@ -43,7 +43,7 @@ def distances(points: Tensor, bank: Tensor) -> Tensor:
     return torch.cdist(points.double(), bank.double(), compute_mode=exact).amin(dim=1)
 
 
-def scores(model: pp.Detector | pp.Ensemble, images: list[Any]) -> list[float]:
+def scores(model: pp.Detector | pp.Detector, images: list[Any]) -> list[float]:
     return [found.score for found in model.predict(images)]
 
 
@@ -193,8 +193,8 @@ def test_members_learn_for_themselves() -> None:
         {"recipe": "patchcore", "backbone": "tiny", "sampler": {"ratio": 0.1}},
         {"recipe": "padim", "backbone": "tiny", "aggregator": {"channels": 8}},
     ]
-    recipe = pp.EnsembleRecipe.from_dict({"name": "two", "preprocessing": {"size": [32, 32]}, "members": members})
-    ensemble = pp.Ensemble(recipe, device="cpu", host=tiny.host()).fit(OLD)
+    recipe = pp.Recipe.from_dict({"name": "two", "preprocessing": {"size": [32, 32]}, "members": members})
+    ensemble = pp.Detector(recipe, device="cpu", host=tiny.host()).fit(OLD)
     units, known, expected = ensemble.units, ensemble.calibration.scores, scores(ensemble, NEW)
     ensemble.update(NEW)
     assert ensemble.units == units
@@ -231,11 +231,11 @@ def test_a_single_image_will_do() -> None:
 
 
 def calibration(*scores: float, rate: float | None = None) -> Calibration:
-    return Calibration.of_good([GoodImage(score) for score in scores], "drawn", rate)
+    return Calibration.from_held_out([HeldOutScore(score) for score in scores], "drawn", rate)
 
 
 def test_the_threshold_is_chosen_as_it_was() -> None:
-    more = [GoodImage(6.0), GoodImage(0.5), GoodImage(4.5), GoodImage(7.0)]
+    more = [HeldOutScore(6.0), HeldOutScore(0.5), HeldOutScore(4.5), HeldOutScore(7.0)]
     old = calibration(1, 2, 3, 4, 5)
     assert extended(old.at_rate(0.4), more).threshold == 4.5  # the 4th of 9, floor(0.4 x 10)
     assert extended(old, more).threshold == 7.0
@@ -243,10 +243,10 @@ def test_the_threshold_is_chosen_as_it_was() -> None:
     defective = old.with_defective([5.5, 8.0, 9.0])
     assert defective.at_best_f1().threshold == 5.25
     assert extended(defective.at_best_f1(), more).threshold == 7.5
-    cheap = extended(defective.at_least_cost(10.0), more)
+    cheap = extended(defective.at_lowest_cost(10.0), more)
     assert cheap.threshold == 5.25
     assert (cheap.criterion, cheap.cost) == ("cost", 10.0)
-    none = extended(Calibration.none("too few"), more)
+    none = extended(Calibration.without_threshold("too few"), more)
     assert none.scores == (0.5, 4.5, 6.0, 7.0)
     assert extended(old, []) is old
 

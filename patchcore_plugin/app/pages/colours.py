@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import events, ui
 
 from patchcore_plugin.app import drawing
-from patchcore_plugin.inference.rendering import STRONGEST, colour_bar
+from patchcore_plugin.inference.rendering import MAX_OPACITY, colour_bar
 
 from .parts import Quiet, card, number, set_range, slider
 
@@ -29,7 +29,7 @@ class ColoursCard:
         self.low, self.high = 0.0, 1.0
         self._moved, self._quiet = moved, Quiet()
         # The dialog of an image is no part of the card, so that these hold for the whole page.
-        self._body = ui.query("body").style(f"--pc-opacity: {STRONGEST}")
+        self._body = ui.query("body").style(f"--pc-opacity: {MAX_OPACITY}")
         with card("Heat map") as self._card:
             bar = ui.element("img").classes("pc-bar")
             bar.props["src"] = f"data:image/png;base64,{base64.b64encode(drawing.png(colour_bar())).decode()}"
@@ -40,7 +40,7 @@ class ColoursCard:
             for each in (self._low, self._high):
                 each.on_value_change(lambda: self._move())
                 each.on("change", lambda: settled(), args=[])
-            opacity = slider("Opacity", low=0.0, high=1.0, value=STRONGEST)
+            opacity = slider("Opacity", low=0.0, high=1.0, value=MAX_OPACITY)
             opacity.on_value_change(lambda event: self._body.style(f"--pc-opacity: {event.value:.3f}"))
             ui.switch("Outlines of regions", value=True, on_change=self._switch).props("dense")
         self._card.set_visibility(False)

@@ -1,4 +1,4 @@
-"""PatchCore by plugins as an anomalib model."""
+"""PatchCore from plugins as an anomalib model."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from anomalib.visualization import Visualizer
 from torch import Tensor, nn
 
 from patchcore_plugin.errors import DatasetError, OptionError, PatchcoreError
-from patchcore_plugin.models.calibration import fit_order
-from patchcore_plugin.models.fitting.inputs import PatchBuffer
-from patchcore_plugin.models.pipeline import Composition, Precision
-from patchcore_plugin.models.recipes.recipe import Preprocessing, Recipe
+from patchcore_plugin.models.fitting.buffer import PatchBuffer
+from patchcore_plugin.models.fitting.memory import patches_per_image, require_memory
+from patchcore_plugin.models.pipeline import Pipeline, Precision
+from patchcore_plugin.models.recipes import Preprocessing, Recipe
+from patchcore_plugin.plugins.manager import Host
 
-from .model import ComposedModel, plain
+from .model import PipelineModel, plain
 from .preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
 
 class PluginPatchcore(MemoryBankMixin, AnomalibModule):
-    """PatchCore, or whatever a recipe composes of plugins, as a model of anomalib.
+    """PatchCore, or any other recipe with one member, as an anomalib model.
 
-    The same images, options and seed give the scores of ``patchcore_plugin.Detector``; the images' order in the data
-    loader has no influence. Thresholds and normalisation are those of anomalib's post-processor.
+    The same images, options and seed give the scores of ``patchcore_plugin.Detector``, whatever the order of images in
+    the data loader. Thresholds and normalisation are those of anomalib's post-processor.
 
     Parameters
     ----------
@@ -51,25 +52,25 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     map : dict, optional
         Options of the anomaly map such as {"sigma": 8}.
     seed : int
-        Governs whatever a component draws at random and has no seed of its own set.
+        Random seed, for components whose own seed is not set.
     precision : str
         "fp32", or "bf16" to run the backbone in bfloat16.
     pre_processor : Module or bool
-        The recipe's preprocessing, or another that leaves images in 0..1: backbones normalise themselves.
+        The preprocessing of the recipe, or another one that leaves images in 0..1: backbones normalise themselves.
     post_processor : Module or bool
-        As in every model of anomalib.
+        That of every anomalib model.
     evaluator : Evaluator or bool
-        As in every model of anomalib.
+        That of every anomalib model.
     visualizer : Visualizer or bool
-        As in every model of anomalib.
+        That of every anomalib model.
 
     Raises
     ------
     PatchcoreError
-        For an unknown recipe, component or option, or weights that are not to be had.
+        For an unknown recipe, component or option, several members, or weights that are not available.
     """
 
-    model: ComposedModel
+    model: PipelineModel
 
     def __init__(
         self,
@@ -99,17 +100,18 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         for part, change in changes.items():
             if change is not None:
                 chosen = chosen.change(part, change)
-        composition = Composition(chosen, seed=seed, device="cpu", precision=precision)
+        host = Host()
+        pipeline = Pipeline(chosen.resolve(host, seed), host, device="cpu", precision=precision)
         super().__init__(
             pre_processor=Preparation(chosen.preprocessing) if pre_processor is True else pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        # A checkpoint keeps every option, so that it needs no recipe file and outlives a change of defaults.
-        self.hparams.update({**dict.fromkeys(changes), "recipe": plain(composition.recipe.to_dict())})
-        self.model = ComposedModel(composition)
-        self._features: PatchBuffer | None = None
+        # A checkpoint holds every option, so that it needs no recipe file and does not depend on defaults.
+        self.hparams.update({**dict.fromkeys(changes), "recipe": plain(pipeline.recipe.to_dict())})
+        self.model = PipelineModel(pipeline)
+        self._buffer: PatchBuffer | None = None
         self._paths: list[str] = []
 
     @staticmethod
@@ -121,7 +123,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
 
     @staticmethod
     def configure_optimizers() -> None:
-        """Return no optimiser: nothing is trained."""
+        """Return no optimiser, because nothing is trained."""
 
     @property
     def learning_type(self) -> LearningType:
@@ -134,20 +136,22 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         return {"gradient_clip_val": 0, "max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Collect the patches of an ``ImageBatch``; the loss that Lightning expects means nothing."""
+        """Collect the patches of an ``ImageBatch``; the loss, which Lightning expects, has no meaning."""
+        patches = self.model.patches(batch.image)
+        loader: Any = self.trainer.train_dataloader
+        capacity, count = len(loader.dataset), len(batch.image)
         if batch_idx == 0:
-            loader: Any = self.trainer.train_dataloader
-            self._features = PatchBuffer(len(loader.dataset))
+            require_memory(capacity, patches)
+            self._buffer = PatchBuffer(capacity * patches_per_image(patches), patches)
             self._paths = []
             self._is_fitted = torch.tensor([False], device=self.device)
-        assert self._features is not None
-        count = len(batch.image)
-        if len(self._features) + count > self._features.capacity:
+        assert self._buffer is not None
+        if count > self._buffer.free_images:
             raise DatasetError(
-                f"the training data loader gives more images than the {self._features.capacity} of its dataset; "
-                "take one that gives each image once"
+                f"the training data loader gives more images than the {capacity} of its dataset; use one that gives "
+                "each image once"
             )
-        self._features.add(self.model.patches(batch.image))
+        self._buffer.add(patches)
         self._paths += batch.image_path or [""] * count
         return torch.tensor(0.0, device=self.device, requires_grad=True)
 
@@ -160,16 +164,16 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         DatasetError
             If there was no training image.
         """
-        if self._features is None:
+        if self._buffer is None:
             raise DatasetError("the model has seen no training image; call Engine.fit, or load a checkpoint")
-        order = _order_of_the_detector(self._paths, self.model.composition.seed)
-        features = self._features
-        _arrange(features, order)
-        composition = self.model.composition
-        index = composition.select(composition.sampler(), features.vectors())
-        self.model.hold(features.bank(index), [self._paths[number] for number in order])
-        logger.info("%d of %d patches are kept", len(index), len(features.vectors()))
-        self._features = None
+        buffer, pipeline = self._buffer, self.model.pipeline
+        # The order of the detector, which is given sorted paths.
+        order: list[int] = np.argsort(np.array(self._paths), kind="stable").tolist()
+        _reorder(buffer, order)
+        index = pipeline.select(pipeline.new_sampler(), buffer.vectors())
+        self.model.fit_bank(buffer.bank(index), [self._paths[number] for number in order])
+        logger.info("%d of %d patches are kept", len(index), buffer.rows)
+        self._buffer = None
 
     def on_validation_start(self) -> None:
         """Fit first, unless this is a trial run before there is anything to fit on."""
@@ -177,7 +181,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
             super().on_validation_start()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """Judge an ``ImageBatch``."""
+        """Score an ``ImageBatch``."""
         if self.trainer.sanity_checking:
             return batch
         return batch.update(**self.model(batch.image)._asdict())
@@ -188,11 +192,11 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         Raises
         ------
         PatchcoreError
-            Always, with what to do instead.
+            Always; says what to use instead.
         """
         raise PatchcoreError(
-            "export type 'torch' would pickle the model's program, which runs whatever code the file holds when it is "
-            "loaded; use the checkpoint with PluginPatchcore.load_from_checkpoint, or export type 'onnx'"
+            "export type 'torch' pickles the program of the model, and loading a pickle can run any code; use the "
+            "checkpoint with PluginPatchcore.load_from_checkpoint, or export type 'onnx'"
         )
 
     def to_onnx(  # type: ignore[override]
@@ -209,7 +213,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         export_root, model_file_name
             The file is ``export_root/weights/onnx/model_file_name.onnx``.
         input_size
-            Height and width of the images that it will take; any if None.
+            Height and width of the images that it will get; any if None.
         kwargs
             Passed on to ``torch.onnx.export``; opset_version is 18 if not given.
 
@@ -218,15 +222,15 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         PatchcoreError
             If the model is not fitted, a component cannot be traced, or `input_size` is needed.
         """
-        from .traced import TracedModel, explained
+        from .traced import TracedModel, export_errors
 
         fitted = self.model
-        if input_size is None and fitted.composition.recipe.preprocessing.keep_aspect:
+        if input_size is None and fitted.pipeline.recipe.preprocessing.keep_aspect:
             raise OptionError(
-                "the recipe's keep_aspect makes the resizing depend on the image; give input_size, the height and "
-                "width of the images that the exported model will take"
+                "keep_aspect makes the resizing depend on the image; give input_size, the height and width of the "
+                "images that the exported model will get"
             )
-        with explained(fitted.composition.recipe):
+        with export_errors(fitted.pipeline.recipe):
             try:
                 self.model = TracedModel(fitted)  # type: ignore[assignment]
                 # Older operator sets have no resizing with antialiasing, so that scores would differ.
@@ -236,17 +240,10 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
                 self.model = fitted
 
 
-def _order_of_the_detector(paths: list[str], seed: int) -> list[int]:
-    """Return in which order `Detector.fit`, given sorted paths, has the images: those it holds out come last."""
-    ascending = np.argsort(np.array(paths), kind="stable")
-    order: list[int] = ascending[np.concatenate(fit_order(len(paths), seed))].tolist()
-    return order
-
-
-def _arrange(features: PatchBuffer, order: list[int]) -> None:
-    """Put image ``order[i]`` in place i, for all i, with memory for a single image more."""
-    held = list(range(len(order)))
+def _reorder(buffer: PatchBuffer, order: list[int]) -> None:
+    """Move image ``order[i]`` to place i, for all i, by swaps of two images."""
+    current = list(range(len(order)))
     for place, image in enumerate(order):
-        other = held.index(image, place)
-        features.exchange([place], [other])
-        held[place], held[other] = held[other], held[place]
+        other = current.index(image, place)
+        buffer.swap([place], [other])
+        current[place], current[other] = current[other], current[place]

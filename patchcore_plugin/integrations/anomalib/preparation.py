@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from patchcore_plugin.models.preprocessing import geometry
-from patchcore_plugin.models.recipes.recipe import Preprocessing
+from patchcore_plugin.models.recipes import Preprocessing
 from patchcore_plugin.plugins.options import validate
 
 from .model import plain

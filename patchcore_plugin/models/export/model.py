@@ -1,4 +1,4 @@
-"""Fitted models as one program, for ONNX and torch.export, checked on real images before the file gets its name."""
+"""Fitted models as ONNX programs, compared with the model on real images before the file appears."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import itertools
 import json
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,47 +21,44 @@ from patchcore_plugin.data.images import as_image, read_image
 from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 from patchcore_plugin.models.detector import Detector
-from patchcore_plugin.models.ensemble import Ensemble
-from patchcore_plugin.models.export_description import ENTRY, FORMAT
-from patchcore_plugin.models.exported import IMAGES, ExportedModel, Outputs, Run
+from patchcore_plugin.models.export_description import FORMAT
+from patchcore_plugin.models.exported import INPUT, ExportedModel
 from patchcore_plugin.models.loading import Model
 from patchcore_plugin.models.prediction import Prediction
 
 from .backbone import put_in_place, reason, require_export, save_onnx
-from .program import Member, Program
+from .program import MemberProgram, Program
 
-Format = Literal["onnx", "torch"]
-
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+SUFFIX = ".onnx"
 TOLERANCE = 1e-4
-"""Largest difference that passes: of a score relative to itself, of a map relative to its range."""
+"""Largest accepted difference: of a score relative to itself, of a map relative to its range."""
 DIMENSIONS = {0: "batch", 1: "height", 2: "width"}
-"""Dimensions of the input that are not fixed."""
+"""Dynamic dimensions of the input."""
 BATCHES = (1, 3, 8)
-"""Numbers of images that are judged at once in the check."""
+"""Batch sizes in the comparison."""
 SCALES = ((0.61, 0.73), (1.37, 1.93))
-"""Height and width, in those of the network's input, that images are resized to for the check: up and down again."""
+"""Factors of the height and width of the network's input to which images are resized for the comparison."""
 PIXELS = 2**25
-"""Images as large as they come are checked in such batches only as have no more pixels."""
+"""Maximum number of pixels of a batch of several images in the comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was written.
+    """An exported file and how it was checked.
 
     Parameters
     ----------
     path
         The file.
     outputs
-        Names of what the program returns.
+        Names of the outputs of the program.
     images
-        How many images it was checked with.
+        Number of images it was compared on.
     sizes
-        Heights and widths in which it was checked.
+        Heights and widths of the images in the comparison.
     score_difference, map_difference
-        The largest differences from the detector: of a score, relative to it; of a map, relative to its range, None if
-        there are no maps.
+        Largest differences from the detector: of a score, relative to it; of a map, relative to its range, None
+        without maps.
     """
 
     path: Path
@@ -73,171 +69,128 @@ class Export:
     map_difference: float | None
 
 
-def export_model(
-    model: Model,
-    path: str | Path,
-    *,
-    format: Format = "onnx",  # noqa: A002
-    images: Sequence[ImageLike] = (),
-) -> Export:
-    """Write a fitted model as one program, from decoded images to scores and maps.
+def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] = ()) -> Export:
+    """Write a fitted model as one ONNX program, from decoded images to scores and maps.
 
-    It is compared with the model on real images first, resized up and down, in batches of `BATCHES`; an older file
-    stays as it was until it has passed.
+    The program is compared with the model on real images first, resized up and down, in batches of `BATCHES`; an older
+    file is replaced when it has passed.
 
     Parameters
     ----------
     model
-        A detector or ensemble on the CPU, in float32.
+        A detector on the CPU, in float32.
     path
-        The file to write; ``.onnx`` or ``.pt2``.
-    format
-        "onnx", or "torch" for a program of torch.export.
+        The file to write, ``*.onnx``.
     images
-        What it is checked with; if there are none, some of those that the model was fitted on.
+        Images for the comparison; training images that still exist if there are none.
 
     Raises
     ------
     PluginError
         If the extra "export" is not installed, or a component cannot be exported.
     TensorError
-        If the program's scores or maps are not the model's.
+        If scores or maps of the program differ from those of the model.
     ModelFileError
         If the model is an exported one.
     ImageError
-        If there is no image to check it with, or one cannot be read.
+        If there is no image for the comparison, or one cannot be read.
     OptionError
-        If the path does not end as its format asks for.
+        If the path does not end with ``.onnx``.
     """
     if isinstance(model, ExportedModel):
-        raise ModelFileError("the model is an exported one; give the model file that it was made of")
+        raise ModelFileError("the model is already exported; give the model file that it was made from")
     path = Path(path)
-    if path.suffix != SUFFIXES[format]:
-        raise OptionError(f"{path}: a file of format {format} is called *{SUFFIXES[format]}; choose another --out")
-    if format == "onnx":
-        require_export()
+    if path.suffix != SUFFIX:
+        raise OptionError(f"{path}: an exported model is a file *{SUFFIX}; choose another --out")
+    require_export()
     pixels = [as_image(each) if isinstance(each, np.ndarray) else read_image(each) for each in _images(model, images)]
-    program = _program(model)
-    outputs, exported = _exported(program)
-    described = json.dumps(_description(model, program))
+    program = Program(model.members).eval()
+    outputs, exported = _trace(program)
+    description = json.dumps(_description(model, program))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft = Path(folder, path.name)
-        if format == "onnx":
-            _write_onnx(exported, draft, outputs, described)
-            found = ExportedModel.load(draft, device="cpu")
-        else:
-            found = ExportedModel(draft, described, _write_torch(exported, draft, described))
-        sizes, scores, maps = _compare(model, found, pixels)
+        _write_onnx(exported, draft, outputs, description)
+        sizes, scores, maps = _compare(model, ExportedModel.load(draft, device="cpu"), pixels)
         put_in_place(Path(folder), path.parent)
     return Export(
         path=path, outputs=outputs, images=len(pixels), sizes=sizes, score_difference=scores, map_difference=maps
     )
 
 
-def _images(model: Detector | Ensemble, images: Sequence[ImageLike]) -> list[ImageLike]:
-    """Return up to as many images as the largest batch has, spread over those given, or over the training images."""
+def _images(model: Detector, images: Sequence[ImageLike]) -> list[ImageLike]:
+    """Return as many images as the largest batch, spread over those given, or over the training images."""
     found: Sequence[ImageLike] = images or [each for each in model.training_images if Path(each).is_file()]
     if not found:
         raise ImageError(
-            "an export is checked on real images, and none of those that the model was fitted on is still there; give "
-            "some with --images"
+            "an export is compared with the model on real images, and no training image still exists; add --images "
+            "FOLDER"
         )
     step = max(1, len(found) // max(BATCHES))
     return list(found[::step][: max(BATCHES)])
 
 
-def _program(model: Detector | Ensemble) -> Program:
-    if isinstance(model, Ensemble):
-        members = [Member(each._parts, each.bank) for each in model.members]
-        return Program(members, model.units).eval()
-    return Program([Member(model._parts, model.bank)]).eval()
-
-
-def _description(model: Detector | Ensemble, program: Program) -> dict[str, Any]:
-    """Return all that the file says of the model beside its program."""
-    single = model.members if isinstance(model, Ensemble) else (model,)
+def _description(model: Detector, program: Program) -> dict[str, Any]:
+    """Return what the file says about the model, in addition to its program."""
+    backbones = [member.pipeline.backbone for member in model.members]
     return {
         **model.describe(),
         "format": FORMAT,
-        "photos": single[0]._state.images,
+        "photos": model.images,
         "calibration": model.calibration.to_dict(),
         "grids": [_grid(member) for member in program.members],
-        "normalisation": [{"mean": each._parts.backbone.mean, "std": each._parts.backbone.std} for each in single],
+        "normalisation": [{"mean": each.mean, "std": each.std} for each in backbones],
     }
 
 
 @torch.inference_mode()
-def _grid(member: Any) -> list[int] | None:
-    """Return height and width of a method's grid of patches; None where it knows no nearest patch."""
+def _grid(member: MemberProgram) -> list[int] | None:
+    """Return height and width of a member's grid of patches; None without nearest patches."""
     options = member.preprocessing
     nearest = member(torch.zeros(1, 3, *(options.crop or options.size))).nearest
     return None if nearest is None else list(nearest.shape[1:])
 
 
-def _exported(program: Program) -> tuple[tuple[str, ...], torch.export.ExportedProgram]:
-    """Return the names of a program's outputs, and it as torch.export makes it: any number of images of any size."""
-    # Torch takes dimensions of 1, and those that are equal, for constants.
+def _trace(program: Program) -> tuple[tuple[str, ...], torch.export.ExportedProgram]:
+    """Return the names of the outputs, and the program traced for any number of images of any size."""
+    # torch.export takes dimensions of 1, and equal dimensions, for constants.
     example = torch.rand(2, 96, 160, 3, generator=torch.Generator().manual_seed(0))
     dimensions = {number: torch.export.Dim(name) for number, name in DIMENSIONS.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they speak of torch's own code
+        warnings.simplefilter("ignore")  # about torch's own code
         with torch.no_grad():
             outputs = tuple(program(example))
         try:
             return outputs, torch.export.export(program, (example,), dynamic_shapes=(dimensions,), strict=False)
         except PluginError:
             raise
-        except Exception as error:  # whatever torch.export raises
+        except Exception as error:  # torch.export has no base class of errors
             raise PluginError(
-                f"the model cannot be exported: torch.export cannot follow it ({reason(error)}); use the model file "
-                "itself"
+                f"the model cannot be exported: torch.export cannot trace it ({reason(error)}); use the model file"
             ) from error
 
 
 def _write_onnx(exported: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], described: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they speak of torch's own code
+        warnings.simplefilter("ignore")  # about torch's own code
         try:
             made = torch.onnx.export(
                 exported,
                 dynamo=True,
                 dynamic_shapes=(DIMENSIONS,),  # their names
-                input_names=[IMAGES],
+                input_names=[INPUT],
                 output_names=list(outputs),
                 verbose=False,
             )
-        except Exception as error:  # whatever torch.onnx raises
-            raise PluginError(
-                f"the model cannot be exported to ONNX ({reason(error)}); use the model file itself"
-            ) from error
+        except Exception as error:  # torch.onnx has no base class of errors
+            raise PluginError(f"the model cannot be exported to ONNX ({reason(error)}); use the model file") from error
     save_onnx(made, path, described)
 
 
-def _write_torch(exported: torch.export.ExportedProgram, path: Path, described: str) -> Run:
-    """Write a program of torch.export without any pickle; return what runs the file."""
-    exported.example_inputs = None  # would be pickled
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they speak of torch's own code
-        torch.export.save(exported, path, extra_files={ENTRY: described})
-        with zipfile.ZipFile(path) as archive:
-            pickles = [each.filename for each in archive.infolist() if each.filename.endswith(".pt") and each.file_size]
-            payloads = [json.loads(archive.read(each)) for each in archive.namelist() if each.endswith("_config.json")]
-        if pickles or any(item["use_pickle"] for each in payloads for item in each["config"].values()):
-            raise PluginError("the model cannot be exported: torch would pickle some of it; export it to ONNX")
-        program: Any = torch.export.load(path).module()
-
-    def run(images: NDArray[np.float32]) -> Outputs:
-        with torch.no_grad():
-            return {name: each.numpy() for name, each in program(torch.from_numpy(images)).items()}
-
-    return run
-
-
 def _compare(
-    model: Detector | Ensemble, found: ExportedModel, images: Sequence[NDArray[Any]]
+    model: Detector, found: ExportedModel, images: Sequence[NDArray[Any]]
 ) -> tuple[tuple[tuple[int, int], ...], float, float | None]:
-    """Return the sizes in which images were judged by both, and the largest differences of scores and maps.
+    """Return the sizes of the images compared, and the largest differences of scores and maps.
 
     Raises
     ------
@@ -252,7 +205,7 @@ def _compare(
     for size in sizes:
         resized = list(itertools.islice(itertools.cycle(_resized(each, size) for each in images), max(BATCHES)))
         expected = model.predict(resized)
-        # An image that the bank knows has a score near 0, of which nothing but rounding is left.
+        # The score of a training image is close to 0, so that its relative difference would be rounding only.
         usual = median(good.scores or [each.score for each in expected]), median(good.peaks or [0.0])
         for batch in BATCHES:
             if batch > 1 and batch * size[0] * size[1] > PIXELS:
@@ -269,7 +222,7 @@ def _compare(
 
 
 def _differences(wanted: Prediction, got: Prediction, usual: float, peak: float) -> Iterator[tuple[str, float]]:
-    """Yield the relative differences of two predictions; of values below what good images have, relative to that."""
+    """Yield the differences of two predictions, relative to the larger of a value and that of good images."""
     yield "score", abs(got.score - wanted.score) / max(abs(wanted.score), abs(usual), 1e-30)
     if wanted.anomaly_map is not None:
         if got.anomaly_map is None:

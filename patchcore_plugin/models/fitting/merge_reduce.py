@@ -1,226 +1,251 @@
-"""Fits that go by merge-and-reduce: of more images than memory holds, and of those that a model gets afterwards."""
+"""Fit by merge-and-reduce: a memory bank and new patches are merged, and reduced to a memory bank of all of them.
+
+One procedure serves a fit whose patches never fit into memory together, and a model that gets more images.
+
+Most patches are gone after a reduction, so that the covering radius over all of them can only be bounded. Each old
+patch was within r of a row of the old bank, where r is its covering radius or a bound of it. Let m be the largest
+distance from a row of the old bank to the new bank: by the triangle inequality each old patch is within r + m of the
+new bank. Let d be the largest distance from a new patch to the new bank, which is known exactly. Then all patches are
+within max(r + m, d). `greedy-coreset` keeps all rows of the old bank where it can; m is 0 then, and the bound does not
+grow with the number of reductions.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from patchcore_plugin.data.types import Progress
 from patchcore_plugin.errors import ImageError, OptionError
-from patchcore_plugin.models.calibration import held_out
-from patchcore_plugin.models.pipeline import Composition
-from patchcore_plugin.plugins.protocols import MemoryBank, Patches, Scorer, StreamingScorer
+from patchcore_plugin.kernels.nearest import NearestRows
+from patchcore_plugin.models.pipeline import Pipeline
+from patchcore_plugin.models.scores import ImageScores, score_patches
+from patchcore_plugin.models.state import FittedState
+from patchcore_plugin.plugins.protocols import MemoryBank, Reduction, Sampler, Scorer
 
-from . import budget as memory
-from .budget import Share
-from .inputs import BATCH
-from .learners import Judged, Learned, Learner, Streamed, judged_by, learner
-from .reducing import Union, require_reducible
+from . import memory
+from .batches import FeatureBatch
+from .buffer import PatchBuffer
+from .hold_out import held_out_indices
+from .result import FitResult
+from .strategies import NO_IMAGE
 
 
-class Merged:
-    """Reduces the bank and the patches that came since, whenever there is no room for more.
+class MergeReduceFit:
+    """Reduce the memory bank and the new patches whenever the buffer is full, and at the end.
 
     Parameters
     ----------
-    parts
+    pipeline
         The components.
     capacity
-        How many images there will be at most.
-    share
-        What it may take; None for as much as it takes to reduce a single time, at the end.
-    bank, images, radius
-        The bank of a fitted model, how many images it is of, and its covering radius; `parts` have its scorer. All new
-        images are judged by it, before they are learned from. None begins with nothing.
+        Maximum number of new images.
+    plan
+        How a memory budget is used; None to reduce once, at the end.
+    state, images
+        A fitted member to start from, and the number of images it was fitted on. All new images are scored by it
+        before they are added. Without it a tenth of the images is held out, and scored by a bank of the others.
     progress
-        As in `Kept`.
+        Called with a stage of the work, the units done, and their total.
     """
 
-    judging = "held out and judged by a bank of those before them"
+    scoring = "held out and scored by a memory bank of the images before"
 
     def __init__(
         self,
-        parts: Composition,
+        pipeline: Pipeline,
         capacity: int,
         *,
-        share: Share | None = None,
-        bank: MemoryBank | None = None,
+        plan: memory.BudgetPlan | None = None,
+        state: FittedState | None = None,
         images: int = 0,
-        radius: float = 0.0,
         progress: Progress | None = None,
     ) -> None:
-        self.needed = 0.0 if share is None else float(share.budget)
-        """Bytes that it takes at most; without a share, known after the first batch."""
-        self._parts = parts
+        self._pipeline = pipeline
         self._capacity = capacity
-        self._share = share
-        self._known = bank
-        self._images, self._radius = images, radius
+        self._plan = plan
+        self._state = state
+        self._first = images
         self._progress = progress
-        self._union: Union | None = None
-        self._scorer: Scorer | None = None if bank is None else parts.scorer
-        self._judging = bank is not None
-        self._judged: list[Judged] = []
+        self._needed = 0.0 if plan is None else float(plan.budget)
+        self._radius = 0.0 if state is None else state.covering_radius or 0.0
+        self._buffer: PatchBuffer | None = None
+        self._scorer: Scorer | None = None if state is None else state.scorer
+        self._scores: dict[int, ImageScores] = {}
+        self._indices: list[int] = []
         self._reductions = 0
 
-    def add(self, patches: Patches) -> None:
-        """Judge the patches of a batch if they are held out, reduce if there is no room for them, and keep them."""
-        if self._judging:
-            assert self._scorer is not None
-            self._judged += judged_by(self._scorer, patches)
-        if self._union is None:
-            self._union = self._begin(patches)
-        if self._union.room < len(patches.grid):
-            self._reduce(self._union)
-        self._union.add(patches)
+    def held_out(self, seed: int) -> Collection[int]:
+        """Return a tenth of the images; all, if a fitted member was given."""
+        return range(self._capacity) if self._state is not None else held_out_indices(self._capacity, seed).tolist()
 
-    def _begin(self, patches: Patches) -> Union:
-        _, height, width, dims = patches.grid.shape
-        known = self._known
-        rows = 0 if known is None else len(known.vectors)
-        if self._share is None:
-            size = patches.grid.element_size()
-            self.needed = memory.check(self._capacity, height * width, dims, patches.grid.device, size, rows=rows)
-            rows += self._capacity * height * width
-        else:
-            rows = self._share.rows
-        return Union(rows, patches, bank=known, images=self._images, radius=self._radius)
+    def scored_images(self) -> int:
+        """Return the number of images that are held out."""
+        return len(self.held_out(0))
 
-    def _reduce(self, union: Union) -> None:
-        number = self._reductions + 1
-        stage = "selecting patches" if self._share is None else f"selecting patches, {number}"
-        progress = self._progress
-        limit = None
-        if self._share is not None:
-            # A constant share of what was seen, so that rows never need to leave to make room for later ones.
-            limit = max(1, self._share.bank * union.seen // self._share.patches)
-        if self._judging and self._known is None:
-            self._scorer = None  # what it made of the old bank makes room
-        union.reduce(self._parts, None if progress is None else lambda done, all_: progress(stage, done, all_), limit)
-        self._reductions = number
-        if self._judging and self._known is None:
-            self._scorer = self._parts.fresh_scorer()
-            self._scorer.fit(union.bank())
+    def add(self, batch: FeatureBatch) -> None:
+        """Score the images of a batch if they are held out, reduce if the buffer is full, and keep the patches."""
+        patches = batch.patches
+        assert patches is not None
+        indices = [image.number for image in batch.images]
+        if batch.held_out and self._scorer is None and self._buffer is not None:
+            self._reduce(self._buffer)
+            self._fit_scorer(self._buffer)
+        if batch.held_out and self._scorer is not None:
+            self._scores |= zip(indices, score_patches(self._scorer, patches), strict=True)
+        if self._buffer is None:
+            bank = None if self._state is None else self._state.bank
+            rows = 0 if bank is None else len(bank.vectors)
+            if self._plan is None:
+                self._needed = memory.require_memory(self._capacity, patches, bank_rows=rows)
+                rows += self._capacity * memory.patches_per_image(patches)
+            else:
+                rows = self._plan.rows
+            self._buffer = PatchBuffer(rows, patches, bank=bank, images=self._first)
+        if self._buffer.free_images < len(patches.grid):
+            is_scoring = self._state is None and self._scorer is not None
+            if is_scoring:
+                self._scorer = None  # frees what it derived from the old bank
+            self._reduce(self._buffer)
+            if is_scoring:
+                self._fit_scorer(self._buffer)
+        self._buffer.add(patches)
+        self._indices += indices
 
-    def hold_out(self) -> None:
-        """Judge the images to come by a bank of those before each."""
-        if self._union is not None and not self._judging:
-            self._judging = True
-            self._reduce(self._union)
-
-    def judges(self, images: int) -> int:
-        """Return how many are held out; all of those that a model gets afterwards."""
-        return images if self._known is not None else len(held_out(images, 0))
-
-    def judged(self) -> list[Judged]:
-        """Return what the held-out images got."""
-        return self._judged
-
-    def learned(self) -> Learned:
-        """Learn from all images."""
-        union = self._union
-        if union is None:
-            raise ImageError("no image to learn from; give at least one readable image of a good part")
-        self._judging, self._scorer = False, None
-        self._reduce(union)
-        bank, self._union = union.bank(), None
-        # Not a view, which would keep the room for patches alive.
-        bank = replace(bank, vectors=bank.vectors.clone(), origin=bank.origin.clone())
-        radius = union.radius
-        exact = radius == 0 or (self._known is None and self._reductions == 1)
-        del union
-        scorer = self._parts.fresh_scorer()
+    def finish(self) -> FitResult:
+        """Reduce a last time, and fit the scorer on the memory bank."""
+        if self._buffer is None:
+            raise ImageError(NO_IMAGE)
+        self._scorer = None
+        self._reduce(self._buffer)
+        bank, self._buffer = self._in_given_order(self._buffer.bank()), None
+        exact = self._radius == 0 or (self._state is None and self._reductions == 1)
+        scorer = self._pipeline.new_scorer()
         scorer.fit(bank)
-        return Learned(scorer, bank, [(len(bank.vectors), radius)], exact)
+        state = FittedState(
+            scorer=scorer, bank=bank, radius_curve=[(len(bank.vectors), self._radius)], radius_is_exact=exact
+        )
+        return FitResult(state, self._scores)
+
+    def _in_given_order(self, bank: MemoryBank) -> MemoryBank:
+        """Return a copy of the bank in which new images are numbered in the order given, not in that of reading."""
+        order = torch.tensor(self._indices).argsort().to(bank.origin.device)
+        numbers = torch.arange(self._first + len(order), device=order.device)
+        numbers[self._first + order] = numbers[self._first :].clone()
+        origin = bank.origin.clone()
+        origin[:, 0] = numbers[origin[:, 0]]
+        descriptors = bank.descriptors
+        if descriptors is not None:
+            descriptors = torch.cat([descriptors[: self._first], descriptors[self._first :][order]])
+        # A copy, because a view would keep the whole buffer alive.
+        return replace(bank, vectors=bank.vectors.clone(), origin=origin, descriptors=descriptors)
+
+    def _fit_scorer(self, buffer: PatchBuffer) -> None:
+        self._scorer = self._pipeline.new_scorer()
+        self._scorer.fit(buffer.bank())
+
+    def _reduce(self, buffer: PatchBuffer) -> None:
+        """Let a new sampler choose the rows that stay, unless there are no new patches."""
+        if buffer.rows == buffer.bank_rows:
+            return
+        self._reductions += 1
+        stage = "selecting patches" if self._plan is None else f"selecting patches, {self._reductions}"
+        progress = self._progress
+        sampler = self._pipeline.new_sampler(None if progress is None else lambda done, of: progress(stage, done, of))
+        limit = None
+        if self._plan is not None:
+            # A constant fraction of the patches seen, so that old rows never have to leave for later ones.
+            limit = max(1, self._plan.bank * buffer.seen // self._plan.patches)
+        index, self._radius = choose_rows(self._pipeline, sampler, buffer, self._radius, limit)
+        buffer.reduce(index)
 
     def describe(self, seconds: float) -> str:
-        """Say what all images will take."""
-        assert self._union is not None
-        union, share = self._union, self._share
-        here = union.images - self._images
-        reading = f"reading the rest takes about {seconds / here * (self._capacity - here):.0f} s"
-        if share is None:
-            return f"{self._capacity} more images: at most {memory.text(self.needed)} of memory; {reading}"
-        vectors = union.bank().vectors
-        for _ in range(2):  # the first time, libraries are loaded
+        """Return a line about memory and time."""
+        assert self._buffer is not None
+        buffer, plan = self._buffer, self._plan
+        reading = f"reading the rest takes about {seconds:.0f} s"
+        if plan is None:
+            return f"{self._capacity} more images: at most {memory.size_text(self._needed)} of memory; {reading}"
+        vectors = buffer.vectors()
+        for _ in range(2):  # the first call loads libraries
             start = time.perf_counter()
-            self._parts.select(self._parts.sampler(), vectors)
-        # Larger selections take longer for each patch, and those that go on from a bank less.
-        selecting = (time.perf_counter() - start) * share.patches / len(vectors)
+            self._pipeline.select(self._pipeline.new_sampler(), vectors)
+        # Larger selections take longer per patch; those that start from a bank take less.
+        selecting = (time.perf_counter() - start) * plan.patches / len(vectors)
         return (
-            f"{self._capacity} images make {share.patches:,} patches, at most {share.rows:,} of which are in memory "
-            f"({memory.text(share.budget)} with all that is made of them); the bank has at most {share.bank:,} rows; "
-            f"{reading}, selecting patches about {selecting:.0f} s"
+            f"{self._capacity} images have {plan.patches:,} patches, at most {plan.rows:,} of which are in memory "
+            f"({memory.size_text(plan.budget)} in all); the memory bank has at most {plan.bank:,} rows; {reading}, "
+            f"selecting patches about {selecting:.0f} s"
         )
 
 
-def learner_within(
-    parts: Composition, capacity: int, budget: int, first: Patches, progress: Progress | None = None
-) -> Learner:
-    """Return what learns from at most so many images, and takes at most so much memory for what grows with them.
+def choose_rows(
+    pipeline: Pipeline, sampler: Sampler, buffer: PatchBuffer, radius: float, limit: int | None = None
+) -> tuple[Tensor, float]:
+    """Let a sampler choose from a memory bank and the patches that follow it.
 
     Parameters
     ----------
-    parts
+    pipeline
+        Whose sampler it is; `require_reducible` holds.
+    sampler
+        A new one.
+    buffer
+        Rows of the bank, if any, and new patches.
+    radius
+        Covering radius of the bank, or a bound of it.
+    limit
+        Maximum number of rows to keep.
+
+    Returns
+    -------
+    tuple of Tensor and float
+        The rows that stay, int64 [M], and a bound of the covering radius over all patches.
+
+    Raises
+    ------
+    TensorError
+        If the sampler returns no valid rows, or more than `limit`.
+    """
+    vectors, rows = buffer.vectors(), buffer.bank_rows
+    if pipeline.keeps_all:
+        return pipeline.select(sampler, vectors), 0.0
+    index = pipeline.select(sampler, vectors, Reduction(rows=rows, seen=buffer.seen, limit=limit))
+    radii = getattr(sampler, "radii_", None)
+    stays = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
+    stays[index] = True
+    dropped = (~stays[:rows]).nonzero().flatten()
+    if radii is not None and not len(dropped):
+        return index, max(radius, float(radii[-1]))
+    search = NearestRows(vectors[index])
+    moved = radius + float(search(vectors[dropped])[0].max()) if len(dropped) else radius
+    if radii is not None:
+        return index, max(moved, float(radii[-1]))
+    new = vectors[rows:][~stays[rows:]]
+    return index, max(moved, float(search(new)[0].max())) if len(new) else moved
+
+
+def require_reducible(pipeline: Pipeline, purpose: str) -> None:
+    """Refuse a sampler that cannot choose from a memory bank and new patches.
+
+    Parameters
+    ----------
+    pipeline
         The components.
-    capacity
-        How many images there will be at most.
-    budget
-        How many bytes.
-    first
-        Patches of an image, to know what they take.
-    progress
-        As in `Kept`.
+    purpose
+        What is impossible then, for the message, such as "the model cannot be updated".
 
     Raises
     ------
-    PatchcoreError
-        If it is too little, or there is not so much.
     OptionError
-        If the sampler cannot choose from a bank and new patches.
+        If the sampler has no attribute ``reduction``.
     """
-    plain = learner(parts, capacity, progress)
-    if isinstance(plain, Streamed):
-        return plain
-    _, height, width, dims = first.grid.shape
-    device, size = first.grid.device, first.grid.element_size()
-    fixed = 0 if first.descriptors is None else capacity * first.descriptors.shape[1] * first.descriptors.element_size()
-    share = memory.share(budget, capacity, height * width, dims, device, size, batch=BATCH, fixed=fixed)
-    if share is None:
-        return plain
-    require_reducible(parts, "a fit within a memory budget cannot be made")
-    if getattr(parts.sampler(), "keeps_all", False):
+    if not pipeline.can_reduce:
         raise OptionError(
-            f"sampler {parts.recipe.sampler.name!r} keeps every patch, and they do not fit into the memory budget; "
-            f"give {memory.text(share.all)}, or take --sampler greedy-coreset"
+            f"sampler {pipeline.recipe.sampler.name!r} cannot choose from a memory bank and new patches (it has no "
+            f"attribute 'reduction'), so that {purpose}; fit on all images at once, or use --sampler greedy-coreset"
         )
-    return Merged(parts, capacity, share=share, progress=progress)
-
-
-def learner_of_more(
-    parts: Composition, bank: MemoryBank, images: int, radius: float | None, capacity: int, progress: Progress | None
-) -> Learner:
-    """Return what lets a fitted model learn from more images; the model's own scorer does not change.
-
-    Parameters
-    ----------
-    parts
-        The components, with the fitted scorer.
-    bank, images, radius
-        The model's bank, how many images it is of, and its covering radius.
-    capacity
-        How many more images there will be at most.
-    progress
-        As in `Kept`.
-
-    Raises
-    ------
-    OptionError
-        If the sampler cannot choose from a bank and new patches.
-    """
-    scorer = parts.fresh_scorer()
-    if isinstance(scorer, StreamingScorer) and getattr(parts.sampler(), "keeps_all", False) and not len(bank.vectors):
-        scorer.restore(bank, parts.scorer.state())
-        return Streamed(scorer, capacity, known=bank)
-    require_reducible(parts, "the model cannot get more images")
-    return Merged(parts, capacity, bank=bank, images=images, radius=radius or 0.0, progress=progress)

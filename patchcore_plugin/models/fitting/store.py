@@ -1,4 +1,4 @@
-"""Patches of training images on disk, so that a fit that is broken off need not extract them again."""
+"""Patches of training images on disk, so that an interrupted fit can be resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,100 +16,93 @@ from torch import Tensor
 
 from patchcore_plugin.data.atomic import delete_unfinished, replacing
 from patchcore_plugin.data.types import ImageLike
-from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError
+from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError, one_line
 from patchcore_plugin.plugins.protocols import Patches, hash_weights
 
 SUFFIX = ".safetensors"
 _ENTRY, _DIGEST = "features", "sha256"
 
 
-class Seen(NamedTuple):
-    """A training image: where it is, if it is a file, its height and width, and a thumbnail, if it is kept."""
-
-    path: str | None
-    shape: tuple[int, int]
-    thumbnail: bytes | None = None
-
-
-class Extracted(NamedTuple):
-    """What came of a batch of images: patches from each of those who share it, none if no image can be read."""
-
-    seen: list[Seen]
-    skipped: list[ImageError]
-    patches: list[Patches]
+StoredImage: TypeAlias = tuple[int, str | None, tuple[int, int], bytes | None]
+"""Place in the batch, path, height and width, and thumbnail of an image."""
 
 
 class FeatureStore:
-    """A folder with one file for each batch of images, named after all that decides what is in it.
+    """A folder with one file per batch of training images, named by a hash of everything that its content depends on.
 
-    So a batch is found only where settings and images are the same, and in no other case.
+    A batch is found only if settings, paths, sizes and modification times of the images are the same.
 
     Parameters
     ----------
     folder
-        Where the files are; made if it is missing.
+        Created if it is missing.
     settings
-        What decides, beside the images, what is extracted: JSON-like.
+        Everything that the patches depend on apart from the images, as JSON-like data.
     device
-        Where patches are to be.
+        Where patches are loaded to.
 
     Raises
     ------
     PatchcoreError
-        If the folder cannot be made.
+        If the folder cannot be created.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], device: torch.device) -> None:
         self._folder = folder
         self._device = device
         self._settings = json.dumps(settings, sort_keys=True)
-        self._whole: dict[str, bool] = {}
+        self._is_whole: dict[str, bool] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot(folder, error) from error
+            raise _write_error(folder, error) from error
 
     def has(self, images: Sequence[ImageLike]) -> bool:
-        """Tell whether there is a whole file of a batch; one that is damaged counts as none.
+        """Return whether there is a complete file of a batch; a damaged one counts as missing.
 
         Raises
         ------
         OptionError
-            If an image is no file.
+            If an image is not a file.
         """
         name = self._name(images)
-        if name not in self._whole:
-            self._whole[name] = self._read(name) is not None
-        return self._whole[name]
+        if name not in self._is_whole:
+            self._is_whole[name] = self._read(name) is not None
+        return self._is_whole[name]
 
-    def load(self, images: Sequence[ImageLike]) -> Extracted:
-        """Return what was saved of a batch that it `has`."""
+    def load(self, images: Sequence[ImageLike]) -> tuple[list[StoredImage], list[ImageError], Patches | None]:
+        """Return what was saved of a batch: readable images, errors of the others, and patches."""
         name = self._name(images)
         found = self._read(name)
         if found is None:
             raise PatchcoreError(f"{self._folder / name}: changed while it was read; start the fit again")
         tensors, content = found
-        at = {name: tensor.to(self._device) for name, tensor in tensors.items() if not name.startswith("thumbnail.")}
-        seen = [
-            Seen(path, (height, width), _bytes(tensors.get(f"thumbnail.{number}")))
-            for number, (path, height, width) in enumerate(content["seen"])
+        stored = [
+            (place, path, (height, width), _bytes(tensors.get(f"thumbnail.{place}")))
+            for place, path, height, width in content["images"]
         ]
-        skipped = []
-        for message, place in content["skipped"]:
-            skipped.append(ImageError(message))
-            skipped[-1].path = place
-        patches = [
-            Patches(
-                at[f"{number}.grid"],
-                at.get(f"{number}.image"),
-                None if levels is None else tuple(levels),
-            )
-            for number, levels in enumerate(content["levels"])
-        ]
-        return Extracted(seen, skipped, patches)
+        errors = []
+        for message, path in content["errors"]:
+            errors.append(ImageError(message))
+            errors[-1].path = path
+        if "grid" not in tensors:
+            return stored, errors, None
+        levels, descriptors = content["levels"], tensors.get("descriptors")
+        patches = Patches(
+            tensors["grid"].to(self._device),
+            None if descriptors is None else descriptors.to(self._device),
+            None if levels is None else tuple(levels),
+        )
+        return stored, errors, patches
 
-    def save(self, images: Sequence[ImageLike], extracted: Extracted) -> None:
-        """Keep what came of a batch; the file is there when it is whole.
+    def save(
+        self,
+        images: Sequence[ImageLike],
+        readable: Sequence[StoredImage],
+        errors: Sequence[ImageError],
+        patches: Patches | None,
+    ) -> None:
+        """Write the file of a batch; it appears when it is complete.
 
         Raises
         ------
@@ -118,33 +111,33 @@ class FeatureStore:
         """
         path = self._folder / self._name(images)
         tensors: dict[str, Tensor] = {}
-        for number, patches in enumerate(extracted.patches):
-            tensors[f"{number}.grid"] = patches.grid
+        if patches is not None:
+            tensors["grid"] = patches.grid
             if patches.descriptors is not None:
-                tensors[f"{number}.image"] = patches.descriptors
-        for number, item in enumerate(extracted.seen):
-            if item.thumbnail is not None:
-                tensors[f"thumbnail.{number}"] = torch.from_numpy(np.frombuffer(bytearray(item.thumbnail), np.uint8))
-        # Copies: a descriptor and a grid of one patch may be the same memory, which the format does not take.
+                tensors["descriptors"] = patches.descriptors
+        for place, _, _, thumbnail in readable:
+            if thumbnail is not None:
+                tensors[f"thumbnail.{place}"] = torch.from_numpy(np.frombuffer(bytearray(thumbnail), np.uint8))
+        # Copies, because descriptors and a grid of one patch may share memory, which the format does not allow.
         stored = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
         content = {
             "name": path.name,
-            "seen": [[item.path, *item.shape] for item in extracted.seen],
-            "skipped": [[str(error), error.path] for error in extracted.skipped],
-            "levels": [patches.levels for patches in extracted.patches],
+            "images": [[place, source, *size] for place, source, size, _ in readable],
+            "errors": [[str(error), error.path] for error in errors],
+            "levels": None if patches is None else patches.levels,
             "sha256": hash_weights(stored),
         }
-        described = json.dumps(content)
+        description = json.dumps(content)
         try:
             with replacing(path) as unfinished:
-                save_file(stored, unfinished, metadata={_ENTRY: described, _DIGEST: _digest(described)})
+                save_file(stored, unfinished, metadata={_ENTRY: description, _DIGEST: _digest(description)})
         except (OSError, SafetensorError) as error:
-            raise _cannot(path, error) from error
+            raise _write_error(path, error) from error
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return tensors and description in a file; None if there is none, or it is not as it was written."""
+        """Return the tensors and description in a file; None if it is missing or damaged."""
         path = self._folder / name
         if not path.is_file():
             return None
@@ -164,11 +157,8 @@ class FeatureStore:
         described = [self._settings]
         for image in images:
             if not isinstance(image, str | Path):
-                raise OptionError(
-                    "features can be kept of images that are files, and some are arrays; write them first"
-                )
+                raise OptionError("features can be kept for image files only; write the arrays to files first")
             place = Path(image)
-            # One that is not there is told by who reads it.
             state = place.stat() if place.is_file() else None
             stamp = None if state is None else (state.st_size, state.st_mtime_ns)
             described.append(json.dumps([str(image), str(place.resolve()), stamp]))
@@ -176,7 +166,7 @@ class FeatureStore:
 
 
 def discard(folder: Path) -> None:
-    """Delete the files of a store, and the folder, if nothing else is in it; it need not be there."""
+    """Delete the files of a store if it exists, and the folder if nothing else is in it."""
     for path in folder.glob(f"*{SUFFIX}"):
         path.unlink(missing_ok=True)
     delete_unfinished(folder, age=0)
@@ -192,6 +182,5 @@ def _bytes(tensor: Tensor | None) -> bytes | None:
     return None if tensor is None else tensor.numpy().tobytes()
 
 
-def _cannot(path: Path, error: Exception) -> PatchcoreError:
-    reason = " ".join(str(error).split())
-    return PatchcoreError(f"{path}: features cannot be kept ({reason}); free some space, or leave out --resume")
+def _write_error(path: Path, error: Exception) -> PatchcoreError:
+    return PatchcoreError(f"{path}: cannot be written ({one_line(error)}); free some space, or leave out --resume")

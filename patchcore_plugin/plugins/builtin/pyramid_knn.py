@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class PyramidKnnConfig:
     """Options of `pyramid-knn`."""
+
+    renamed_options: ClassVar[Mapping[str, str]] = {"photos": "images"}
 
     images: Annotated[int, Ge(1)] = 50
     """K, the most similar training images that an image is compared with; all of them where there are fewer."""

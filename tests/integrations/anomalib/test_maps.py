@@ -14,7 +14,7 @@ from patchcore_plugin.data.images import read_image
 from patchcore_plugin.integrations.anomalib.model import lifting
 from patchcore_plugin.integrations.anomalib.preparation import Preparation
 from patchcore_plugin.models.preprocessing import Geometry, anomaly_map, prepare
-from patchcore_plugin.models.recipes.recipe import Map, Preprocessing
+from patchcore_plugin.models.recipes import Map, Preprocessing
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import patchcore_plugin as pp
 from patchcore_plugin.data.images import read_image
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
 from patchcore_plugin.models.preprocessing import prepare
-from patchcore_plugin.models.recipes.recipe import Preprocessing
+from patchcore_plugin.models.recipes import Preprocessing
 from tests import real_images
 from tests.integrations.anomalib.engines import DEEP, QUIET, SMALL, THEIR_WARNINGS, engine, folder, load, predict, raw
 

@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 import patchcore_plugin as pp
 from patchcore_plugin.models.calibration import fit_order, folds
 from patchcore_plugin.models.preprocessing import prepare
-from patchcore_plugin.models.recipes.recipe import Preprocessing
+from patchcore_plugin.models.recipes import Preprocessing
 from tests.conftest import draw
 from tests.integrations.sklearn.pixels import BAD, EXTRA, GOOD, pixel_detector
 

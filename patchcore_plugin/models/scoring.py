@@ -1,0 +1,93 @@
+"""Scores of all members as predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchcore_plugin.errors import ImageError
+
+from .calibration import Calibration
+from .images import PreparedImage, stack
+from .look_ahead import one_ahead
+from .member import Member
+from .prediction import Nearest, Prediction, nearest_patch
+from .preprocessing import Geometry, mean_anomaly_map
+from .recipes import Map, Preprocessing, Recipe
+from .scores import ImageScores
+
+
+class ScoredBatch(NamedTuple):
+    """Images of a batch, errors in the place of unreadable ones, and the members' scores of each readable image."""
+
+    images: list[PreparedImage | ImageError]
+    scores: list[tuple[ImageScores, ...]]
+
+
+def score_batches(
+    members: Sequence[Member], batches: Iterable[list[PreparedImage | ImageError]]
+) -> Iterator[ScoredBatch]:
+    """Yield batches of images with the scores of all members."""
+    for batch in batches:
+        readable = [item for item in batch if isinstance(item, PreparedImage)]
+        if not readable:
+            yield ScoredBatch(batch, [])
+            continue
+        tensor = stack(readable)
+        yield ScoredBatch(batch, list(zip(*(member.score(tensor) for member in members), strict=True)))
+
+
+def predictions(
+    batches: Iterator[ScoredBatch],
+    members: Sequence[Member],
+    recipe: Recipe,
+    calibration: Calibration,
+    training_images: Sequence[Mapping[str, Any]],
+) -> Iterator[Prediction | ImageError]:
+    """Yield the predictions for batches that are scored one ahead, errors in the place of unreadable images."""
+    for batch, batch_scores in one_ahead(batches):
+        remaining = iter(batch_scores)
+        for item in batch:
+            if isinstance(item, ImageError):
+                yield item
+                continue
+            scores = normalise(members, next(remaining))
+            score, full = combine(scores, item.shape, recipe.map)
+            nearest = _nearest(members, scores, item.shape, training_images, recipe.preprocessing)
+            yield Prediction.compare(
+                calibration, item.path, item.shape.image, score, full, nearest=nearest, pixels=item.pixels
+            )
+
+
+def normalise(members: Sequence[Member], scores: Sequence[ImageScores]) -> list[ImageScores]:
+    """Return each member's scores of an image on the common scale."""
+    return [member.scale.apply(each) for member, each in zip(members, scores, strict=True)]
+
+
+def combine(scores: Sequence[ImageScores], shape: Geometry, options: Map) -> tuple[float, NDArray[np.float32] | None]:
+    """Return the mean of normalised scores of an image, and the mean map [H, W] of the members that have one."""
+    grids = [each.map for each in scores if each.map is not None]
+    full = mean_anomaly_map(grids, shape, options) if grids else None
+    return sum(each.score for each in scores) / len(scores), full
+
+
+def _nearest(
+    members: Sequence[Member],
+    scores: Sequence[ImageScores],
+    shape: Geometry,
+    training_images: Sequence[Mapping[str, Any]],
+    options: Preprocessing,
+) -> Nearest | None:
+    """Return the normal patch nearest to the most anomalous one; None if no member knows it."""
+    candidates = [
+        (float(each.map.max()), -number, each.map, each.nearest)
+        for number, each in enumerate(scores)
+        if each.map is not None and each.nearest is not None
+    ]
+    if not candidates:
+        return None
+    _, number, grid, rows = max(candidates, key=lambda candidate: candidate[:2])
+    return nearest_patch(shape, grid, rows, members[-number].fitted.origin, training_images, options)
