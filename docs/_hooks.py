@@ -29,8 +29,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from patchcore_plugin.cli import app
-from patchcore_plugin.models.recipes.ensemble import load_recipe
-from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.options import describe
 
@@ -159,7 +158,7 @@ def recipes(_: str) -> str:
     parts = []
     for name in Recipe.names():
         text = (ROOT / "patchcore_plugin" / "models" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-        parts.append(f"### `{name}`\n\n{_sentence(load_recipe(name).summary)}\n\n```toml\n{text.strip()}\n```")
+        parts.append(f"### `{name}`\n\n{_sentence(Recipe.load(name).summary)}\n\n```toml\n{text.strip()}\n```")
     return "\n\n".join(parts)
 
 

@@ -29,9 +29,8 @@ from typer.testing import CliRunner
 import patchcore_plugin as pp
 from patchcore_plugin.cli import app
 from patchcore_plugin.cli.setup import Setup, options_by_recipe
-from patchcore_plugin.models.fitting.budget import COPIES
-from patchcore_plugin.models.recipes.ensemble import load_recipe
-from patchcore_plugin.models.recipes.recipe import Map, Preprocessing, Recipe
+from patchcore_plugin.models.fitting.memory import COPIES
+from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins import hookspecs
 from patchcore_plugin.plugins.options import describe
 from patchcore_plugin.plugins.specs import ROLES
@@ -185,7 +184,7 @@ def test_commands_exist(
         recipe = parameters["recipe"]
         names = (list(recipe) if isinstance(recipe, list | tuple) else [recipe]) or ["patchcore"]
         for name, options in options_by_recipe(parameters["options"] or (), names).items():
-            Setup(recipe=name, options=options, **{role: parameters[role] for role in ROLES}).load().resolved(host, 0)
+            Setup(recipe=name, options=options, **{role: parameters[role] for role in ROLES}).load().resolve(host, 0)
 
 
 @pytest.mark.parametrize("page", list(PAGES))
@@ -202,7 +201,7 @@ def test_recipe_files_are_valid(page: str, host: pp.Host, tmp_path: Path) -> Non
     for source in recipes(page):
         path = tmp_path / "mine.toml"
         path.write_text(source, encoding="utf-8")
-        load_recipe(str(path)).resolved(host, 0)
+        Recipe.load(str(path)).resolve(host, 0)
 
 
 @pytest.mark.slow
@@ -311,7 +310,7 @@ def test_each_built_in_recipe_is_on_the_recipes_page(site: dict[str, str]) -> No
     page = text(site["recipes"])
     for name in Recipe.names():
         source = (Path(pp.__file__).parent / "models" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-        assert f"{name} ¶ {load_recipe(name).summary}." in page.replace("¶", " ¶").replace("  ", " ")
+        assert f"{name} ¶ {Recipe.load(name).summary}." in page.replace("¶", " ¶").replace("  ", " ")
         assert " ".join(source.split()) in page
 
 
