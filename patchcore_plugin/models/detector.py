@@ -295,7 +295,7 @@ class Detector(BaseModel):
         ModelFileError
             If the file cannot be written.
         """
-        persistence.save(self, Path(path))
+        persistence.save(self._content(), Path(path))
 
     @classmethod
     def load(
@@ -324,12 +324,19 @@ class Detector(BaseModel):
         recipe = persistence.saved_recipe(path, manifest, host)
         precision = precision or manifest["precision"]
         detector = cls(recipe, seed=manifest["seed"], device=device, precision=precision, host=host)
-        persistence.restore(detector, path, tensors, manifest)
+        content = persistence.restore(detector.members, detector.recipe, path, tensors, manifest)
+        detector.members, detector.calibration = content.members, content.calibration
+        detector.images, detector.thumbnails = content.images, content.thumbnails
         return detector
 
     def describe(self) -> dict[str, Any]:
         """Return, as JSON-like data, what the model file says about the detector, without images and calibration."""
-        return persistence.describe(self)
+        return persistence.describe(self._content())
+
+    def _content(self) -> persistence.DetectorContent:
+        return persistence.DetectorContent(
+            self.recipe, self.seed, self.members, self.images, self.thumbnails, self.calibration
+        )
 
     def _adopt(self, fit: DetectorFit, known: int) -> None:
         """Become what was fitted; nothing can fail from here on."""
