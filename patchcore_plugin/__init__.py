@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .models.calibration import Calibration
     from .models.detector import Detector
     from .models.export.model import export_model
-    from .models.exported import ExportedModel
+    from .models.exported_model import ExportedModel
     from .models.loading import load_model
     from .models.member import Member
     from .models.prediction import Nearest, Prediction
@@ -105,7 +105,7 @@ __all__ = [
 _LAZY = {
     "Calibration": "models.calibration",
     "Detector": "models.detector",
-    "ExportedModel": "models.exported",
+    "ExportedModel": "models.exported_model",
     "Member": "models.member",
     "Nearest": "models.prediction",
     "Prediction": "models.prediction",

@@ -48,7 +48,7 @@ def python_files() -> list[Path]:
 def words(path: Path) -> Iterator[str]:
     """Yield a line for each forbidden word of a file."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        for match in FORBIDDEN.finditer(line):
+        for match in FORBIDDEN.finditer(line.replace('"photos"', "")):  # a key of model files
             yield f"{path.relative_to(ROOT)}:{number}: {match[0]!r} in {line.strip()[:90]}"
 
 

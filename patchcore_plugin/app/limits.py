@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchcore_plugin.data.datasets import find_images
-from patchcore_plugin.data.headers import ContainerError, inspect
+from patchcore_plugin.data.headers import HeaderError, read_header
 from patchcore_plugin.errors import DatasetError, ImageError, ModelFileError
 
 SUFFIX = ".safetensors"
@@ -48,10 +48,10 @@ class Limits:
         """
         self.check_file(name, len(data))
         try:
-            container = inspect(data)
-        except ContainerError as error:
+            header = read_header(data)
+        except HeaderError as error:
             raise ImageError(f"{name}: not an image: {error}") from None
-        height, width = container.size
+        height, width = header.size
         if height * width > self.pixels:
             raise ImageError(
                 f"{name}: {width:,} x {height:,} pixels are more than the {self.pixels / 1e6:g} million that are "
@@ -59,8 +59,8 @@ class Limits:
             )
         if height * width == 0:
             raise ImageError(f"{name}: not an image: its headers do not say how large it is")
-        if container.misread:
-            raise ImageError(f"{name}: {container.misread} cannot be read; convert it to an 8 or 16 bit PNG")
+        if header.misread:
+            raise ImageError(f"{name}: {header.misread} cannot be read; convert it to an 8 or 16 bit PNG")
 
     def check_file(self, name: str, size: int) -> None:
         """Refuse a file by the number of its bytes; ImageError."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchcore_plugin.errors import OptionError, PluginError
-from patchcore_plugin.evaluation.published import NOTE, published_figures
+from patchcore_plugin.evaluation.published_results import NOTE, load_published_results
 from patchcore_plugin.plugins.manager import Host
 
 from . import setup
@@ -17,7 +17,7 @@ from .console import Reporter, number, print_table
 
 if TYPE_CHECKING:
     from patchcore_plugin.data.datasets import Category
-    from patchcore_plugin.evaluation.compare import Comparison
+    from patchcore_plugin.evaluation.comparison import Comparison
 
 COLUMNS: Mapping[str, Callable[[Mapping[str, float | None]], str]] = {
     "image AUROC": lambda figures: number(figures["image_auroc"]),
@@ -52,7 +52,7 @@ def run(
         The recipes by name.
     """
     found = _resolved(wanted, blocked.host())
-    from patchcore_plugin.evaluation.compare import Contender, compare
+    from patchcore_plugin.evaluation.comparison import Candidate, compare
     from patchcore_plugin.evaluation.report.comparison import write_comparison
     from patchcore_plugin.evaluation.report.page import write_report
     from patchcore_plugin.evaluation.results import write_json
@@ -62,21 +62,21 @@ def run(
     same = _same_for_all(wanted, blocked.host())
     comparison = compare(
         categories,
-        [Contender(name, recipe, {**same, "on_error": on_error}, reason) for name, recipe, reason in found],
+        [Candidate(name, recipe, {**same, "on_error": on_error}, reason) for name, recipe, reason in found],
         out,
-        lambda contender, category, place: measure(
-            Pair(wanted[contender.name], blocked, contender.name, category, place, on_error), progress
+        lambda candidate, category, place: measure(
+            Pair(wanted[candidate.name], blocked, candidate.name, category, place, on_error), progress
         ),
         fresh=fresh,
         note=progress.note,
         setup=same,
-        published=published_figures() if published else (),
+        published=load_published_results() if published else (),
     )
     for entry in comparison.entries:
         if entry.results:
-            folder = out / entry.contender.folder
+            folder = out / entry.candidate.folder
             write_json(folder / "metrics.json", entry.evaluation.to_json())
-            write_report(entry.evaluation, folder / "report.html", f"PatchCore evaluation: {entry.contender.name}")
+            write_report(entry.evaluation, folder / "report.html", f"PatchCore evaluation: {entry.candidate.name}")
     write_comparison(comparison, out / "report.html")
     return comparison
 
@@ -130,7 +130,7 @@ def show(comparison: Comparison, out: Path) -> None:
     if total > 1:
         rows = [
             [
-                entry.contender.name,
+                entry.candidate.name,
                 f"{len(entry.results)} of {total}",
                 *_texts(entry.mean if entry.results else None, entry.has_no_maps),
             ]
@@ -142,8 +142,8 @@ def show(comparison: Comparison, out: Path) -> None:
     for category in comparison.categories:
         for entry in comparison.entries:
             result = entry.results.get(category)
-            figures = None if result is None else entry.figures(category)
-            rows.append([category, entry.contender.name, *_texts(figures, result is not None and result.has_no_maps)])
+            figures = None if result is None else entry.metrics(category)
+            rows.append([category, entry.candidate.name, *_texts(figures, result is not None and result.has_no_maps)])
     _print(["category", "recipe"], rows)
     for line in comparison.reasons:
         print(f"failed   {line}")

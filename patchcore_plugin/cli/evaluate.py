@@ -164,7 +164,7 @@ def run(
 ) -> Evaluation:
     """Evaluate, and write the report beside the figures."""
     resolved = wanted.load().resolved(host, wanted.seed)
-    from patchcore_plugin.evaluation.evaluate import evaluate
+    from patchcore_plugin.evaluation.measurement import evaluate
     from patchcore_plugin.evaluation.report.page import write_report
 
     evaluation = evaluate(

@@ -67,7 +67,7 @@ def command(
     as_json: setup.JsonOption = False,
 ) -> None:
     """Learn what good parts look like, and write a model file."""
-    from patchcore_plugin.data.datasets import training_images
+    from patchcore_plugin.data.datasets import find_training_images
 
     wanted = setup.Setup(
         recipe=recipe,
@@ -80,7 +80,7 @@ def command(
         precision=precision,
         seed=seed,
     )
-    paths = training_images(images)
+    paths = find_training_images(images)
     detector = wanted.detector(setup.host_of(context))
     setup.require_writable(out)
     features = out.with_name(f"{out.name}.features")

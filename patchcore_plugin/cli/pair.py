@@ -77,7 +77,7 @@ def _work(pair: Pair, connection: Connection) -> None:
     # Ctrl-C reaches both processes; the other one ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from patchcore_plugin.evaluation.evaluate import evaluate_category
+    from patchcore_plugin.evaluation.measurement import evaluate_category
     from patchcore_plugin.evaluation.peak_memory import peak_gpu_memory, peak_memory
 
     try:

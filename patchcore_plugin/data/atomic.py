@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also when the process that writes one is killed."""
+"""Atomic writes: a file is complete or absent, even if the writing process is killed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,38 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, in a hidden folder beside `path`; at the end the file takes the place of `path`.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Replace a file atomically when the block ends.
 
-    If anything is raised it is deleted, and what was at `path` stays.
+    If the block raises, the new file is deleted and the previous one stays.
+
+    Parameters
+    ----------
+    path : Path
+        The file to create or replace; its folder must exist.
+
+    Yields
+    ------
+    Path
+        The path to write to, in a hidden folder next to `path`.
 
     Raises
     ------
     OSError
-        If there is no file then, or it cannot take the place.
+        If the block wrote no file, or the file cannot be moved to `path`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "notes.txt"
+    ...     with atomic_write(path) as unfinished:
+    ...         _ = unfinished.write_text("complete")
+    ...     path.read_text()
+    'complete'
     """
-    # Beside it, since a rename is atomic only within one file system; in a folder of its own, since a library that
-    # writes may have unfinished files itself.
+    # A rename is atomic within one file system only, so the folder lies next to the file. It is a folder because
+    # libraries may create further temporary files next to the one that they write.
     folder = path.with_name(f".{uuid.uuid4().hex}.tmp")
     folder.mkdir()
     try:
@@ -38,16 +58,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def delete_unfinished(folder: Path, age: float = DAY) -> None:
-    """Delete what `replacing` left in a folder when its process was killed.
-
-    What cannot be deleted stays, and the folder need not be there.
+    """Delete what killed processes left in the middle of `atomic_write`; errors are ignored.
 
     Parameters
     ----------
-    folder
-        Its subfolders are not looked into.
-    age
-        Seconds since it was begun: a younger one may be somebody's at work.
+    folder : Path
+        The folder of the files; subfolders are not searched. It may be missing.
+    age : float
+        Seconds since the write began. Younger ones stay, because another process may still be writing them.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

@@ -1,25 +1,33 @@
-"""Pictures as small JPEG and PNG files in memory, for pages, reports and thumbnails."""
+"""Small JPEG and PNG files in memory, for pages, reports and thumbnails."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from patchcore_plugin.errors import ImageError
+
 from .types import Rgb
 
 
 def downscale(pixels: npt.NDArray[Any], longest: int) -> npt.NDArray[Any]:
-    """Return an image whose longer side has at most `longest` pixels; a smaller one is returned as it is.
+    """Return an image whose longer side has at most `longest` pixels; a smaller image is returned unchanged.
 
     Parameters
     ----------
-    pixels
-        [H, W] or [H, W, C], uint8, uint16 or float32.
-    longest
-        Pixels of the longer side; the shorter side keeps at least one.
+    pixels : ndarray of uint8, uint16 or float32, shape [H, W] or [H, W, C]
+        The image.
+    longest : int
+        Pixels of the longer side. The shorter side keeps at least one.
+
+    Returns
+    -------
+    ndarray
+        Of the dtype of `pixels`, each pixel the mean of the area that it covers.
 
     Examples
     --------
@@ -34,9 +42,30 @@ def downscale(pixels: npt.NDArray[Any], longest: int) -> npt.NDArray[Any]:
 
 
 def encode_jpeg(pixels: Rgb, quality: int = 90) -> bytes:
-    """Return an RGB image, uint8 [H, W, 3], as a JPEG file; `quality` is from 0 to 100."""
-    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return encoded.tobytes()
+    """Return an image as a JPEG file.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape [H, W, 3]
+        RGB.
+    quality : int
+        From 0 to 100.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ImageError
+        If the image is too large for the format.
+
+    Examples
+    --------
+    >>> encode_jpeg(np.zeros((8, 8, 3), np.uint8))[:2].hex()
+    'ffd8'
+    """
+    return _encode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def encode_png(pixels: npt.NDArray[Any], compression: int | None = None) -> bytes:
@@ -44,14 +73,35 @@ def encode_png(pixels: npt.NDArray[Any], compression: int | None = None) -> byte
 
     Parameters
     ----------
-    pixels
-        uint8 or uint16; grey [H, W], RGB [H, W, 3] or RGBA [H, W, 4].
-    compression
-        Effort, from 0 to 9; OpenCV's default if None.
+    pixels : ndarray of uint8 or uint16, shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]
+        Grey, RGB or RGBA.
+    compression : int, optional
+        Effort, from 0 to 9; OpenCV's default if not given.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ImageError
+        If the image is too large for the format.
+
+    Examples
+    --------
+    >>> encode_png(np.zeros((8, 8), np.uint8))[1:4]
+    b'PNG'
     """
-    if pixels.ndim == 3:
-        order = [2, 1, 0, 3][: pixels.shape[2]]
-        pixels = pixels[..., order]
-    options = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
-    _, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels), options)
-    return encoded.tobytes()
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return _encode(".png", pixels, [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression])
+
+
+def _encode(suffix: str, pixels: npt.NDArray[Any], options: Sequence[int]) -> bytes:
+    try:
+        is_encoded, file = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+    except cv2.error:
+        is_encoded = False
+    if not is_encoded:
+        raise ImageError(f"cannot encode {list(pixels.shape)} as {suffix[1:].upper()}; make the image smaller")
+    return file.tobytes()

@@ -1,4 +1,4 @@
-"""Types that callers meet everywhere an image is read: what is accepted, what an error does, who hears of progress."""
+"""Types of images and of the options of functions that read them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 ImageLike: TypeAlias = str | Path | npt.NDArray[Any]
+"""The path of an image file, or an array that `patchcore_plugin.data.images.as_image` accepts."""
 Rgb: TypeAlias = npt.NDArray[np.uint8]
+"""RGB pixels, uint8 [H, W, 3]."""
 OnError: TypeAlias = Literal["stop", "skip"]
+"""Whether an unreadable image stops the call or is skipped."""
 Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with the name of a stage, the number of finished items, and their total."""

@@ -1,4 +1,4 @@
-"""The frames of a video, one after the other."""
+"""Read the frames of a video one at a time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy.typing as npt
 from patchcore_plugin.errors import ImageError
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-"""Suffixes of files that are taken for videos, in lower case."""
+"""Suffixes of video files, in lower case."""
 
 
 class Frame(NamedTuple):
-    """One frame.
+    """One frame of a video.
 
-    Parameters
+    Attributes
     ----------
-    number
+    number : int
         Counted from 0.
-    seconds
-        Its time in the video.
-    pixels
-        RGB uint8 [H, W, 3], upright.
+    seconds : float
+        Time in the video.
+    pixels : ndarray of uint8, shape [H, W, 3]
+        RGB, upright.
     """
 
     number: int
@@ -36,24 +36,28 @@ class Frame(NamedTuple):
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a path's suffix is that of a video."""
+    """Return whether a path has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_frames(path: Path, step: int = 1) -> Iterator[Frame]:
-    """Yield a video's frames, of which one is in memory at a time.
+    """Yield the frames of a video; one is in memory at a time.
 
     Parameters
     ----------
-    path
-        The file.
-    step
-        Yield the first frame and every so many-th after it.
+    path : Path
+        The video file.
+    step : int
+        Yield every `step`-th frame, from the first on.
+
+    Yields
+    ------
+    Frame
 
     Raises
     ------
     ImageError
-        If it is no video that can be read, or has no frame; before the first frame only.
+        If the file cannot be read as a video, or has no frames. After the first frame, damage ends the video instead.
     """
     if not path.is_file():
         raise ImageError(f"{path}: no such file; check the path, or pass --on-error skip")
@@ -61,9 +65,9 @@ def read_frames(path: Path, step: int = 1) -> Iterator[Frame]:
         name = str(path.resolve())
         name.encode()
     except UnicodeEncodeError:
-        # OpenCV would end the whole process.
+        # OpenCV would terminate the process.
         raise ImageError(f"{str(path)!a}: a video's path must be valid Unicode; rename it") from None
-    # Other libraries that OpenCV might ask take a name with % for a pattern of names.
+    # Other backends of OpenCV interpret % in a name as a pattern of file names.
     video = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     try:
         for number in count():
@@ -77,8 +81,8 @@ def read_frames(path: Path, step: int = 1) -> Iterator[Frame]:
             if number % step:
                 continue
             seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            decoded, pixels = video.retrieve()
-            if not decoded:
+            is_decoded, pixels = video.retrieve()
+            if not is_decoded:
                 return
             yield Frame(number, seconds, np.ascontiguousarray(pixels[..., ::-1]))
     finally:

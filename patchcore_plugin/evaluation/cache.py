@@ -1,4 +1,4 @@
-"""Finished pieces of an evaluation on disk: what was found, and all that it depends on."""
+"""Cache of finished results: one record file per recipe and category."""
 
 from __future__ import annotations
 
@@ -13,88 +13,107 @@ import numpy as np
 
 from patchcore_plugin.models.calibration import Calibration
 
-from .metrics import Curve, ImageMetrics, PixelMetrics
+from .metrics.curve import Curve
+from .metrics.image import ImageMetrics
+from .metrics.pixel import PixelMetrics
 from .results import CategoryResult, Failure, ImageResult, write_text
 
 if TYPE_CHECKING:
     from patchcore_plugin.data.datasets import Category
 
-NAME = "record.json"
+RECORD = "record.json"
 PICTURES = ("overlay", "why")
 FORMAT = 3
-"""Grows when the figures are computed or written in another way, so that older records do not count."""
+"""Increase it when results are computed or written differently, so that older records are ignored."""
 
 
-def write_record(folder: Path, setup: Mapping[str, Any], result: CategoryResult) -> None:
-    """Write what was found into the folder of its pictures, at once or not at all.
+def write_record(folder: Path, dependencies: Mapping[str, Any], result: CategoryResult) -> None:
+    """Write a result atomically.
 
     Parameters
     ----------
     folder
-        Where the overlays lie, too.
-    setup
-        What the result depends on; must fit into JSON.
+        Where the record goes. It also contains the result's pictures.
+    dependencies
+        Everything that the result depends on; JSON-like data.
     result
-        What was found.
+        The result.
     """
-    found = dataclasses.asdict(result)
-    for image in found["images"]:
-        # Pictures may move with their folder.
+    data = dataclasses.asdict(result)
+    for image in data["images"]:
+        # Relative paths, so that the folder can be moved.
         for kind in PICTURES:
             image[kind] = image[kind] and image[kind].relative_to(folder)
 
-    def plain(value: object) -> object:
+    def encode(value: object) -> object:
         return value.tolist() if isinstance(value, np.ndarray) else str(value)
 
-    content = {"format": FORMAT, "setup": setup, "result": found}
-    write_text(folder / NAME, json.dumps(content, default=plain, allow_nan=False))
+    content = {"format": FORMAT, "setup": dependencies, "result": data}
+    write_text(folder / RECORD, json.dumps(content, default=encode, allow_nan=False))
 
 
-def read_record(folder: Path, setup: Mapping[str, Any]) -> tuple[CategoryResult | None, list[str]]:
-    """Return what was found before, if it depends on exactly `setup`.
+def read_record(folder: Path, dependencies: Mapping[str, Any]) -> tuple[CategoryResult | None, list[str]]:
+    """Read a result, if its dependencies have not changed.
+
+    Parameters
+    ----------
+    folder
+        Where `write_record` wrote.
+    dependencies
+        What the result must depend on.
 
     Returns
     -------
     result
-        None if there is no record, or it does not count any more.
-    changed
-        What is different from `setup` in a record that does not count; empty if there is none.
+        None if there is no record or it is out of date.
+    changes
+        Names of the dependencies that changed; empty if there is no record or it is valid.
     """
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None, []
     except (OSError, ValueError):
         return None, ["record"]
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None, ["record"]
-    # Tuples become lists in JSON; the comparison must not see that.
-    wanted = json.loads(json.dumps(setup))
-    before = content["setup"]
-    changed = [key for key in {**wanted, **before} if before.get(key) != wanted.get(key)]
-    return (None, changed) if changed else (_result(content["result"], folder), [])
+    # A round trip through JSON turns tuples into lists, as in the record.
+    current = json.loads(json.dumps(dependencies))
+    recorded = content["setup"]
+    changes = [key for key in {**current, **recorded} if recorded.get(key) != current.get(key)]
+    return (None, changes) if changes else (_decode(content["result"], folder), [])
 
 
-def images_digest(category: Category) -> str:
-    """Return a digest of a category's files: paths, sizes and times of change, in order.
+def hash_images(category: Category) -> str:
+    """Compute a digest of a category's files: paths, sizes, modification times and labels, in order.
+
+    Parameters
+    ----------
+    category
+        Training images, test images and masks count.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
 
     Raises
     ------
     OSError
-        If one is gone.
+        If a file does not exist any more.
     """
     digest = hashlib.sha256()
     files = [*category.train]
     for image in category.test:
         files += [image.path, *([image.mask] if image.mask else [])]
     for file in files:
-        about = file.stat()
-        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        status = file.stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     digest.update(json.dumps([[image.kind, image.is_anomalous] for image in category.test]).encode())
     return digest.hexdigest()
 
 
-def _result(data: dict[str, Any], folder: Path) -> CategoryResult:
+def _decode(data: dict[str, Any], folder: Path) -> CategoryResult:
     images = [
         ImageResult(
             **{
@@ -108,8 +127,8 @@ def _result(data: dict[str, Any], folder: Path) -> CategoryResult:
     return CategoryResult(
         **{
             **data,
-            "image": ImageMetrics(**_curves(data["image"])),
-            "pixel": PixelMetrics(**_curves(data["pixel"])),
+            "image": ImageMetrics(**_decode_curves(data["image"])),
+            "pixel": PixelMetrics(**_decode_curves(data["pixel"])),
             "images": tuple(images),
             "failed": tuple(Failure(**failure) for failure in data["failed"]),
             "scale": data["scale"] and tuple(data["scale"]),
@@ -118,8 +137,8 @@ def _result(data: dict[str, Any], folder: Path) -> CategoryResult:
     )
 
 
-def _curves(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _decode_curves(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: Curve(np.asarray(value["x"]), np.asarray(value["y"])) if isinstance(value, dict) else value
-        for key, value in figures.items()
+        for key, value in metrics.items()
     }

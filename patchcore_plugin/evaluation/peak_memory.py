@@ -1,4 +1,4 @@
-"""How much memory this process has taken at most, as the system counts it."""
+"""Peak memory of this process, as reported by the operating system."""
 
 from __future__ import annotations
 
@@ -8,22 +8,33 @@ from pathlib import Path
 
 
 def peak_memory() -> int | None:
-    """Return the largest resident memory of this process so far, in bytes; None where the system does not say.
+    """Return the peak resident memory of this process so far.
 
-    Everything counts: Python, the libraries, the backbone, patches, bank, and images on their way. It never falls, so
-    whoever wants the peak of one piece of work gives it a process of its own.
+    It covers everything: Python, libraries, backbone, patches, memory bank and images. It never decreases; to measure
+    one task, run it in a process of its own.
+
+    Returns
+    -------
+    int or None
+        Bytes; None if the system does not report it.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return _maximum_resident()
-    # Not ru_maxrss: Linux carries it over from the process that started this one.
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else _maximum_resident()
+    # Not ru_maxrss: on Linux a process inherits it from its parent.
+    match = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else _maximum_resident()
 
 
 def peak_gpu_memory() -> int | None:
-    """Return the most bytes that torch's tensors took on all GPUs so far; None if no GPU was used."""
+    """Return the peak memory of torch's tensors so far, summed over all GPUs.
+
+    Returns
+    -------
+    int or None
+        Bytes; None if no GPU was used.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

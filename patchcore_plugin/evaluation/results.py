@@ -1,46 +1,37 @@
-"""What an evaluation found, and how its figures are written."""
+"""Results of an evaluation and their JSON form."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchcore_plugin.data.atomic import replacing
+from patchcore_plugin.data.atomic import atomic_write
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.calibration import Calibration
 
-    from .metrics import ImageMetrics, PixelMetrics
+    from .metrics.image import ImageMetrics
+    from .metrics.pixel import PixelMetrics
 
 METRICS = (
-    "image_auroc",
-    "image_ap",
-    "image_f1_max",
-    "pixel_auroc",
-    "aupro",
-    "false_alarm_rate",
-    "detection_rate",
-    "fit_seconds",
-    "predict_seconds_per_image",
-    "bank_rows",
-    "covering_radius",
+    *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "false_alarm_rate", "detection_rate"),
+    *("fit_seconds", "predict_seconds_per_image", "bank_rows", "covering_radius"),
 )
-"""The figures of a category, in the order in which they are shown."""
+"""Metrics of a category, in display order."""
 
-COMPARED = (
+COMPARISON_METRICS = (
     *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro"),
     *("fit_seconds_per_image", "predict_seconds_per_image", "peak_memory_bytes", "peak_gpu_memory_bytes", "bank_rows"),
 )
-"""The figures by which recipes are compared, likewise."""
+"""Metrics by which recipes are compared, in display order."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image or mask that could not be used, and why."""
+    """An image or mask that could not be used, and the reason."""
 
     path: str
     reason: str
@@ -48,21 +39,26 @@ class Failure:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One test image: what it is, what was found, and where the pictures lie.
+    """Label, prediction and pictures of one test image.
 
     Parameters
     ----------
-    path, kind, is_anomalous
-        The image, and the truth about it.
+    path
+        The image file.
+    kind
+        "good", or the kind of defect.
+    is_anomalous
+        The label.
     score, p_value
-        What it got; the latter None where it is not known.
+        The prediction. `p_value` is None if the model is not calibrated.
     overlay, why
-        Pictures, where they were drawn.
+        Picture files, if they were drawn: the heat map over the image, and the most anomalous patch next to its
+        nearest training patch.
     nearest
-        Path of the training image with the nearest normal patch.
+        Path of the training image that the nearest training patch comes from.
     regions, area
-        How many parts of the map are above its threshold, and the share of the image's pixels that they cover; None
-        without such a threshold.
+        Number of regions above the map threshold, and the share of the image that they cover. None without such a
+        threshold.
     """
 
     path: Path
@@ -78,17 +74,23 @@ class ImageResult:
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What a threshold makes of test images.
+class ThresholdCounts:
+    """Number of test images above a threshold.
 
     Parameters
     ----------
     threshold
-        A score above it is a defect.
+        An image is predicted defective if its score is above this value.
     good
-        How many good images are above it, and how many there are.
+        Good images: how many are above the threshold, and how many there are.
     kinds
-        The same of each kind of defect, by name.
+        The same two numbers by kind of defect.
+
+    Examples
+    --------
+    >>> images = [ImageResult(Path(f"{k}.png"), "good", False, score) for k, score in enumerate([1.0, 2.0, 3.0])]
+    >>> ThresholdCounts.count(images, 2.0).good
+    (1, 3)
     """
 
     threshold: float
@@ -96,11 +98,19 @@ class Verdicts:
     kinds: Mapping[str, tuple[int, int]]
 
     @classmethod
-    def of(cls, images: Sequence[ImageResult], threshold: float) -> Verdicts:
-        """Return those of images."""
+    def count(cls, images: Sequence[ImageResult], threshold: float) -> ThresholdCounts:
+        """Count the images above a threshold.
 
-        def above(some: Sequence[ImageResult]) -> tuple[int, int]:
-            return sum(image.score > threshold for image in some), len(some)
+        Parameters
+        ----------
+        images
+            The test images.
+        threshold
+            Any score.
+        """
+
+        def above(group: Sequence[ImageResult]) -> tuple[int, int]:
+            return sum(image.score > threshold for image in group), len(group)
 
         kinds = sorted({image.kind for image in images if image.is_anomalous})
         return cls(
@@ -111,61 +121,61 @@ class Verdicts:
 
     @property
     def defective(self) -> tuple[int, int]:
-        """How many defective images are above the threshold, and how many there are."""
-        return sum(found for found, _ in self.kinds.values()), sum(images for _, images in self.kinds.values())
+        """Defective images: how many are above the threshold, and how many there are."""
+        return sum(above for above, _ in self.kinds.values()), sum(total for _, total in self.kinds.values())
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """The share of good images above the threshold; None without any."""
+        """Share of good images above the threshold; None without good images."""
         return _share(*self.good)
 
     @property
     def detection_rate(self) -> float | None:
-        """The share of defective images above the threshold; None without any."""
+        """Share of defective images above the threshold; None without defective images."""
         return _share(*self.defective)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for ``metrics.json``."""
-        (alarms, good), (found, defective) = self.good, self.defective
+        """Return the counts and rates as in ``metrics.json``."""
+        (false_alarms, good), (detected, defective) = self.good, self.defective
         return {
             "threshold": self.threshold,
             "good": good,
-            "false_alarms": alarms,
+            "false_alarms": false_alarms,
             "false_alarm_rate": self.false_alarm_rate,
             "defective": defective,
-            "detected": found,
+            "detected": detected,
             "detection_rate": self.detection_rate,
             "kinds": {
-                kind: {"images": images, "detected": found, "detection_rate": _share(found, images)}
-                for kind, (found, images) in self.kinds.items()
+                kind: {"images": total, "detected": above, "detection_rate": _share(above, total)}
+                for kind, (above, total) in self.kinds.items()
             },
         }
 
 
 @dataclass(frozen=True)
 class CategoryResult:
-    """What was found in one category.
+    """Results of one category.
 
     Parameters
     ----------
     name
-        The category.
+        Name of the category.
     metrics
-        A figure, or None, for each of `METRICS`; where recipes are compared, of `COMPARED` too.
+        A value or None for each of `METRICS`; in a comparison of recipes, also for each of `COMPARISON_METRICS`.
     image, pixel
-        The same figures with their curves, thinned for drawing.
+        Image-level and pixel-level metrics with their curves, reduced for drawing.
     images
-        The test images that could be read, in order.
+        The readable test images, in order.
     failed
-        Those that could not, and unusable masks.
+        Unreadable images and unusable masks.
     threshold
-        The detector's own threshold, from good images alone.
+        The model's threshold, computed from good images only.
     scale
-        Values of the anomaly maps drawn as the first and last colour; None without maps.
+        Anomaly scores drawn as the first and the last colour of a heat map. None without anomaly maps.
     calibration
-        Where that threshold comes from.
+        The source of `threshold`.
     model
-        What the model was made of and with, as JSON-like data; see `Detector.describe`.
+        Components and settings of the model, as JSON-like data; see `Detector.describe`.
     """
 
     name: str
@@ -180,27 +190,35 @@ class CategoryResult:
     model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def verdicts(self) -> Verdicts | None:
-        """What the model's own threshold makes of the images."""
-        return None if self.threshold is None else Verdicts.of(self.images, self.threshold)
+    def at_threshold(self) -> ThresholdCounts | None:
+        """Test images above the model's threshold; None without a threshold."""
+        return None if self.threshold is None else ThresholdCounts.count(self.images, self.threshold)
 
     @property
     def has_no_maps(self) -> bool:
-        """Whether the method judges whole images only, so that figures by pixel cannot exist."""
+        """Whether the method scores whole images only, so that pixel-level metrics cannot exist."""
         return bool(self.images) and self.scale is None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found in all categories; `recipe` says what was evaluated."""
+    """Results of all categories.
+
+    Parameters
+    ----------
+    categories
+        One result per category.
+    recipe
+        The evaluated recipe with all options, as JSON-like data.
+    """
 
     categories: Sequence[CategoryResult]
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> dict[str, float | None]:
-        """The mean of each figure over the categories that have it."""
-        return {key: mean_of([category.metrics[key] for category in self.categories]) for key in METRICS}
+        """Mean of each metric over the categories that have it."""
+        return {key: mean_or_none([category.metrics[key] for category in self.categories]) for key in METRICS}
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
@@ -221,37 +239,61 @@ class Evaluation:
 
 
 def _at_threshold(category: CategoryResult) -> dict[str, Any] | None:
-    """Return what the model's own threshold promises, and what it does."""
-    verdicts, calibration = category.verdicts, category.calibration
-    if verdicts is None:
+    """Return the guaranteed false-alarm rate and the observed counts at the model's threshold."""
+    counts, calibration = category.at_threshold, category.calibration
+    if counts is None:
         return None
-    promised = None if calibration is None else calibration.false_alarm_rate
-    judged = 0 if calibration is None else len(calibration.scores)
-    return {"promised_false_alarm_rate": promised, "calibration_images": judged, **verdicts.to_json()}
+    return {
+        "guaranteed_false_alarm_rate": None if calibration is None else calibration.false_alarm_rate,
+        "calibration_images": 0 if calibration is None else len(calibration.scores),
+        **counts.to_json(),
+    }
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _share(part: int, total: int) -> float | None:
+    return part / total if total else None
 
 
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """Return the mean of what is not None; None if nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def finite(value: float | None) -> float | None:
-    """Return `value`, or None if it is NaN or infinite, which JSON cannot say."""
-    return None if value is None or not math.isfinite(value) else float(value)
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are not None; None if there are none."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON; see `write_text`."""
+    """Write JSON atomically.
+
+    Parameters
+    ----------
+    path
+        The file; an existing one is replaced.
+    content
+        JSON-like data.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+    OSError
+        If the file cannot be written.
+    """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 so that a reader sees the old file or the new one, and never half of either."""
-    with replacing(path) as unfinished:
-        # A file name that is no valid Unicode must not cost the whole report.
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    """Write UTF-8 text atomically.
+
+    Parameters
+    ----------
+    path
+        The file; an existing one is replaced.
+    text
+        Characters that are not valid Unicode, as in some file names, are written as escapes.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from patchcore_plugin.data.atomic import replacing
+from patchcore_plugin.data.atomic import atomic_write
 
 CATEGORY = {"id": 1, "name": "defect", "supercategory": "defect"}
 
@@ -66,7 +66,7 @@ def write_coco(results: Path, out: Path, info: Mapping[str, object] | None = Non
         Content of the ``info`` entry; must be JSON-serialisable.
     """
     folder = _common_folder(_read_records(results))
-    with replacing(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_write(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(_header(info), allow_nan=False)[:-1])
         for name, entries in (
             ("images", _image_entries(_read_records(results), folder)),

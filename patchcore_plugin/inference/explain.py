@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from patchcore_plugin.data.encoding import downscale
 from patchcore_plugin.data.images import read_image, to_8_bit
-from patchcore_plugin.data.thumbnails import decoded
+from patchcore_plugin.data.thumbnails import decode_thumbnail
 from patchcore_plugin.data.types import Rgb
 from patchcore_plugin.errors import ImageError
 
@@ -79,7 +79,7 @@ class ExplanationPictures:
 
     def _load(self, number: int, path: str | None, size: tuple[int, int]) -> Rgb | None:
         if number in self._thumbnails:
-            return decoded(self._thumbnails[number])
+            return decode_thumbnail(self._thumbnails[number])
         if path is None:
             return None
         try:

@@ -40,7 +40,7 @@ class Description:
 
     format: Annotated[int, Ge(1)]
     recipe: dict[str, Any]
-    photos: list[TrainingRecord]
+    images: list[TrainingRecord]
     calibration: Calibration
     grids: Annotated[list[tuple[Side, Side] | None], MinLen(1)]
     bank_rows: Annotated[int, Ge(0)]
@@ -71,7 +71,7 @@ def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Descriptio
                 f"{path}: exported in format {version}, newer than this version reads ({FORMAT}); "
                 "pip install --upgrade patchcore-plugin"
             )
-        about = TypeAdapter(Description).validate_python(content)
+        about = TypeAdapter(Description).validate_python({**content, "images": content["photos"]})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise damaged_error(path, f"its description, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patchcore_plugin.data.atomic import delete_unfinished, replacing
+from patchcore_plugin.data.atomic import atomic_write, delete_unfinished
 from patchcore_plugin.errors import ModelFileError, PluginError, one_line
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.protocols import hash_weights
@@ -57,7 +57,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any],
     # One entry, because several are written in random order, and equal models should give equal files.
     metadata = {_ENTRY: json.dumps(content, sort_keys=True)}
     try:
-        with replacing(path) as unfinished:
+        with atomic_write(path) as unfinished:
             # The library would make a file that only its owner can read.
             unfinished.touch()
             mode = unfinished.stat().st_mode
@@ -86,21 +86,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, one_line(error)) from error
+        raise _damage_error(path, one_line(error)) from error
     if _ENTRY not in metadata:
         raise ModelFileError(f"{path}: not a patchcore model file; create one with: patchcore fit")
     try:
         content = json.loads(metadata[_ENTRY])
         version, digest, manifest = content["format"], content["sha256"], content["manifest"]
     except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(path, "its manifest cannot be read") from error
+        raise _damage_error(path, "its manifest cannot be read") from error
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: written in format {version}, newer than this version reads ({FORMAT_VERSION}); "
             "pip install --upgrade patchcore-plugin"
         )
     if not isinstance(version, int) or version < 1 or not isinstance(manifest, dict) or _digest(manifest) != digest:
-        raise _damaged(path, "its manifest does not match its checksum")
+        raise _damage_error(path, "its manifest does not match its checksum")
     return manifest
 
 
@@ -148,13 +148,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, one_line(error)) from error
+        raise _damage_error(path, one_line(error)) from error
     described = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape)} for name, tensor in tensors.items()}
     if described != manifest["tensors"] or hash_weights(tensors) != manifest["sha256"]:
-        raise _damaged(path, "its tensors do not match their checksum")
+        raise _damage_error(path, "its tensors do not match their checksum")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise _damaged(path, f"tensor {name} holds values that are not finite")
+            raise _damage_error(path, f"tensor {name} holds values that are not finite")
     return tensors, manifest
 
 
@@ -177,7 +177,7 @@ def software() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def _damaged(path: Path, reason: str) -> ModelFileError:
+def _damage_error(path: Path, reason: str) -> ModelFileError:
     return ModelFileError(f"{path}: damaged ({reason}); copy it again from its source, or fit again")
 
 

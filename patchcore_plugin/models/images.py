@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchcore_plugin.data.headers import HeaderError, read_header
 from patchcore_plugin.data.images import as_image, read_image
-from patchcore_plugin.data.thumbnails import thumbnail
+from patchcore_plugin.data.thumbnails import encode_thumbnail
 from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError
 
@@ -28,10 +26,12 @@ from .preprocessing import Geometry, geometry, prepare
 from .recipes import Preprocessing
 
 BATCH = 8
-IN_FLIGHT = 256 * 2**20
-"""Bytes of pixels that threads decode and resize at a time; one larger image is always admitted."""
-BYTES_PER_PIXEL = 3 * (2 + 4 + 4)
-"""Peak memory of decoding and resizing: RGB as decoded, as float32, and one more copy."""
+IN_FLIGHT = 384 * 2**20
+"""Bytes that threads may use to decode and resize at a time; one image is always admitted, however large."""
+BYTES_PER_PIXEL = 16
+"""Peak memory of decoding and resizing: two copies of 8-bit RGB, and two of one channel in float32."""
+KEPT_PIXELS = 2**25
+"""Maximum number of pixels that a batch keeps, unless it has a single image; as many wait for the next batches."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,12 @@ class ImageReader:
         self._on_error = on_error
         self._thumbnails = thumbnails
         self._keep_pixels = keep_pixels
-        self._budget = ByteBudget(IN_FLIGHT)
 
     def batches(self, images: Iterable[ImageLike]) -> Iterator[list[PreparedImage | ImageError]]:
         """Yield images in order, up to `BATCH` at a time.
 
-        Threads read the next images while the caller works on a batch; at most two batches wait. Decoded pixels are
-        dropped as soon as the network's input is made, and their bytes in flight are bounded.
+        Threads read the next images while the caller works on a batch; at most two batches wait. The memory of decoding
+        is bounded, and so are kept pixels.
 
         Raises
         ------
@@ -98,42 +97,63 @@ class ImageReader:
             For an unreadable image, if errors are not skipped; a batch of the images before it comes first.
         """
         remaining = iter(images)
+        budget = ByteBudget(IN_FLIGHT)
         with ThreadPoolExecutor(reader_count(), thread_name_prefix="patchcore-read") as pool:
-            ahead = deque(pool.submit(self._read, image) for image in islice(remaining, 2 * BATCH))
+            waiting: deque[tuple[Future[PreparedImage | ImageError], int]] = deque()
+
+            def read_ahead() -> None:
+                while len(waiting) < 2 * BATCH and self._pixels_kept(waiting) <= KEPT_PIXELS:
+                    image = next(remaining, None)
+                    if image is None:
+                        return
+                    count = _pixel_count(image)
+                    # Waits here, in the order of images, so that a thread never holds pixels while it waits.
+                    budget.acquire(count * BYTES_PER_PIXEL)
+                    waiting.append((pool.submit(self._read, image, count, budget), count))
+
             try:
-                while ahead:
-                    batch = [ahead.popleft().result() for _ in range(min(BATCH, len(ahead)))]
-                    ahead.extend(pool.submit(self._read, image) for image in islice(remaining, len(batch)))
-                    for place, item in enumerate(batch):
+                read_ahead()
+                while waiting:
+                    batch = [waiting.popleft()]
+                    while waiting and len(batch) < BATCH and self._pixels_kept([*batch, waiting[0]]) <= KEPT_PIXELS:
+                        batch.append(waiting.popleft())
+                    items = [future.result() for future, _ in batch]
+                    read_ahead()
+                    for place, item in enumerate(items):
                         if isinstance(item, ImageError) and self._on_error == "stop":
                             if place:
-                                yield batch[:place]
+                                yield items[:place]
                             raise item
-                    yield batch
+                    yield items
             finally:
-                for future in ahead:
+                for future, _ in waiting:
                     future.cancel()
 
-    def _read(self, image: ImageLike) -> PreparedImage | ImageError:
+    def _pixels_kept(self, waiting: Iterable[tuple[object, int]]) -> int:
+        """Return the number of pixels that images keep when they are read."""
+        return sum(count for _, count in waiting) if self._keep_pixels else 0
+
+    def _read(self, image: ImageLike, count: int, budget: ByteBudget) -> PreparedImage | ImageError:
         path = None if isinstance(image, np.ndarray) else str(image)
         try:
-            with self._budget.reserve(_pixel_count(image) * BYTES_PER_PIXEL):
-                pixels = as_image(image) if isinstance(image, np.ndarray) else read_image(image)
-                shape = geometry(self._options, (pixels.shape[0], pixels.shape[1]))
-                return PreparedImage(
-                    path,
-                    shape,
-                    prepare(pixels, self._options),
-                    thumbnail(pixels) if self._thumbnails else None,
-                    pixels if self._keep_pixels else None,
-                )
+            pixels = as_image(image) if isinstance(image, np.ndarray) else read_image(image)
+            shape = geometry(self._options, (pixels.shape[0], pixels.shape[1]))
+            return PreparedImage(
+                path,
+                shape,
+                prepare(pixels, self._options),
+                encode_thumbnail(pixels) if self._thumbnails else None,
+                pixels if self._keep_pixels else None,
+            )
         except ImageError as error:
             error.path = path
             return error
+        finally:
+            budget.release(count * BYTES_PER_PIXEL)
 
 
 class ByteBudget:
-    """Bytes that threads may use together; a thread waits until there are enough.
+    """Bytes that threads may use together.
 
     Parameters
     ----------
@@ -146,18 +166,17 @@ class ByteBudget:
         self._reserved = 0
         self._changed = threading.Condition()
 
-    @contextmanager
-    def reserve(self, count: int) -> Iterator[None]:
-        """Reserve bytes until the end of the block."""
+    def acquire(self, count: int) -> None:
+        """Reserve bytes, as soon as there are enough."""
         with self._changed:
             self._changed.wait_for(lambda: not self._reserved or self._reserved + count <= self._limit)
             self._reserved += count
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._reserved -= count
-                self._changed.notify_all()
+
+    def release(self, count: int) -> None:
+        """Return reserved bytes."""
+        with self._changed:
+            self._reserved -= count
+            self._changed.notify_all()
 
 
 def reader_count() -> int:
@@ -176,12 +195,8 @@ def _pixel_count(image: ImageLike) -> int:
     """Return the pixels of an image from its header; 0 for a file without a readable one, which fails when read."""
     if isinstance(image, np.ndarray):
         return image.size // 3
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(Path(image)) as file:
-                return file.width * file.height
-    except Exception:  # whatever the header of an unreadable file causes; reading it reports the error
+        height, width = read_header(Path(image).read_bytes()).size
+    except (OSError, HeaderError):
         return 0
+    return height * width

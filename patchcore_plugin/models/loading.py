@@ -9,7 +9,7 @@ from patchcore_plugin.plugins.manager import Host
 
 from . import file
 from .detector import Detector
-from .exported import ExportedModel
+from .exported_model import ExportedModel
 from .pipeline import Precision
 
 Model = Detector | ExportedModel

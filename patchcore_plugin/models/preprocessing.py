@@ -76,13 +76,14 @@ def prepare(image: NDArray[Any], options: Preprocessing) -> Tensor:
         float32 [3, h, w] in 0..1: resized bilinearly with antialiasing, then cropped.
     """
     shape = geometry(options, (image.shape[0], image.shape[1]))
-    pixels = torch.from_numpy(to_unit(image)).permute(2, 0, 1)
-    if pixels.shape[1:] != shape.resized:
-        pixels = F.interpolate(pixels[None], size=shape.resized, mode="bilinear", antialias=True, align_corners=False)[
-            0
-        ]
     top, left, height, width = shape.crop
-    return pixels[:, top : top + height, left : left + width].contiguous()
+    prepared = torch.empty(3, height, width)
+    for channel in range(3):  # one at a time: float32 copies of a large image take four times its memory
+        pixels = torch.from_numpy(to_unit(np.ascontiguousarray(image[..., channel])))[None, None]
+        if pixels.shape[2:] != shape.resized:
+            pixels = F.interpolate(pixels, size=shape.resized, mode="bilinear", antialias=True, align_corners=False)
+        prepared[channel] = pixels[0, 0, top : top + height, left : left + width]
+    return prepared
 
 
 def anomaly_map(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Thumbnails as tensors of a model file."""
+"""Thumbnails of training images as tensors of a model file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,25 @@ _DATA, _OFFSETS = "thumbnails.data", "thumbnails.offsets"
 
 
 def pack_thumbnails(thumbnails: Mapping[int, bytes], images: int) -> dict[str, Tensor]:
-    """Return the thumbnails of so many training images, by their numbers, as tensors; no tensors for none.
+    """Return thumbnails as tensors for a model file.
 
-    The files lie one after the other, uint8 [bytes], between offsets, int64 [images + 1]; an image without one takes
-    no byte.
+    Parameters
+    ----------
+    thumbnails : mapping of int to bytes
+        JPEG files by the numbers of their training images; not every image needs one.
+    images : int
+        Number of training images.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The files in the order of their images, uint8 [bytes], and their offsets, int64 [images + 1]. An image without a
+        thumbnail takes no bytes. Empty if there are no thumbnails.
+
+    Examples
+    --------
+    >>> pack_thumbnails({1: b"file"}, 3)["thumbnails.offsets"].tolist()
+    [0, 0, 4, 4]
     """
     if not thumbnails:
         return {}
@@ -30,12 +45,26 @@ def pack_thumbnails(thumbnails: Mapping[int, bytes], images: int) -> dict[str, T
 
 
 def unpack_thumbnails(path: Path, tensors: Mapping[str, Tensor], images: int) -> dict[int, bytes]:
-    """Return what `packed` made tensors of; nothing, if the model file at `path` has no thumbnails.
+    """Return the thumbnails in the tensors of a model file.
+
+    Parameters
+    ----------
+    path : Path
+        The model file, for the message.
+    tensors : mapping of str to Tensor
+        Tensors of the model file, with those of `pack_thumbnails` among them or without.
+    images : int
+        Number of training images.
+
+    Returns
+    -------
+    dict of int to bytes
+        JPEG files by the numbers of their training images; empty if the model file has no thumbnails.
 
     Raises
     ------
     ModelFileError
-        If the tensors are not those of thumbnails of so many images.
+        If the tensors do not describe thumbnails of this number of images.
     """
     if _DATA not in tensors:
         return {}
@@ -48,6 +77,6 @@ def unpack_thumbnails(path: Path, tensors: Mapping[str, Tensor], images: int) ->
         or bool((offsets.diff() < 0).any())
     ):
         raise ModelFileError(f"{path}: damaged (its thumbnails are not those of {images} images); fit again")
-    files, ends = data.numpy().tobytes(), offsets.tolist()
-    each = (files[start:end] for start, end in pairwise(ends))
-    return {number: file for number, file in enumerate(each) if file}
+    contents = data.numpy().tobytes()
+    files = (contents[start:end] for start, end in pairwise(offsets.tolist()))
+    return {number: file for number, file in enumerate(files) if file}

@@ -19,7 +19,7 @@ from patchcore_plugin.app.library import Loaded
 from patchcore_plugin.app.limits import Folders
 from patchcore_plugin.app.pictures import Pictures
 from patchcore_plugin.app.visit import Visits, judge
-from patchcore_plugin.data.headers import inspect
+from patchcore_plugin.data.headers import read_header
 from patchcore_plugin.models.prediction import Prediction
 from tests.app.fakes import FakeModel, image, prediction
 
@@ -87,8 +87,8 @@ def test_heat_is_clear_below_the_scale_and_full_above() -> None:
     assert pixels is not None
     assert pixels[0, :, 3].tolist() == [0, 0, 128, 255, 255]
     wide = drawing.heat(np.zeros((30, 300), np.float32), (0.0, 1.0), 100)
-    assert inspect(wide).size == (10, 100)
-    assert inspect(drawing.jpeg(np.zeros((30, 300, 3), np.uint8), 100)).size == (10, 100)
+    assert read_header(wide).size == (10, 100)
+    assert read_header(drawing.jpeg(np.zeros((30, 300, 3), np.uint8), 100)).size == (10, 100)
 
 
 def test_outlines_lie_where_the_regions_are() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from patchcore_plugin.app.limits import Folders, Limits, model_path
 from patchcore_plugin.app.visit import display_name
-from patchcore_plugin.data.headers import inspect
+from patchcore_plugin.data.headers import read_header
 from patchcore_plugin.errors import DatasetError, ImageError, ModelFileError
 from tests.app.fakes import image, png_header
 
@@ -98,7 +98,7 @@ def test_a_image_just_within_the_limits_is_taken() -> None:
 )
 def test_the_headers_say_the_size_that_is_decoded(suffix: str, options: list[int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (37, 91, 3), dtype=np.uint8)
-    assert inspect(cv2.imencode(suffix, pixels, options)[1].tobytes()).size == (37, 91)
+    assert read_header(cv2.imencode(suffix, pixels, options)[1].tobytes()).size == (37, 91)
 
 
 def test_a_webp_with_a_canvas_says_its_size() -> None:
@@ -106,14 +106,14 @@ def test_a_webp_with_a_canvas_says_its_size() -> None:
     pixels[0, 0, 3] = 255
     lossy = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 50])[1].tobytes()
     assert lossy[12:16] == b"VP8X"
-    assert inspect(lossy).size == (5, 7)
+    assert read_header(lossy).size == (5, 7)
 
 
 def test_of_two_widths_in_a_tiff_the_first_counts() -> None:
     entries = [(256, 30_000), (257, 30_000), (256, 1), (257, 1)]
     fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
     tiff = b"II*\0" + struct.pack("<IH", 8, len(entries)) + fields + bytes(4)
-    assert inspect(tiff).size == (30_000, 30_000)
+    assert read_header(tiff).size == (30_000, 30_000)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_evaluate(dataset: Path, tmp_path: Path) -> None:
     assert figures["pixel_auroc"] > 0.9
     assert 0 < figures["aupro"] <= 1
     at_threshold = content["at_threshold"]["washer"]
-    assert (at_threshold["calibration_images"], at_threshold["promised_false_alarm_rate"]) == (10, 1 / 11)
+    assert (at_threshold["calibration_images"], at_threshold["guaranteed_false_alarm_rate"]) == (10, 1 / 11)
     records = json_lines(out / "washer" / "results.jsonl")
     called = [record["is_anomalous"] for record in records if record["kind"] == "blot"]
     assert at_threshold["kinds"] == {
@@ -42,7 +42,7 @@ def test_evaluate(dataset: Path, tmp_path: Path) -> None:
     assert content["recipe"]["backbone"]["name"] == "efficientnet-lite0"
     assert content["recipe"]["sampler"]["ratio"] == 0.05
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("The most suspicious patch of blot/") >= sum(called) > 0
+    assert page.count("Most anomalous patch of blot/") >= sum(called) > 0
     assert content["recipe"]["backbone"]["name"] in page.partition("Model card")[2]
     assert len(records) == 6
 

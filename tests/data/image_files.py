@@ -1,4 +1,4 @@
-"""Image files of every kind, drawn: some that libraries write, and some that they do not."""
+"""Image files of every format and mode, among them some that Pillow and OpenCV do not write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RGB = np.stack([GREY, 255 - GREY, GREY // 2 + 30], axis=2)
 ALPHA = np.tile(np.linspace(0, 255, W).astype(np.uint8), (H, 1))
 
 
-def drawn(mode: str) -> Image.Image:
+def draw(mode: str) -> Image.Image:
     if mode == "1":
         return Image.fromarray(GREY > 100)
     if mode == "L":
@@ -37,32 +37,32 @@ def drawn(mode: str) -> Image.Image:
     return Image.fromarray(RGB).convert(mode)
 
 
-def saved(image: Image.Image, format_: str, **options: Any) -> bytes:
+def encode(image: Image.Image, format_: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format_, **options)
     return buffer.getvalue()
 
 
 def over_white(colors: Array, alpha: Array, white: int = 255) -> Array:
-    share = (alpha / white)[..., None]
-    return np.rint(colors * share + white * (1 - share))
+    opacity = (alpha / white)[..., None]
+    return np.rint(colors * opacity + white * (1 - opacity))
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def png(size: tuple[int, int], depth: int, kind: int, rows: bytes, *extra: bytes) -> bytes:
-    """Return a PNG of a depth and kind that the libraries do not write."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
+def png(size: tuple[int, int], depth: int, color_type: int, rows: bytes, *extra: bytes) -> bytes:
+    """Return a PNG file of any depth and colour type."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + body + chunk(b"IEND", b"")
 
 
 def tiff(
-    pixels: Array, imagemetric: int, *, planes: bool = False, order: str = "<", **fields: tuple[int, ...]
+    pixels: Array, photometric: int, *, planes: bool = False, order: str = "<", **fields: tuple[int, ...]
 ) -> bytes:
-    """Return an uncompressed TIFF with the given fields: extra, format, orientation."""
+    """Return an uncompressed TIFF file with optional fields: extra, format, orientation."""
     height, width, samples = pixels.shape
     kind = pixels.dtype.newbyteorder(order)  # type: ignore[arg-type]
     strips = [pixels[..., i] for i in range(samples)] if planes else [pixels]
@@ -73,7 +73,7 @@ def tiff(
         257: (height,),
         258: (pixels.dtype.itemsize * 8,) * samples,
         259: (1,),
-        262: (imagemetric,),
+        262: (photometric,),
         273: tuple(offsets),
         277: (samples,),
         278: (height,),
@@ -95,7 +95,7 @@ def tiff(
     return magic + struct.pack(order + "I", start) + b"".join(data) + directory + b"\0\0\0\0" + tail
 
 
-def image_of(folder: Path, data: bytes, name: str = "image") -> Array:
+def write_and_read(folder: Path, data: bytes, name: str = "image") -> Array:
     path = folder / name
     path.write_bytes(data)
     return read_image(path)

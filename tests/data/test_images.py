@@ -1,4 +1,4 @@
-"""Images as arrays: what is taken for one, its scale, and how it is written and found again."""
+"""Arrays as images: conversion, scale, and writing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 
 from patchcore_plugin.data.images import as_image, read_image, to_unit, write_png
 from patchcore_plugin.errors import ImageError
-from tests.data.image_files import RGB, Array, drawn, image_of, saved
+from tests.data.image_files import RGB, Array, draw, encode, write_and_read
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.bool_, np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
-def test_arrays_of_every_accepted_kind(dtype: type[np.generic], channels: tuple[int, ...]) -> None:
+def test_every_supported_array_is_converted(dtype: type[np.generic], channels: tuple[int, ...]) -> None:
     given = np.random.default_rng(0).random((5, 4, *channels))
     white = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
     array = np.rint(given * white).astype(dtype) if dtype is not np.bool_ else given > 0.5
@@ -37,7 +37,7 @@ def test_arrays_of_every_accepted_kind(dtype: type[np.generic], channels: tuple[
     np.testing.assert_allclose(image, expected, rtol=0, atol=0.5 + 1e-9 if scale > 1 else 1e-6)
 
 
-def test_arrays_with_strides_and_read_only_arrays() -> None:
+def test_strided_and_read_only_arrays_are_converted() -> None:
     base = RGB.copy()
     base.flags.writeable = False
     flipped = base[::-1, ::2, ::-1]
@@ -49,24 +49,24 @@ def test_arrays_with_strides_and_read_only_arrays() -> None:
 def test_floats_outside_of_0_to_1_are_refused(bad: float) -> None:
     array = np.full((2, 2, 3), 0.5)
     array[1, 1, 1] = bad
-    with pytest.raises(ImageError, match=r"must be finite and in 0\.\.1, but it spans "):
+    with pytest.raises(ImageError, match=r"in 0\.\.1"):
         as_image(array)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 0), (0, 3, 3), (2, 2, 2), (2, 2, 5), (1, 2, 2, 3)])
-def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match=r"is not an image: pass \[H, W\], "):
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="shape"):
         as_image(np.zeros(shape, np.uint8))
 
 
 def test_channels_first_gets_a_hint() -> None:
-    with pytest.raises(ImageError, match=r"shape \[3, 20, 20\] is not an image: .*; move its channels last$"):
+    with pytest.raises(ImageError, match="channels last"):
         as_image(np.zeros((3, 20, 20), np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint32, np.complex64, object, "U1"])
-def test_arrays_of_other_dtypes_are_refused(dtype: Any) -> None:
-    with pytest.raises(ImageError, match="has no known white: make it uint8, uint16 or float"):
+def test_other_dtypes_are_refused(dtype: Any) -> None:
+    with pytest.raises(ImageError, match="not supported: pass uint8, uint16 or float"):
         as_image(np.ones((2, 2)).astype(dtype))
 
 
@@ -81,8 +81,8 @@ def test_black_is_0_and_white_is_1_at_every_depth(dtype: type[np.generic], white
     np.testing.assert_array_equal(image, copy)
 
 
-def test_scaling_refuses_other_dtypes() -> None:
-    with pytest.raises(ImageError, match="an image of float64 numbers cannot be scaled"):
+def test_other_dtypes_cannot_be_scaled() -> None:
+    with pytest.raises(ImageError, match="float64"):
         to_unit(np.zeros((1, 1, 3)))
 
 
@@ -91,14 +91,14 @@ def test_scaling_refuses_other_dtypes() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 4, 3), (5, 4, 1), (5, 4)])
-def test_written_images_are_read_back(tmp_path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+def test_image_survives_writing_and_reading(tmp_path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)  # type: ignore[type-var]
     write_png(tmp_path / "out.png", image)
     np.testing.assert_array_equal(read_image(tmp_path / "out.png"), as_image(image))
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
 
 
-def test_other_readers_see_the_colours_in_order(tmp_path: Path) -> None:
+def test_pillow_reads_the_same_colours(tmp_path: Path) -> None:
     write_png(tmp_path / "out.png", RGB)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), RGB)
 
@@ -106,28 +106,28 @@ def test_other_readers_see_the_colours_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((2, 2), np.float32), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)]
 )
-def test_what_cannot_be_written_is_told(tmp_path: Path, image: Array) -> None:
-    with pytest.raises(ImageError, match=r"out\.png: cannot write .* as PNG; pass uint8 or uint16"):
+def test_unsupported_array_is_not_written(tmp_path: Path, image: Array) -> None:
+    with pytest.raises(ImageError, match=r"out\.png: cannot write"):
         write_png(tmp_path / "out.png", image)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_folder_unchanged(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "kept").touch()
+    (tmp_path / "folder" / "file").touch()
     with pytest.raises(ImageError, match=r"folder: cannot be written \("):
         write_png(tmp_path / "folder", RGB)
     with pytest.raises(ImageError, match=r"out\.png: cannot be written \(No such file"):
         write_png(tmp_path / "gone" / "out.png", RGB)
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "kept"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "file"]
 
 
-def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(image_of(tmp_path, saved(drawn("RGB"), "PNG"), "a.jpg"), RGB)
+def test_content_decides_the_format(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(write_and_read(tmp_path, encode(draw("RGB"), "PNG"), "a.jpg"), RGB)
 
 
 @pytest.mark.parametrize("name", ["größe 零件.png", "эталон.jpg", "a b'c.webp"])
 def test_names_of_any_language(tmp_path: Path, name: str) -> None:
-    image = image_of(tmp_path, saved(drawn("RGB"), "PNG"), name)
+    image = write_and_read(tmp_path, encode(draw("RGB"), "PNG"), name)
     np.testing.assert_array_equal(image, RGB)
     write_png(tmp_path / name, image)
     np.testing.assert_array_equal(read_image(str(tmp_path / name)), RGB)

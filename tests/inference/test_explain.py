@@ -18,12 +18,13 @@ from safetensors import safe_open
 
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import read_image, write_png
-from patchcore_plugin.data.thumbnails import LIMIT, LONGEST, decoded, packed, thumbnail, unpacked
+from patchcore_plugin.data.thumbnails import LIMIT, LONGEST, decode_thumbnail, encode_thumbnail
 from patchcore_plugin.inference import ExplanationPictures, explain, explanation_picture
 from patchcore_plugin.inference.explain import CACHE_SIZE, GAP, MIN_CROP, SIDE
 from patchcore_plugin.models.calibration import fit_order
 from patchcore_plugin.models.file import read_manifest
 from patchcore_plugin.models.recalibration import recalibrated
+from patchcore_plugin.models.thumbnail_tensors import pack_thumbnails, unpack_thumbnails
 from tests.commands import SMALL, patchcore
 from tests.conftest import draw, write
 from tests.inference.predictions import FakePrediction
@@ -84,7 +85,7 @@ def test_anomalous_patch_is_left_and_normal_patch_right(tmp_path: Path, dtype: t
 def test_crop_at_a_border_is_moved_inside(x: int, y: int) -> None:
     size, box = (300, 400), (x, y, 8, 8)
     image = plate(size, box, RED)
-    picture = explanation_picture(prediction(image, box), {0: thumbnail(image)})
+    picture = explanation_picture(prediction(image, box), {0: encode_thumbnail(image)})
     assert picture is not None
     # 8 of 60 pixels are 26 of 192; a crop cut off at the border would show them larger.
     rows, columns = (np.arange(SIDE) < 34 if place == 0 else np.arange(SIDE) >= SIDE - 34 for place in (y, x))
@@ -98,7 +99,7 @@ def test_crop_at_a_border_is_moved_inside(x: int, y: int) -> None:
 def test_image_smaller_than_a_crop_is_shown_whole(size: tuple[int, int]) -> None:
     assert min(size) < MIN_CROP
     image = plate(size, (0, 0, 1, 1), RED)
-    picture = explanation_picture(prediction(image, (0, 0, 1, 1)), {0: thumbnail(image)})
+    picture = explanation_picture(prediction(image, (0, 0, 1, 1)), {0: encode_thumbnail(image)})
     assert picture is not None
     assert picture.shape == (SIDE, 2 * SIDE + GAP, 3)
 
@@ -106,8 +107,8 @@ def test_image_smaller_than_a_crop_is_shown_whole(size: tuple[int, int]) -> None
 def test_crop_can_be_less_than_a_pixel_of_the_thumbnail() -> None:
     size, box = (10, 20000), (19995, 2, 5, 5)
     image = plate(size, box, RED)
-    assert decoded(thumbnail(image)).shape == (1, LONGEST, 3)
-    picture = explanation_picture(prediction(image, box), {0: thumbnail(image)})
+    assert decode_thumbnail(encode_thumbnail(image)).shape == (1, LONGEST, 3)
+    picture = explanation_picture(prediction(image, box), {0: encode_thumbnail(image)})
     assert picture is not None
     assert picture.shape == (SIDE, 2 * SIDE + GAP, 3)
 
@@ -117,8 +118,8 @@ def test_thumbnail_and_file_show_the_same_part_of_a_large_image(tmp_path: Path) 
     image = cv2.GaussianBlur(plate(size, box, GREEN), (0, 0), 9)
     write_png(tmp_path / "normal.png", image)
     explained = prediction(image, box, image=str(tmp_path / "normal.png"))
-    small = thumbnail(image)
-    assert decoded(small).shape == (384, LONGEST, 3)
+    small = encode_thumbnail(image)
+    assert decode_thumbnail(small).shape == (384, LONGEST, 3)
     from_file = explanation_picture(explained, {})
     from_thumbnail = explanation_picture(explained, {0: small})
     assert from_file is not None
@@ -139,7 +140,7 @@ def test_no_picture_without_the_training_image(tmp_path: Path) -> None:
         assert explanation_picture(explained, {}) is None, path
     explained = prediction(image, box)
     for incomplete in (replace(explained, nearest=None), replace(explained, pixels=None)):
-        assert explanation_picture(incomplete, {0: thumbnail(image)}) is None
+        assert explanation_picture(incomplete, {0: encode_thumbnail(image)}) is None
 
 
 def test_recent_training_images_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,12 +183,12 @@ def fitted() -> pp.Detector:
 def test_thumbnails_have_the_numbers_of_their_images(fitted: pp.Detector) -> None:
     read = np.concatenate(fit_order(10, 0)).tolist()
     assert read != sorted(read)
-    assert dict(fitted.thumbnails) == {number: thumbnail(draw(seed)) for number, seed in enumerate(read)}
+    assert dict(fitted.thumbnails) == {number: encode_thumbnail(draw(seed)) for number, seed in enumerate(read)}
     (outcome,) = fitted.predict([draw(read[3])])
     assert outcome.nearest is not None
     bank_images = set(fitted.bank.origin[:, 0].tolist())
     assert outcome.nearest.number in bank_images
-    assert np.abs(decoded(fitted.thumbnails[3]).astype(int) - draw(read[3])).mean() < 4
+    assert np.abs(decode_thumbnail(fitted.thumbnails[3]).astype(int) - draw(read[3])).mean() < 4
 
 
 def test_thumbnails_are_saved_in_format_1(fitted: pp.Detector, tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_update_adds_thumbnails_only_if_there_are_some(tmp_path: Path) -> None:
         write(tmp_path / f"{seed}.png", draw(seed))
     old, new = ([tmp_path / f"{seed}.png" for seed in seeds] for seeds in (range(4), range(4, 7)))
     updated = make().fit(old, keep_thumbnails=True).update(new)
-    expected = [thumbnail(read_image(path)) for path in updated.training_images]
+    expected = [encode_thumbnail(read_image(path)) for path in updated.training_images]
     assert [updated.thumbnails[number] for number in range(7)] == expected
     assert {Path(path) for path in updated.training_images} == {*old, *new}
     assert not make().fit(old).update(new).thumbnails
@@ -240,9 +241,9 @@ def test_update_adds_thumbnails_only_if_there_are_some(tmp_path: Path) -> None:
 
 def test_packed_thumbnails_are_unpacked() -> None:
     some = {1: b"one", 3: b"three"}
-    assert unpacked(Path("m"), packed(some, 5), 5) == some
-    assert packed({}, 5) == {}
-    assert unpacked(Path("m"), {}, 5) == {}
+    assert unpack_thumbnails(Path("m"), pack_thumbnails(some, 5), 5) == some
+    assert pack_thumbnails({}, 5) == {}
+    assert unpack_thumbnails(Path("m"), {}, 5) == {}
 
 
 @pytest.mark.parametrize(
@@ -259,14 +260,14 @@ def test_packed_thumbnails_are_unpacked() -> None:
     ],
 )
 def test_invalid_offsets_are_refused(damage: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = packed({0: b"one", 1: b"two"}, 2)
+    tensors = pack_thumbnails({0: b"one", 1: b"two"}, 2)
     damage(tensors)
     with pytest.raises(pp.ModelFileError, match=r"m: damaged \(its thumbnails are not those of 2 images\); fit again"):
-        unpacked(Path("m"), tensors, 2)
+        unpack_thumbnails(Path("m"), tensors, 2)
 
 
 def test_thumbnail_that_is_not_a_small_jpeg_is_refused() -> None:
-    good = thumbnail(draw(0))
+    good = encode_thumbnail(draw(0))
     large = cv2.imencode(".jpg", np.zeros((1, LIMIT + 1, 3), np.uint8))[1].tobytes()
     png = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
     for file, reason in (
@@ -276,7 +277,7 @@ def test_thumbnail_that_is_not_a_small_jpeg_is_refused() -> None:
         (png, "a PNG file of 2 x 2 pixels"),
     ):
         with pytest.raises(pp.ModelFileError, match=rf"model file is damaged \({reason}\); fit again"):
-            decoded(file)
+            decode_thumbnail(file)
 
 
 def test_predict_explains_defects_without_the_training_images(tmp_path: Path) -> None:

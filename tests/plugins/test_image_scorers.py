@@ -255,5 +255,5 @@ def test_every_command_says_that_there_is_no_map(
     assert (figures["pixel_auroc"], figures["aupro"], figures["bank_rows"]) == (None, None, 10)
     assert figures["image_auroc"] is not None
     page = (evaluated / "report.html").read_text()
-    assert "Heat over" not in page
+    assert "Heat map of" not in page
     assert not [each for each in (evaluated / "washer").iterdir() if each.is_dir()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nicegui import ui
 
 from patchcore_plugin.app.fitting import Fitting, Wanted
-from patchcore_plugin.data.datasets import training_images
+from patchcore_plugin.data.datasets import find_training_images
 
 from .parts import Messages, card, folder_input, number, once, primary, rate_input, rate_of, secondary
 
@@ -84,7 +84,7 @@ class FitPanel:
         rate = None if self._rate.value is None else rate_of(self._rate)
 
         def start() -> bool:
-            images = folders.check(training_images([folders.folder(text)]))
+            images = folders.check(find_training_images([folders.folder(text)]))
             self._site.fitting.start(
                 Wanted(
                     folder=text,

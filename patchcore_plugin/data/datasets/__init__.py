@@ -1,7 +1,7 @@
-"""Find images in files, folders and lists, and read the data sets that people have, each by its own layout."""
+"""Find images in files, folders and lists, and read data sets in the layouts in which they are published."""
 
 from .files import IMAGE_SUFFIXES, find_images
-from .loading import load_categories, load_category, training_images
+from .loading import find_training_images, load_categories, load_category
 from .types import Category, TestImage
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "Category",
     "TestImage",
     "find_images",
+    "find_training_images",
     "load_categories",
     "load_category",
-    "training_images",
 ]

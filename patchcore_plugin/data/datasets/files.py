@@ -12,135 +12,192 @@ from typing import NoReturn
 from patchcore_plugin.errors import DatasetError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Suffixes of files that are taken for images when a folder is searched, in lower case."""
+"""Suffixes of image files in a searched folder, in lower case."""
 
 RESULTS = "results.jsonl"
-"""What a run writes a line into for each image."""
+"""File to which a prediction run writes one line per image."""
 PICTURES = {"map": "heat_maps", "overlay": "overlays", "why": "why"}
-"""Folders beside it with the pictures that are drawn, by what they are; these are no images."""
+"""Folders next to `RESULTS` that hold the drawings of a run; a search of a folder skips them."""
 
 _LIST_SUFFIX = ".txt"
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """Return the images that files, folders and lists name.
+    """Return the images in files, folders and lists.
 
     Parameters
     ----------
     inputs : sequence of Path
-        Each is an image (of any suffix); a folder, which is searched with its subfolders for files that have
-        one of `IMAGE_SUFFIXES` and are not hidden; or a `.txt` file with one path a line, relative to the
-        folder of the list, whose blank lines and lines that start with `#` are skipped. Pictures beside a
-        ``results.jsonl``, which an earlier run drew, are no images of a folder.
+        Each is one of:
+
+        - an image file of any suffix;
+        - a folder, searched recursively for files with one of `IMAGE_SUFFIXES` that are not hidden. Drawings next to a
+          ``results.jsonl`` of an earlier run are skipped;
+        - a ``.txt`` list with one path per line, relative to the folder of the list. Blank lines and lines that start
+          with ``#`` are skipped.
 
     Returns
     -------
     list of Path
-        In the order of `inputs`; within a folder in natural order (`2.png` before `10.png`). A file that is
-        named twice is returned once, where it came first.
+        In the order of `inputs`; within a folder in natural order (``2.png`` before ``10.png``). Duplicates are
+        returned once, at their first position.
 
     Raises
     ------
     DatasetError
-        A path does not exist, a list cannot be read, or there is no image in one of the inputs.
+        If a path does not exist, a list cannot be read, or an input has no images.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("10.png", "2.png", "notes.md"):
+    ...         Path(folder, name).touch()
+    ...     [image.name for image in find_images([Path(folder)])]
+    ['2.png', '10.png']
     """
     if not inputs:
         raise DatasetError("no images given; name files, folders, or .txt lists of paths")
-    found: dict[Path, Path] = {}
+    images: dict[Path, Path] = {}
     for entry in map(Path, inputs):
-        for image in _images_of(entry):
-            found.setdefault(image.resolve(), image)
-    return list(found.values())
+        for image in _expand(entry):
+            images.setdefault(image.resolve(), image)
+    return list(images.values())
 
 
-def search(folder: Path) -> list[Path]:
+def search_folder(folder: Path) -> list[Path]:
     """Return the images in a folder and its subfolders, in natural order; links to folders are followed."""
-    return sorted(map(Path, walk(folder, _closed)), key=by_path)
+    return sorted(map(Path, walk(folder, _raise_closed)), key=path_key)
 
 
 def walk(folder: Path, on_error: Callable[[OSError], object], *, leave_out: Path | None = None) -> Iterator[str]:
-    """Yield the images in a folder and its subfolders, in any order, each folder once; links to folders are followed.
+    """Yield the images in a folder and its subfolders in any order.
 
-    Pictures that an earlier run drew of images, beside its results, are left out.
+    Links to folders are followed, and each folder is visited once. Drawings next to the results of an earlier run are
+    skipped.
 
     Parameters
     ----------
-    folder
-        What all paths start with.
-    on_error
-        Called with the error of a folder that cannot be opened.
-    leave_out
-        A folder that is not looked into.
+    folder : Path
+        All paths start with it.
+    on_error : callable
+        Called with the error of each folder that cannot be opened.
+    leave_out : Path, optional
+        A folder to skip.
+
+    Yields
+    ------
+    str
+        Path of an image.
     """
     visited = set() if leave_out is None else {leave_out.resolve()}
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         real = Path(parent).resolve()
-        if real in visited:  # a link to a folder above would never end
+        if real in visited:  # a link to a parent folder would recurse forever
             folders.clear()
             continue
         visited.add(real)
-        drawn = PICTURES.values() if RESULTS in files else ()
-        folders[:] = sorted((name for name in folders if not name.startswith(".") and name not in drawn), key=natural)
-        # Strings, because a watched folder is gone through again and again.
+        drawings = PICTURES.values() if RESULTS in files else ()
+        visible = (name for name in folders if not name.startswith(".") and name not in drawings)
+        folders[:] = sorted(visible, key=natural_key)
+        # Strings are faster than paths, and a watched folder is searched again and again.
         start = os.path.join(parent, "")  # noqa: PTH118
         yield from (start + name for name in files if _is_image(name))
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the images right in a folder, in natural order."""
-    return sorted((entry for entry in _entries(folder) if _is_image(entry.name)), key=by_path)
+def list_images(folder: Path) -> list[Path]:
+    """Return the images directly in a folder, in natural order."""
+    return sorted((entry for entry in _list_entries(folder) if _is_image(entry.name)), key=path_key)
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders right in a folder that are not hidden, in natural order."""
-    found = [entry for entry in _entries(folder) if not entry.name.startswith(".") and entry.is_dir()]
-    return sorted(found, key=by_path)
+def list_subfolders(folder: Path) -> list[Path]:
+    """Return the folders directly in a folder that are not hidden, in natural order."""
+    folders = (entry for entry in _list_entries(folder) if not entry.name.startswith(".") and entry.is_dir())
+    return sorted(folders, key=path_key)
 
 
 def require_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, at least one."""
-    images = search(folder)
+    """Return the images in a folder and its subfolders; raise `DatasetError` if there are none."""
+    images = search_folder(folder)
     if not images:
         raise DatasetError(f"{folder}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
     return images
 
 
-def named(folder: Path) -> Path:
-    """Return a folder by a path that ends in its name, which `.` and `..` do not."""
+def ensure_name(folder: Path) -> Path:
+    """Return the path of a folder that ends in its name; ``.`` and ``..`` are resolved."""
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
-def natural(text: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Return a sort key that compares runs of digits as numbers, and all else without regard to case."""
-    # The text itself breaks ties such as `1.png` and `01.png`, so that the order never depends on the disk.
+def natural_key(text: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Return a sort key that compares runs of digits as numbers, and letters regardless of case.
+
+    Examples
+    --------
+    >>> sorted(["b10", "B9", "a"], key=natural_key)
+    ['a', 'B9', 'b10']
+    """
+    # The text itself breaks ties such as `1.png` and `01.png`, so that the order never depends on the file system.
     parts = re.findall(r"[0-9]+|[^0-9]+", text.casefold())
     return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts], text
 
 
-def by_path(path: Path) -> list[tuple[list[tuple[bool, int, str]], str]]:
-    """Return the sort key of a path: that of its parts, one after the other."""
-    return [natural(part) for part in path.parts]
+def path_key(path: Path) -> list[tuple[list[tuple[bool, int, str]], str]]:
+    """Return the natural sort key of a path, part by part."""
+    return [natural_key(part) for part in path.parts]
 
 
-def _images_of(entry: Path) -> list[Path]:
+def read_paths(stream: BufferedIOBase, *, null: bool = False) -> Iterator[list[Path]]:
+    r"""Yield paths from a stream as they arrive, in batches; the paths are not checked.
+
+    Parameters
+    ----------
+    stream : BufferedIOBase
+        For example, standard input. Reading blocks until a complete line arrives.
+    null : bool
+        Whether a NUL byte ends each path, as ``find -print0`` writes it; such paths are used as they are. Otherwise
+        each line is a path or a comment, as in a ``.txt`` list.
+
+    Yields
+    ------
+    list of Path
+        At least one.
+
+    Examples
+    --------
+    >>> from io import BytesIO
+    >>> [[path.name for path in paths] for paths in read_paths(BytesIO(b"a.png\n# comment\nb.png"))]
+    [['a.png'], ['b.png']]
+    """
+    end, rest, chunk = b"\0" if null else b"\n", b"", b"more"
+    while chunk:
+        chunk = stream.read1(1 << 16)
+        *complete, rest = (rest + chunk).split(end)
+        texts = map(os.fsdecode, complete if chunk else [*complete, rest])
+        paths = [text if null else _strip_comment(text.removeprefix("\ufeff")) for text in texts]
+        if any(paths):
+            yield [Path(path) for path in paths if path]
+
+
+def _expand(entry: Path) -> list[Path]:
     """Return the images of one input, at least one."""
     if entry.is_dir():
         return require_images(entry)
     if not entry.exists():
         raise DatasetError(f"{entry}: no such file or folder; check the path")
-    return _listed(entry) if entry.suffix.lower() == _LIST_SUFFIX else [entry]
+    return _read_list(entry) if entry.suffix.lower() == _LIST_SUFFIX else [entry]
 
 
-def _listed(file: Path) -> list[Path]:
-    """Return the paths in a list, at least one, each of an existing file."""
+def _read_list(file: Path) -> list[Path]:
+    """Return the paths in a list, at least one, all of existing files."""
     try:
-        # Editors on Windows start a file with a byte-order mark.
+        # Windows editors start files with a byte-order mark.
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: not a readable list of paths ({error}); save it as UTF-8 text") from None
     images: list[Path] = []
     for number, line in enumerate(lines, start=1):
-        text = _path_in(line)
+        text = _strip_comment(line)
         if not text:
             continue
         image = file.parent / text
@@ -148,33 +205,12 @@ def _listed(file: Path) -> list[Path]:
             raise DatasetError(f"{file}, line {number}: no such file: {image}")
         images.append(image)
     if not images:
-        raise DatasetError(f"{file}: no paths in this list; write one image a line")
+        raise DatasetError(f"{file}: no paths in this list; write one path per line")
     return images
 
 
-def read_paths(stream: BufferedIOBase, *, null: bool = False) -> Iterator[list[Path]]:
-    """Yield the paths of a list while it is being written, each time those that are there; none is checked.
-
-    Parameters
-    ----------
-    stream
-        Such as standard input. It is waited for where it has no whole line.
-    null
-        Whether a path ends with a NUL byte and is taken as it is, as ``find -print0`` writes it. Otherwise it is a
-        line, as in a `.txt` list.
-    """
-    end, rest, chunk = b"\0" if null else b"\n", b"", b"more"
-    while chunk:
-        chunk = stream.read1(1 << 16)
-        *whole, rest = (rest + chunk).split(end)
-        texts = map(os.fsdecode, whole if chunk else [*whole, rest])
-        paths = [text if null else _path_in(text.removeprefix("\ufeff")) for text in texts]
-        if any(paths):
-            yield [Path(path) for path in paths if path]
-
-
-def _path_in(line: str) -> str:
-    """Return the path in a line of a list; nothing for a blank line or a comment."""
+def _strip_comment(line: str) -> str:
+    """Return the path in a line of a list; empty for a blank line or a comment."""
     text = line.strip()
     return "" if text.startswith("#") else text
 
@@ -183,12 +219,12 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        _closed(error)
+        _raise_closed(error)
 
 
-def _closed(error: OSError) -> NoReturn:
+def _raise_closed(error: OSError) -> NoReturn:
     raise DatasetError(f"{error.filename}: cannot be opened ({error.strerror}); check its permissions") from error

@@ -1,77 +1,80 @@
-"""KolektorSDD2: train and test, each flat, with the mask N_GT.png beside each image N.png.
+"""KolektorSDD2: the folders train and test hold images N.png and their masks N_GT.png.
 
-The masks alone say which images are good: those whose mask is black. So they are read when the images are asked for.
+Only the masks say which images are good: those whose mask is black. The masks are read when the images are listed.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from patchcore_plugin.errors import DatasetError, ImageError
 
-from .files import images_in, named
-from .types import DEFECT, GOOD, Source, TestImage
+from .files import ensure_name, list_images
+from .types import DEFECT, GOOD, CategorySource, TestImage
 
 _MASK = "_GT"
 _STRAY = "(copy)"
-"""The archive itself holds `10301 (copy).png` and `10301_GT (copy).png`, which are not part of the data set."""
+"""The published archive holds `10301 (copy).png` and `10301_GT (copy).png`, which are not part of the data set."""
 
 
-def find(folder: Path) -> Source | None:
-    """Return the category that a folder is, or was meant to be; None if it is no such category."""
+class _Pair(NamedTuple):
+    image: Path
+    mask: Path
+    is_anomalous: bool
+
+
+def find_category(folder: Path) -> CategorySource | None:
+    """Return the category in a folder of this layout, complete or not; None if the layout is another one."""
     if _has_masks(folder / "train") or _has_masks(folder / "test"):
-        return Source(named(folder).name, partial(_train, folder), partial(_test, folder))
+        return CategorySource(ensure_name(folder).name, partial(_list_train, folder), partial(_list_test, folder))
     return None
 
 
 def refuse_half(folder: Path) -> None:
-    """Raise `DatasetError` if a folder is train or test itself, whose masks would be taken for images."""
+    """Raise `DatasetError` for the folder train or test itself, whose masks would pass for images."""
     if _has_masks(folder):
         raise DatasetError(
-            f"{folder}: looks like one half of KolektorSDD2, images and masks side by side; "
-            "name the folder above it, which holds train and test"
+            f"{folder}: looks like one half of KolektorSDD2, with images and masks in one folder; "
+            "pass its parent folder, which holds train and test"
         )
 
 
-def _train(folder: Path) -> list[Path]:
-    """Return the good images of train; its defective ones are left out, because a fit learns from good ones only."""
-    images = [image for image, _, is_anomalous in _judged(folder, "train") if not is_anomalous]
+def _list_train(folder: Path) -> list[Path]:
+    """Return the good images of train; a fit takes no defective ones."""
+    images = [pair.image for pair in _list_pairs(folder, "train") if not pair.is_anomalous]
     if not images:
-        raise DatasetError(f"{folder / 'train'}: no image has a black mask, so there is no good one to fit on")
+        raise DatasetError(f"{folder / 'train'}: no good images to fit on; the mask of a good image is black")
     return images
 
 
-def _test(folder: Path) -> list[TestImage]:
-    judged = sorted(_judged(folder, "test"), key=lambda each: each[2])
+def _list_test(folder: Path) -> list[TestImage]:
+    pairs = sorted(_list_pairs(folder, "test"), key=lambda pair: pair.is_anomalous)
     return [
         TestImage(image, DEFECT, True, mask) if is_anomalous else TestImage(image, GOOD, False, None)
-        for image, mask, is_anomalous in judged
+        for image, mask, is_anomalous in pairs
     ]
 
 
-def _judged(folder: Path, part: str) -> list[tuple[Path, Path, bool]]:
-    """Return each image with its mask, and whether the mask shows a defect."""
-    if not (folder / part).is_dir():
+def _list_pairs(folder: Path, split: str) -> list[_Pair]:
+    if not (folder / split).is_dir():
         raise DatasetError(
-            f"{folder}: looks like KolektorSDD2, but {part} is missing; "
-            "it needs train and test, each with N_GT.png beside each N.png"
+            f"{folder}: looks like KolektorSDD2, but {split} is missing; "
+            "it needs train and test, each with a mask N_GT.png for every image N.png"
         )
-    files = {file.stem: file for file in images_in(folder / part) if _STRAY not in file.stem}
-    judged: list[tuple[Path, Path, bool]] = []
+    files = {file.stem: file for file in list_images(folder / split) if _STRAY not in file.stem}
+    pairs: list[_Pair] = []
     for stem, image in files.items():
         if stem.endswith(_MASK):
             continue
         mask = files.get(stem + _MASK)
         if mask is None:
-            raise DatasetError(
-                f"{image}: has no mask {stem}{_MASK}.png beside it, so it is not known whether it is good; "
-                "add one (black for a good image), or remove the image"
-            )
-        judged.append((image, mask, _shows_defect(mask)))
-    if not judged:
-        raise DatasetError(f"{folder / part}: no images in this folder; put N_GT.png beside each N.png")
-    return judged
+            raise DatasetError(f"{image}: mask {stem}{_MASK}.png is missing; add it (black if the image is good)")
+        pairs.append(_Pair(image, mask, _shows_defect(mask)))
+    if not pairs:
+        raise DatasetError(f"{folder / split}: no images in this folder; add N.png and its mask N_GT.png")
+    return pairs
 
 
 def _shows_defect(mask: Path) -> bool:
@@ -80,11 +83,9 @@ def _shows_defect(mask: Path) -> bool:
     try:
         return bool(read_mask(mask).any())
     except ImageError as error:
-        raise DatasetError(
-            f"{mask}: not a readable mask, so it is not known whether its image is good; replace it, or remove both"
-        ) from error
+        raise DatasetError(f"{mask}: not a readable mask; replace it, or remove it and its image") from error
 
 
 def _has_masks(folder: Path) -> bool:
-    stems = {image.stem for image in images_in(folder)} if folder.is_dir() else set()
+    stems = {image.stem for image in list_images(folder)} if folder.is_dir() else set()
     return any(stem + _MASK in stems for stem in stems)

@@ -1,4 +1,4 @@
-"""Tell the layouts of data sets apart, and read whichever is there."""
+"""Recognise the layout of a data set and read it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from pathlib import Path
 
 from patchcore_plugin.errors import DatasetError
 
-from . import csv_table as table
-from . import kolektor, visa
-from . import mvtec as trees
-from .files import find_images, subfolders
-from .types import Category, Source
+from . import csv_table, kolektor, mvtec, visa
+from .files import find_images, list_subfolders
+from .types import Category, CategorySource
 
 _LAYOUTS = (
-    "MVTec AD, MPDD: CATEGORY/train/good, CATEGORY/test/KIND, CATEGORY/ground_truth/KIND",
-    "BTAD: CATEGORY/train/ok, CATEGORY/test/ok, CATEGORY/test/ko, CATEGORY/ground_truth/ko",
-    "VisA: split_csv/1cls.csv, CATEGORY/Data",
-    "KolektorSDD2: train/N.png, train/N_GT.png, test/N.png, test/N_GT.png",
-    f"a {table.SUFFIX} file: {', '.join(table.Columns().required)}",
+    "MVTec AD (CATEGORY/train/good, CATEGORY/test/KIND), MPDD, BTAD, VisA, KolektorSDD2, "
+    f"a {csv_table.SUFFIX} file ({', '.join(csv_table.Columns().required)})"
 )
 
 
@@ -28,8 +23,8 @@ def load_categories(dataset: Path) -> list[Category]:
     Parameters
     ----------
     dataset : Path
-        A folder in the layout of MVTec AD, MPDD, BTAD, VisA or KolektorSDD2, or a `.csv` file; or one category of
-        these: its folder, or `FILE.csv/CATEGORY`. What else lies beside the categories is skipped.
+        A folder in the layout of MVTec AD, MPDD, BTAD, VisA or KolektorSDD2, or a ``.csv`` file; or one category of
+        these: its folder, or ``FILE.csv/CATEGORY``. Other content of a folder is skipped.
 
     Returns
     -------
@@ -39,18 +34,30 @@ def load_categories(dataset: Path) -> list[Category]:
     Raises
     ------
     DatasetError
-        The layout is not known, or a category is incomplete; the message says what is missing.
+        If the layout is unknown, or a category is incomplete; the message says what is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("train/good/1.png", "test/good/2.png", "test/scratch/3.png"):
+    ...         image = Path(folder, "bolt", name)
+    ...         image.parent.mkdir(parents=True)
+    ...         image.touch()
+    ...     [category] = load_categories(Path(folder))
+    >>> category.name, len(category.train), [image.kind for image in category.test]
+    ('bolt', 1, ['good', 'scratch'])
     """
-    return [source.load() for source in _required(Path(dataset))]
+    return [source.load() for source in _require_sources(Path(dataset))]
 
 
 def load_category(dataset: Path) -> Category:
-    """Read a data set that is one category.
+    """Read a data set with one category.
 
     Parameters
     ----------
     dataset : Path
-        As of `load_categories`.
+        The folder of a category, a data set with one category, a ``.csv`` file, or ``FILE.csv/CATEGORY``.
 
     Returns
     -------
@@ -59,79 +66,81 @@ def load_category(dataset: Path) -> Category:
     Raises
     ------
     DatasetError
-        As of `load_categories`; or there are several categories.
+        If the layout is unknown, the category is incomplete, or there are several.
     """
-    return _only(Path(dataset), _required(Path(dataset))).load()
+    return _require_one(Path(dataset), _require_sources(Path(dataset))).load()
 
 
-def training_images(inputs: Sequence[Path]) -> list[Path]:
+def find_training_images(inputs: Sequence[Path]) -> list[Path]:
     """Return the good images to fit on.
 
     Parameters
     ----------
     inputs : sequence of Path
-        As of `find_images`; or data sets as of `load_categories`, of which the good training images are taken.
+        Files, folders and lists, from which all images are taken; and data sets with one category, from which the good
+        training images are taken.
 
     Returns
     -------
     list of Path
-        As of `find_images`.
+        In the order of `inputs`, without duplicates.
 
     Raises
     ------
     DatasetError
-        As of `find_images`; or an input holds several categories, or lacks its good images.
+        If a path does not exist, an input has no images, or it has several categories.
     """
     images: list[Path] = []
     for entry in map(Path, inputs):
-        sources = _find(entry)
-        images += _only(entry, sources).train() if sources else [entry]
+        sources = _find_sources(entry)
+        images += _require_one(entry, sources).train() if sources else [entry]
     return find_images(images)
 
 
-def _find(entry: Path) -> list[Source]:
-    """Return the categories of a data set; none if the entry is in no known layout."""
+def _find_sources(entry: Path) -> list[CategorySource]:
+    """Return the categories of a data set; empty if the layout is unknown."""
     if _is_table(entry):
-        return table.find(entry)
+        return csv_table.read_table(entry)
     if _is_table(entry.parent):
-        found = table.find(entry.parent)
-        chosen = [source for source in found if source.name == entry.name]
-        if not chosen:
-            names = ", ".join(source.name for source in found)
+        sources = csv_table.read_table(entry.parent)
+        selection = [source for source in sources if source.name == entry.name]
+        if not selection:
+            names = ", ".join(source.name for source in sources)
             raise DatasetError(f"{entry.parent}: no category {entry.name!r}; it has: {names}")
-        return chosen
+        return selection
     if not entry.is_dir():
         return []
     kolektor.refuse_half(entry)
-    return visa.find(entry) or _category(entry) or [each for folder in subfolders(entry) for each in _category(folder)]
+    return (
+        visa.find_categories(entry)
+        or _find_category(entry)
+        or [source for folder in list_subfolders(entry) for source in _find_category(folder)]
+    )
 
 
-def _category(folder: Path) -> list[Source]:
-    """Return the one category that a folder is, if it is one."""
-    source = kolektor.find(folder) or trees.find(folder)
+def _find_category(folder: Path) -> list[CategorySource]:
+    source = kolektor.find_category(folder) or mvtec.find_category(folder)
     return [source] if source else []
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix.lower() == table.SUFFIX and file.is_file()
+    return file.suffix.lower() == csv_table.SUFFIX and file.is_file()
 
 
-def _required(dataset: Path) -> list[Source]:
-    sources = _find(dataset)
+def _require_sources(dataset: Path) -> list[CategorySource]:
+    sources = _find_sources(dataset)
     if sources:
         return sources
     if dataset.is_dir():
-        raise DatasetError(f"{dataset}: in none of the layouts that can be read; {'; '.join(_LAYOUTS)}")
+        raise DatasetError(f"{dataset}: not a data set in a supported layout: {_LAYOUTS}")
     if dataset.exists():
-        raise DatasetError(f"{dataset}: a file; name the folder of a data set, or a {table.SUFFIX} file")
+        raise DatasetError(f"{dataset}: not a data set; pass its folder, or a {csv_table.SUFFIX} file")
     raise DatasetError(f"{dataset}: no such file or folder; check the path")
 
 
-def _only(dataset: Path, sources: list[Source]) -> Source:
+def _require_one(dataset: Path, sources: list[CategorySource]) -> CategorySource:
     if len(sources) > 1:
         names = ", ".join(source.name for source in sources)
-        raise DatasetError(
-            f"{dataset}: holds categories, not images of one product; "
-            f"choose one, such as {dataset / sources[0].name}: {names}"
-        )
+        example = dataset / sources[0].name
+        raise DatasetError(f"{dataset}: has several categories ({names}); choose one, such as {example}")
     return sources[0]

@@ -1,4 +1,4 @@
-"""What is known of a data set: its categories, and the images of each."""
+"""Categories of a data set and their images."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GOOD = "good"
-"""Kind of every image without a defect, whatever a data set calls it."""
+"""Kind of every image without a defect, whatever the data set calls it."""
 DEFECT = "defect"
-"""Kind of a defective image where a data set knows no kinds."""
+"""Kind of a defective image if the data set does not distinguish kinds."""
 
 
 @dataclass(frozen=True)
 class TestImage:
-    """One image of a test set.
+    """One test image.
 
     Attributes
     ----------
     path : Path
-        The image.
+        The image file.
     kind : str
-        "good", or the kind of defect: the name of its folder, or "defect" where kinds are not told apart.
+        "good", or the kind of defect: the name of its folder, or "defect" if the data set does not distinguish kinds.
     is_anomalous : bool
-        Whether its kind is another than "good".
+        Whether the image is defective.
     mask : Path or None
-        The mask of its defects; None for a good image, and for a defect image that has none.
+        Mask of the defects; None for a good image, and for a defective image without a mask.
     """
 
-    # Its name would make pytest take it for a class of tests.
+    # Otherwise pytest collects the class because of its name.
     __test__ = False
 
     path: Path
@@ -44,11 +44,11 @@ class Category:
     Attributes
     ----------
     name : str
-        Name of its folder, or what a table calls it.
+        Name of the folder, or of the category in a table.
     train : tuple of Path
         Good images, at least one, in natural order.
     test : tuple of TestImage
-        At least one, "good" first, then the kinds of defect in natural order.
+        At least one: good images first, then the kinds of defect in natural order.
     """
 
     name: str
@@ -57,17 +57,17 @@ class Category:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One category as it lies on disk; its images are looked for when they are asked for.
+class CategorySource:
+    """One category on disk, whose images are listed on demand.
 
     Attributes
     ----------
     name : str
-        As of `Category`.
+        Name of the category.
     train : callable
-        Returns the good images to fit on, as of `Category`; raises `DatasetError` if there is none.
+        Returns the good images to fit on; raises `DatasetError` if there are none.
     test : callable
-        Returns the images to test with, as of `Category`; raises `DatasetError` if there is none.
+        Returns the images to test with; raises `DatasetError` if there are none.
     """
 
     name: str

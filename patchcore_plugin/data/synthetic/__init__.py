@@ -1,6 +1,6 @@
-"""A drawn line of machined flanges, good and defective with exact masks: a data set that needs no download.
+"""Synthetic images of machined flanges, good and defective, with exact masks: a data set without a download.
 
-The part is drawn once, at twice the size, in `part`; `defects` spoils it; `line` takes the images.
+`part` draws the product at twice the size of an image, `defects` adds defects to it, and `camera` takes the images.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import numpy as np
 from patchcore_plugin.data.images import write_png
 from patchcore_plugin.errors import DatasetError
 
-from .camera import Line
+from .camera import Camera
 from .defects import DEFECTS
 
 __all__ = ["CATEGORY", "DEFECTS", "draw_dataset"]
 
 CATEGORY = "synthetic-parts"
-"""Name of the folder that `draw_dataset` makes."""
+"""Name of the folder that `draw_dataset` creates."""
 
 
 def draw_dataset(
     folder: str | Path, *, seed: int = 0, train: int = 30, size: int = 256, good: int = 8, defective: int = 4
 ) -> Path:
-    """Draw images of a line of parts, in the MVTec AD layout.
+    """Draw images of parts on a conveyor belt, in the layout of MVTec AD.
 
-    The images differ as those of a real line do: position, rotation, brightness, light, belt and sensor noise.
-    The same arguments draw the same pixels, given the same versions of OpenCV and NumPy.
+    The images vary as those of a production line do: in position, rotation, brightness, light, belt and sensor noise.
+    The same arguments give the same pixels with the same versions of OpenCV and NumPy.
 
     Parameters
     ----------
     folder : str or Path
-        Where to; `CATEGORY` is made in it, with the folders above it. Images of an earlier call are replaced.
+        Parent of the folder `CATEGORY`; created if it does not exist. Images of an earlier call are replaced.
     seed : int
-        Decides everything that varies.
+        Seed of all random variation.
     train : int
         Number of good images to fit on, at least 1.
     size : int
@@ -42,19 +42,27 @@ def draw_dataset(
     good : int
         Number of good images to test with, at least 1.
     defective : int
-        Number of images of each of the kinds in `DEFECTS`, each with its mask; at least 1.
+        Number of images per kind in `DEFECTS`, each with a mask; at least 1.
 
     Returns
     -------
     Path
-        The folder of the category. Images are uint8 RGB and masks uint8 grey (0 and 255), all [size, size].
+        Folder of the category. Images are uint8 RGB and masks uint8 grey (0 and 255), all [size, size].
 
     Raises
     ------
     DatasetError
-        A number is too small, or the folder holds images that this call would not replace.
+        If a number is too small, or the folder holds images that this call would not replace.
     ImageError
-        A file cannot be written.
+        If a file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     root = draw_dataset(folder, train=1, good=1, defective=1, size=64)
+    ...     sorted(path.name for path in root.glob("test/*"))
+    ['chip', 'good', 'misprint', 'missing_hole', 'scratch', 'stain']
     """
     if size < 64 or min(train, good, defective) < 1:
         raise DatasetError(
@@ -72,12 +80,12 @@ def draw_dataset(
     if foreign:
         raise DatasetError(f"{root}: holds other images, such as {min(foreign)}; choose an empty folder")
     rng = np.random.default_rng(seed)
-    line = Line(size)
-    for image, kind, index in plan:
-        pixels, mask = line.image(rng, kind, index)
-        image.parent.mkdir(parents=True, exist_ok=True)
-        write_png(image, pixels)
+    camera = Camera(size)
+    for path, kind, index in plan:
+        image, mask = camera.take_image(rng, kind, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, image)
         if kind != "good":
-            masks[image].parent.mkdir(parents=True, exist_ok=True)
-            write_png(masks[image], mask)
+            masks[path].parent.mkdir(parents=True, exist_ok=True)
+            write_png(masks[path], mask)
     return root

@@ -1,7 +1,7 @@
-"""The product that is drawn: a machined flange with holes, a label and a printed code, without a defect.
+"""The product: a machined flange with holes, a label and a printed code, without defects.
 
-Lengths are in radii of the part, which lies in the middle of its drawing and has a radius of `RADIUS` sides. A drawing
-has twice the size of an image; layers are float32, [S, S] or [S, S, 3], in 0..1.
+A drawing has twice the size of an image. The part is centred and has a radius of `RADIUS` times the side; lengths are
+in radii of the part. Layers are float32, [S, S] or [S, S, 3], in 0..1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INK, _YELLOW = np.array([0.07, 0.08, 0.11]), np.array([0.97, 0.74, 0.16])
 
 @dataclass
 class Part:
-    """A drawn part: colours [S, S, 3] and cover [S, S] in 0..1, and defect [S, S] in 0..1."""
+    """A drawn part: colours [S, S, 3], and in 0..1 its cover [S, S] and its defect [S, S]."""
 
     colors: Array
     cover: Array
@@ -34,14 +34,14 @@ class Part:
 
 
 class Flange:
-    """The drawing of a sound part, on a grid in its own coordinates.
+    """Draws good parts on a grid of part coordinates.
 
     Parameters
     ----------
-    size
+    size : int
         Height and width of the images, in pixels.
-    rng
-        Draws the grooves of the turned face and the code.
+    rng : numpy.random.Generator
+        Source of the grooves of the turned face, and of the code.
     """
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
@@ -54,44 +54,44 @@ class Flange:
         code = rng.random((9, 9)) < 0.5
         code[0], code[:, 0] = True, True
         self._code = self._draw_code(code)
-        self.text = self._ink("PC-2106")
-        self.sound = self.made(range(len(BOLTS)), self.text)
+        self.text = self._draw_text("PC-2106")
+        self.good = self.draw(range(len(BOLTS)), self.text)
         self.bare = (self.r > 0.3) & (self.r < 0.92) & (self.rectangle(LABEL, 0.035) == 0)
         self.solid = 1 - self.disc(0, 0, _BORE)
         for x, y in BOLTS:
             self.bare &= self.disc(x, y, SINK) == 0
             self.solid -= self.disc(x, y, _BOLT)
 
-    def made(self, bolts: Iterable[int], text: Array) -> Array:
-        """Return a part's colours [S, S, 3], with holes of the given numbers and this text [S, S] on its label."""
+    def draw(self, bolts: Iterable[int], text: Array) -> Array:
+        """Return the colours of a part [S, S, 3] with the holes in `bolts` and a label with `text` [S, S]."""
         colors = self._drill(bolts)
         blend(colors, self.rectangle(LABEL, 0.035), _YELLOW)
         return blend(colors, 0.93 * np.maximum(text, self._code), _INK)
 
     def disc(self, x: float, y: float, radius: float) -> Array:
-        """Return the antialiased cover of a disc."""
+        """Return the antialiased cover [S, S] of a disc."""
         distance = (radius - np.hypot(self.x - np.float32(x), self.y - np.float32(y))) * self.pixels(1)
-        return single(np.clip(distance + 0.5, 0, 1))
+        return to_float32(np.clip(distance + 0.5, 0, 1))
 
     def rectangle(self, corners: tuple[float, float, float, float], round_by: float) -> Array:
-        """Return the antialiased cover of a rectangle (left, top, right, bottom) with rounded corners."""
+        """Return the antialiased cover [S, S] of a rectangle (left, top, right, bottom) with rounded corners."""
         left, top, right, bottom = corners
         x = np.abs(self.x - (left + right) / 2) - (right - left) / 2 + round_by
         y = np.abs(self.y - (top + bottom) / 2) - (bottom - top) / 2 + round_by
         outside = np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - round_by
-        return single(np.clip(0.5 - outside * self.pixels(1), 0, 1))
+        return to_float32(np.clip(0.5 - outside * self.pixels(1), 0, 1))
 
     def pixels(self, length: float) -> float:
-        """Return a length in pixels of the drawing."""
+        """Convert a length to pixels of the drawing."""
         return length * RADIUS * self.side
 
-    def points(self, points: Array) -> npt.NDArray[np.int32]:
-        """Return points [N, 2] in radii as OpenCV wants them with `shift=4`."""
+    def to_fixed_point(self, points: Array) -> npt.NDArray[np.int32]:
+        """Convert points [N, 2] to fixed-point pixels for the drawing functions of OpenCV with `shift=4`."""
         fixed: npt.NDArray[np.int32] = np.rint((points * self.pixels(1) + self.size - 0.5) * 16).astype(np.int32)
         return fixed
 
-    def _ink(self, text: str) -> Array:
-        """Return the cover of a text that fills the label."""
+    def _draw_text(self, text: str) -> Array:
+        """Return the cover [S, S] of a text that fills the label."""
         left, top, right, bottom = LABEL
         font, thick = cv2.FONT_HERSHEY_DUPLEX, max(1, round(self.side / 200))
         (width, height), _ = cv2.getTextSize(text, font, 1, 1)
@@ -103,7 +103,7 @@ class Flange:
         return canvas.astype(np.float32) / 255
 
     def _draw_steel(self, rng: np.random.Generator) -> Array:
-        """Return the turned face with its edges and bore [S, S, 3], without holes and print."""
+        """Return the turned face with edges and bore [S, S, 3], without holes and print."""
         rings = cv2.GaussianBlur(rng.standard_normal((4096, 1)), (1, 0), sigmaX=1, sigmaY=6)[:, 0]
         groove = rings[np.clip(self.r * 3000, 0, 4095).astype(np.int32)] / rings.std()
         lobes = np.abs(np.cos(self.angle - LIGHT)) ** 5
@@ -116,19 +116,19 @@ class Flange:
         depth = np.clip((_BORE - self.r) / 0.07, 0, 1)
         wall = 0.22 - 0.12 * toward
         face = np.where(self.r < _BORE, wall + (0.055 - wall) * depth, face)
-        return single(face[..., None] * np.array([0.97, 1.0, 1.035]))
+        return to_float32(face[..., None] * np.array([0.97, 1.0, 1.035]))
 
     def _draw_code(self, code: npt.NDArray[np.bool_]) -> Array:
-        """Return the cover of a printed square code."""
+        """Return the cover [S, S] of a printed square code."""
         left, top, cell = -0.135, -0.60, 0.03
         cover = np.zeros_like(self.r)
         for row, column in zip(*np.nonzero(code), strict=True):
             x, y = left + column * cell, top + row * cell
             cover = np.maximum(cover, self.rectangle((x, y, x + cell, y + cell), 0))
-        return single(cover)
+        return to_float32(cover)
 
     def _drill(self, bolts: Iterable[int]) -> Array:
-        """Return the steel [S, S, 3] with countersunk holes of the given numbers."""
+        """Return the steel [S, S, 3] with the countersunk holes in `bolts`."""
         colors = self._steel.copy()
         for x, y in (BOLTS[bolt] for bolt in bolts):
             toward = np.cos(np.arctan2(self.y - y, self.x - x) - LIGHT)
@@ -138,13 +138,13 @@ class Flange:
         return colors
 
 
-def blend(colors: Array, cover: Array, over: Array) -> Array:
-    """Lay a colour over colours [S, S, 3] where it covers [S, S], in place."""
-    colors += (cover[..., None] * (over - colors)).astype(np.float32)
+def blend(colors: Array, cover: Array, color: Array) -> Array:
+    """Blend a colour into colours [S, S, 3] in place, by its cover [S, S]."""
+    colors += (cover[..., None] * (color - colors)).astype(np.float32)
     return colors
 
 
-def single(layer: Array) -> Array:
-    """Return a layer as float32."""
-    single: npt.NDArray[np.float32] = layer.astype(np.float32, copy=False)
-    return single
+def to_float32(layer: Array) -> Array:
+    """Convert a layer to float32."""
+    converted: npt.NDArray[np.float32] = layer.astype(np.float32, copy=False)
+    return converted

@@ -1,1 +1,1 @@
-"""HTML reports."""
+"""HTML reports of evaluations and comparisons."""

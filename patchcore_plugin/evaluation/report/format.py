@@ -1,11 +1,11 @@
-"""Figures as a report shows them: headings, and numbers as text."""
+"""Metrics as text: headings, and numbers with units."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from patchcore_plugin.evaluation.metrics import AUPRO_LIMIT
+from patchcore_plugin.evaluation.metrics.pixel import AUPRO_LIMIT
 
 MISSING = "n/a"
 NO_MAP = "no map"
@@ -15,33 +15,53 @@ HEADINGS = {
     "image_ap": "Image AP",
     "image_f1_max": "Image F1-max",
     "pixel_auroc": "Pixel AUROC",
-    "aupro": f"AUPRO to {AUPRO_LIMIT:g}",
+    "aupro": f"AUPRO (FPR\u00a0≤\u00a0{AUPRO_LIMIT:g})",
     "false_alarm_rate": "False alarms",
-    "detection_rate": "Defects found",
-    "fit_seconds": "Fit",
-    "fit_seconds_per_image": "Fit, per image",
-    "predict_seconds_per_image": "Per image",
+    "detection_rate": "Defects detected",
+    "fit_seconds": "Fit time",
+    "fit_seconds_per_image": "Fit time per image",
+    "predict_seconds_per_image": "Prediction time per image",
     "peak_memory_bytes": "Peak memory",
     "peak_gpu_memory_bytes": "Peak GPU memory",
-    "bank_rows": "Bank rows",
+    "bank_rows": "Memory bank rows",
     "covering_radius": "Covering radius",
 }
-"""What each figure is called."""
+"""Heading of each metric."""
 
 
-def cells(figures: Mapping[str, float | None], keys: Iterable[str], *, has_no_maps: bool = False) -> dict[str, str]:
-    """Return the figures of those keys as text; those by pixel say so where a method gives no maps."""
-    texts = {key: _FORMS[key](figures[key]) for key in keys}
+def cells(metrics: Mapping[str, float | None], keys: Iterable[str], *, has_no_maps: bool = False) -> dict[str, str]:
+    """Format metrics as the cells of a table row.
+
+    Parameters
+    ----------
+    metrics
+        Values by key.
+    keys
+        Keys of the columns.
+    has_no_maps
+        Whether the method gives no anomaly maps, so that the pixel-level cells say so.
+
+    Returns
+    -------
+    dict of str to str
+        Text by key.
+
+    Examples
+    --------
+    >>> cells({"aupro": 0.9251, "fit_seconds": 0.25}, ["aupro", "fit_seconds"])
+    {'aupro': '0.925', 'fit_seconds': '250 ms'}
+    """
+    texts = {key: _FORMATS[key](metrics[key]) for key in keys}
     return texts | {key: NO_MAP for key in ("pixel_auroc", "aupro") if has_no_maps and key in texts}
 
 
 def ratio(value: float | None) -> str:
-    """Return a figure between 0 and 1."""
+    """Format a metric from 0 to 1 with three decimals."""
     return MISSING if value is None else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:
-    """Return a share; 100% is all, and not nearly all."""
+    """Format a share as a percentage; only an exact 1 becomes 100%."""
     if value is None:
         return MISSING
     rounded = f"{100 * value:.3g}%"
@@ -49,14 +69,20 @@ def percent(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return a time."""
+    """Format a duration in milliseconds or seconds."""
     if value is None:
         return MISSING
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:,.1f} s"
 
 
 def number(value: float | None) -> str:
-    """Return a number of unknown magnitude with four significant digits and no exponent where it can be."""
+    """Format a number of any magnitude with four significant digits, without an exponent if possible.
+
+    Examples
+    --------
+    >>> number(3.14159), number(123456), number(2e9)
+    ('3.142', '123,456', '2e+09')
+    """
     if value is None:
         return MISSING
     if value == 0 or not 1e-4 <= abs(value) < 1e7:
@@ -73,7 +99,7 @@ def _size(value: float | None) -> str:
     return MISSING if value is None else f"{value / 2**20:,.0f} MiB"
 
 
-_FORMS: Mapping[str, Callable[[float | None], str]] = {
+_FORMATS: Mapping[str, Callable[[float | None], str]] = {
     **dict.fromkeys(("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro"), ratio),
     **dict.fromkeys(("false_alarm_rate", "detection_rate"), percent),
     **dict.fromkeys(("fit_seconds", "fit_seconds_per_image", "predict_seconds_per_image"), seconds),

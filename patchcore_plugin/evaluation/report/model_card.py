@@ -1,101 +1,116 @@
-"""What a report says of the model behind it: what it was made of and with, and how far its figures carry."""
+"""Model card: training data, components and settings of a model, and limitations of its results."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from patchcore_plugin.evaluation.results import CategoryResult, Verdicts
+from patchcore_plugin.evaluation.results import CategoryResult
 
 from .format import number, percent
 
 CONFIDENCE = 0.95
-"""How sure the range of an observed rate is."""
+"""Confidence level of the intervals of observed rates."""
+FEW_IMAGES = 200
+"""With fewer test images, the card points out that the rates are uncertain."""
 
 
 def model_card(category: CategoryResult) -> list[tuple[str, str]]:
-    """Return the card's lines, what is said and of what; those that are not known are left out."""
+    """Return the rows of the model card.
+
+    Parameters
+    ----------
+    category
+        Results of a category.
+
+    Returns
+    -------
+    list of (str, str)
+        Label and text; unknown properties are omitted.
+    """
     model, calibration = category.model, category.calibration
-    kinds: dict[str, int] = {}
-    for image in category.images:
-        kinds[image.kind] = kinds.get(image.kind, 0) + 1
-    lines = [
+    kinds = Counter(image.kind for image in category.images)
+    rows = [
         ("Category", category.name),
-        ("Fitted on", _images(model)),
-        ("Tested on", ", ".join(f"{count} {kind}" for kind, count in kinds.items())),
-        *_learned(model, ""),
+        ("Training images", _training_images(model)),
+        ("Test images", ", ".join(f"{count} {kind}" for kind, count in kinds.items())),
+        *_components(model, ""),
         ("Seed", _text(model.get("seed"))),
         ("Precision", _text(model.get("precision"))),
-        ("Versions", _versions(model.get("software", {}))),
+        ("Software", ", ".join(f"{name} {version}" for name, version in model.get("software", {}).items())),
         ("Threshold", "" if category.threshold is None else number(category.threshold)),
-        ("Calibrated by", "" if calibration is None else calibration.describe()),
+        ("Calibration", "" if calibration is None else calibration.describe()),
     ]
     if calibration is not None and calibration.map_threshold is not None:
-        lines.append(("Regions", f"where the map is above {number(calibration.map_threshold)}"))
-    return [(name, text) for name, text in lines if text]
+        rows.append(("Map threshold", number(calibration.map_threshold)))
+    return [(label, text) for label, text in rows if text]
 
 
-def limits(category: CategoryResult) -> list[str]:
-    """Return what the figures do not say, in sentences with their numbers."""
-    said = []
-    calibration, verdicts = category.calibration, category.verdicts
+def limitations(category: CategoryResult) -> list[str]:
+    """Return the limitations of the results, with their numbers.
+
+    Parameters
+    ----------
+    category
+        Results of a category.
+
+    Returns
+    -------
+    list of str
+        Full sentences: the lowest false-alarm rate that can be guaranteed, confidence intervals of the observed rates
+        (Clopper and Pearson, 1934), and kinds of defect that were missed completely.
+    """
+    sentences = []
+    calibration, counts = category.calibration, category.at_threshold
     if calibration is not None and calibration.scores:
-        said.append(
-            f"Its {len(calibration.scores):,} judged good images can promise no false-alarm rate below "
-            f"{percent(calibration.smallest_rate)}, and promise it for images taken as these were."
+        sentences.append(
+            f"With {len(calibration.scores):,} calibration images, no false-alarm rate below "
+            f"{percent(calibration.smallest_rate)} can be guaranteed. "
+            "The guarantee holds only for images taken under the same conditions."
         )
-    if verdicts is not None:
-        observed = [
-            f"{what} {_range(*counts)}"
-            for what, counts in (("false alarms", verdicts.good), ("defects found", verdicts.defective))
-            if counts[1]
+    if counts is not None:
+        intervals = [
+            f"{label} {_interval(*pair)}"
+            for label, pair in (("false alarms", counts.good), ("detected defects", counts.defective))
+            if pair[1]
         ]
-        if observed:
-            said.append(
-                f"So few test images tell rates roughly; {CONFIDENCE:.0%} intervals: {'; '.join(observed)}."
-                if sum(counts[1] for counts in (verdicts.good, verdicts.defective)) < 200
-                else f"{CONFIDENCE:.0%} intervals of the observed rates: {'; '.join(observed)}."
-            )
-        said += _unseen(verdicts)
-    return said
+        if intervals:
+            few = "" if counts.good[1] + counts.defective[1] >= FEW_IMAGES else "Few test images: rates are uncertain. "
+            sentences.append(f"{few}{CONFIDENCE:.0%} confidence intervals: {'; '.join(intervals)}.")
+        missed = [kind for kind, (detected, _) in counts.kinds.items() if not detected]
+        if missed:
+            sentences.append(f"Kinds of defect without a single detection: {', '.join(missed)}.")
+    return sentences
 
 
-def _unseen(verdicts: Verdicts) -> list[str]:
-    missed = [kind for kind, (found, _) in verdicts.kinds.items() if not found]
-    return [f"It found none of: {', '.join(missed)}."] if missed else []
-
-
-def _range(found: int, images: int) -> str:
-    """Return a share of images with the exact interval of Clopper and Pearson."""
+def _interval(above: int, images: int) -> str:
     from scipy.stats import binomtest
 
-    low, high = binomtest(found, images).proportion_ci(CONFIDENCE)
-    return f"{found} of {images}, {percent(low)} to {percent(high)}"
+    low, high = binomtest(above, images).proportion_ci(CONFIDENCE)
+    return f"{above} of {images} ({percent(low)} to {percent(high)})"
 
 
-def _images(model: Mapping[str, Any]) -> str:
+def _training_images(model: Mapping[str, Any]) -> str:
     folders = ", ".join(model.get("folders", ()))
-    return f"{model['images']:,} good images of {folders}" if "images" in model else ""
+    return f"{model['images']:,} good images from {folders}" if "images" in model else ""
 
 
-def _learned(model: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield what was learned, and by which components; of an ensemble, member after member."""
+def _components(model: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield the rows about components and memory bank; in an ensemble, member by member."""
     members = model.get("members", ())
-    for number_of, member in enumerate(members):
-        yield from _learned(member, f"{number_of}. ")
+    for index, member in enumerate(members):
+        yield from _components(member, f"{index}. ")
     if members or "plugins" not in model:
         return
-    choices = model["recipe"]
+    recipe = model["recipe"]
     for role, plugin in model["plugins"].items():
-        yield f"{prefix}{role.capitalize()}", f"{choices[role]['name']} ({plugin['distribution']} {plugin['version']})"
-    yield f"{prefix}SHA-256 of the backbone", model["backbone_sha256"]
-    rows, seen, radius = model["bank_rows"], model["patches_seen"], model["covering_radius"]
+        yield f"{prefix}{role.capitalize()}", f"{recipe[role]['name']} ({plugin['distribution']} {plugin['version']})"
+    yield f"{prefix}Backbone SHA-256", model["backbone_sha256"]
+    rows, patches, radius = model["bank_rows"], model["patches_seen"], model["covering_radius"]
     covering = "" if radius is None else f", covering radius {number(radius)}"
-    yield f"{prefix}Memory bank", f"{rows:,} of {seen:,} patches{covering}" if rows else f"{seen:,} patches, none kept"
-
-
-def _versions(software: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in software.items())
+    bank = f"{rows:,} of {patches:,} patches{covering}" if rows else f"none; statistics of {patches:,} patches"
+    yield f"{prefix}Memory bank", bank
 
 
 def _text(value: object) -> str:

@@ -222,7 +222,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         PatchcoreError
             If the model is not fitted, a component cannot be traced, or `input_size` is needed.
         """
-        from .traced import TracedModel, export_errors
+        from .traced_model import TracedModel, export_errors
 
         fitted = self.model
         if input_size is None and fitted.pipeline.recipe.preprocessing.keep_aspect:

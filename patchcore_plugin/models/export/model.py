@@ -22,7 +22,7 @@ from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 from patchcore_plugin.models.detector import Detector
 from patchcore_plugin.models.export_description import FORMAT
-from patchcore_plugin.models.exported import INPUT, ExportedModel
+from patchcore_plugin.models.exported_model import INPUT, ExportedModel
 from patchcore_plugin.models.loading import Model
 from patchcore_plugin.models.prediction import Prediction
 
@@ -203,7 +203,7 @@ def _compare(
     good = model.calibration
     largest: dict[str, float] = {}
     for size in sizes:
-        resized = list(itertools.islice(itertools.cycle(_resized(each, size) for each in images), max(BATCHES)))
+        resized = list(itertools.islice(itertools.cycle(_resize(each, size) for each in images), max(BATCHES)))
         expected = model.predict(resized)
         # The score of a training image is close to 0, so that its relative difference would be rounding only.
         usual = median(good.scores or [each.score for each in expected]), median(good.peaks or [0.0])
@@ -237,5 +237,5 @@ def _differences(wanted: Prediction, got: Prediction, usual: float, peak: float)
         yield "patch score", abs(got.nearest.distance - wanted.nearest.distance) / scale
 
 
-def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return image if image.shape[:2] == size else np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))

@@ -133,7 +133,7 @@ class MemberProgram(nn.Module):
             patches = self._patches(images)
         else:
             patches = tile_patches(images, options.tile, options.overlap, self._patches)
-        with self._explained("scorer"):
+        with self._name_role("scorer"):
             scores: Scores = self.scorer(patches)
         return scores
 
@@ -153,13 +153,13 @@ class MemberProgram(nn.Module):
         return scores.flatten(1).gather(1, place)[:, 0], peak, self.origin[nearest.flatten(1).gather(1, place)[:, 0]]
 
     def _patches(self, images: Tensor) -> Patches:
-        with self._explained("backbone"):
+        with self._name_role("backbone"):
             maps = self._backbone((images - self.mean) / self.std)
-        with self._explained("aggregator"):
+        with self._name_role("aggregator"):
             return self._aggregator([features.float() for features in maps])
 
     @contextmanager
-    def _explained(self, role: str) -> Iterator[None]:
+    def _name_role(self, role: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # components raise anything when they run on tensors without values

@@ -57,7 +57,7 @@ class FitOptions:
     progress: Progress | None = None
     announce: Callable[[str], object] | None = None
 
-    def labelled(self, label: str) -> FitOptions:
+    def with_label(self, label: str) -> FitOptions:
         """Return options that put the label of a member in front of what they report."""
         progress, announce = self.progress, self.announce
         return replace(

@@ -173,4 +173,4 @@ def _detector_fit(
 def _options_of_member(members: Sequence[Member], number: int, options: FitOptions) -> FitOptions:
     if len(members) == 1:
         return options
-    return options.labelled(member_label(number, members[number].recipe.name))
+    return options.with_label(member_label(number, members[number].recipe.name))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patchcore_plugin.data.atomic import delete_unfinished, replacing
+from patchcore_plugin.data.atomic import atomic_write, delete_unfinished
 from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError, one_line
 from patchcore_plugin.plugins.protocols import Patches, hash_weights
@@ -131,7 +131,7 @@ class FeatureStore:
         }
         description = json.dumps(content)
         try:
-            with replacing(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 save_file(stored, unfinished, metadata={_ENTRY: description, _DIGEST: _digest(description)})
         except (OSError, SafetensorError) as error:
             raise _write_error(path, error) from error

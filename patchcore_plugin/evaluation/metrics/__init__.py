@@ -1,0 +1,1 @@
+"""Image-level and pixel-level metrics."""
