@@ -7,8 +7,9 @@ A marker is a comment on a line of its own:
 - ``<!-- insert options: map -->``: the options of a recipe's table that is not a role
 - ``<!-- insert recipes -->``: the built-in recipes
 - ``<!-- insert commands -->``: all commands with their options
-- ``<!-- insert api: models.recipes errors -->``: the public names that are defined in these modules and packages;
-  modules after ``except`` are left out
+- ``<!-- insert api: models.recipes errors -->``: the names that ``patchcore_plugin`` exports from these modules and
+  packages; modules after ``except`` are left out
+- ``<!-- insert exports: evaluation -->``: the names that only this package exports
 - ``<!-- insert distributions: backbones -->``: the distributions in that folder
 """
 
@@ -169,22 +170,22 @@ def commands(_: str) -> str:
 
 
 def api(modules: str) -> str:
-    """Return directives for the public names that these modules define."""
+    """Return directives for the names that `patchcore_plugin` exports from these modules."""
     included, _, excluded = (tuple(part.split()) for part in modules.partition(" except "))
-    tree = ast.parse((ROOT / "patchcore_plugin" / "__init__.py").read_text(encoding="utf-8"))
-    modules_of_names = {
-        alias.name: f"{node.module}."
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.level == 1
-        for alias in node.names
-    }
     names = [
         name
-        for name, module in sorted(modules_of_names.items(), key=lambda pair: pair[0].lower())
-        if module.startswith(tuple(f"{prefix}." for prefix in included))
-        and not module.startswith(tuple(f"{prefix}." for prefix in excluded))
+        for name, module in _exports("").items()
+        if f"{module}.".startswith(tuple(f"{prefix}." for prefix in included))
+        and not f"{module}.".startswith(tuple(f"{prefix}." for prefix in excluded))
     ]
     return "\n\n".join(f"::: patchcore_plugin.{name}" for name in names)
+
+
+def exports(package: str) -> str:
+    """Return directives for the names that only this package exports."""
+    top_level = _exports("")
+    names = [f"{module}.{name}" for name, module in _exports(package).items() if name not in top_level]
+    return "\n\n".join(f"::: patchcore_plugin.{package}.{name}" for name in names)
 
 
 def list_distributions(folder: str) -> str:
@@ -199,6 +200,7 @@ FILLERS: dict[str, Callable[[str], str]] = {
     "recipes": recipes,
     "commands": commands,
     "api": api,
+    "exports": exports,
     "distributions": list_distributions,
 }
 
@@ -206,6 +208,15 @@ FILLERS: dict[str, Callable[[str], str]] = {
 def _pages() -> dict[str, str]:
     """Return the files of the repository that are pages, by page."""
     return {**FROM_ELSEWHERE, **{_page_of(readme): readme for readme, _ in distributions(*FOLDERS)}}
+
+
+def _exports(package: str) -> dict[str, str]:
+    """Return the names that a package imports from its modules, sorted, with their modules."""
+    path = ROOT / "patchcore_plugin" / package / "__init__.py"
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
+    names = {alias.name: str(node.module) for node in imports for alias in node.names}
+    return dict(sorted(names.items(), key=lambda pair: pair[0].lower()))
 
 
 def _page_of(readme: str) -> str:
