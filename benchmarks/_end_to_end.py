@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from patchcore_plugin.models.fitting.inputs import BATCH, Input, read_batches, stacked
 
 from patchcore_plugin import Detector
 from patchcore_plugin.data.synthetic import draw_dataset
-from patchcore_plugin.models.fitting.inputs import BATCH, Input, read_batches, stacked
 from patchcore_plugin.models.pipeline import Composition, Precision
 
 

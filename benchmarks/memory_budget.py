@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measure import RESULTS, commit, environment
-from patchcore_plugin.cli.setup import parse_size
+from patchcore_plugin.cli.parsing import parse_size
 from patchcore_plugin.data.synthetic import draw_dataset
-from patchcore_plugin.models.fitting.budget import COPIES
+from patchcore_plugin.models.fitting.memory import COPIES
 
 BACKBONE = "efficientnet-lite0"
 FEW = 16

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from patchcore_plugin.models.fitting.inputs import read_batches, stacked
 from torch import Tensor
 
 import patchcore_plugin as pp
 from benchmarks._measure import RESULTS, commit, environment, rounded
 from patchcore_plugin.data.datasets import load_categories
 from patchcore_plugin.kernels.nearest import NearestRows
-from patchcore_plugin.models.fitting.inputs import read_batches, stacked
 
 DATA = Path("../shared/data/hazelnut_reduced")
 BACKBONE = "efficientnet-lite0"

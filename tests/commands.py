@@ -1,4 +1,4 @@
-"""Commands that are run in this process, and what they leave on disk."""
+"""Helpers to run commands in this process and to read their files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SMALL = (
     *("--backbone", "efficientnet-lite0", "--device", "cpu"),
     *("--set", "preprocessing.size=64,64", "--set", "sampler.ratio=0.05"),
 )
-"""Options of a fit that takes no time."""
+"""Options of a fast fit."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -55,27 +55,27 @@ def loaded(*arguments: object) -> Any:
 
 
 def failure(*arguments: object) -> str:
-    """Run a command that must fail with one line and nothing else, and return the line.
+    """Run a command that must fail with one line and no other output, and return that line without the prefix.
 
-    What a fit announces about the work before it fails does not count.
+    The memory plan that a fit prints before it fails is ignored.
     """
     ended = patchcore(*arguments)
     assert ended.code == 1, ended
     assert ended.out == ""
-    said = re.sub(r"\A\d+ images make .*\n", "", ended.err)
-    assert said.startswith("patchcore: ")
-    assert said.endswith("\n")
-    assert said.count("\n") == 1
-    return said.removeprefix("patchcore: ").removesuffix("\n")
+    message = re.sub(r"\A\d+ images .* GB .*\n", "", ended.err)
+    assert message.startswith("patchcore: ")
+    assert message.endswith("\n")
+    assert message.count("\n") == 1
+    return message.removeprefix("patchcore: ").removesuffix("\n")
 
 
 def process(*arguments: object) -> list[str]:
-    """Return the words that run a command in a process of its own."""
+    """Return the arguments that run a command in a new process."""
     return [sys.executable, "-c", "from patchcore_plugin.cli import main; main()", *map(str, arguments)]
 
 
 def corrupt(path: Path) -> Path:
-    """Write what looks like a PNG and is none."""
+    """Write a file that starts like a PNG and cannot be decoded."""
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"not an image" * 9)
     return path
 

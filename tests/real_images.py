@@ -1,4 +1,4 @@
-"""Real images, where they are beside the checkout: reduced MVTec AD categories, whose licence forbids to ship them."""
+"""Reduced MVTec AD categories, if they are available. Their licence does not allow shipping them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 import pytest
 
 DATA = Path(os.environ.get("PATCHCORE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-"""The folder of the categories `hazelnut_reduced` and `transistor_reduced`; set PATCHCORE_TEST_DATA for another one."""
+"""Folder of the categories `hazelnut_reduced` and `transistor_reduced`; PATCHCORE_TEST_DATA overrides it."""
 
-needed = pytest.mark.skipif(not DATA.is_dir(), reason="the reduced MVTec AD categories are not here")
+needed = pytest.mark.skipif(not DATA.is_dir(), reason="the reduced MVTec AD categories are not available")

@@ -28,7 +28,8 @@ from typer.testing import CliRunner
 
 import patchcore_plugin as pp
 from patchcore_plugin.cli import app
-from patchcore_plugin.cli.setup import Setup, options_by_recipe
+from patchcore_plugin.cli.options import DetectorOptions
+from patchcore_plugin.cli.parsing import group_by_recipe
 from patchcore_plugin.models.fitting.memory import COPIES
 from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins import hookspecs
@@ -183,8 +184,9 @@ def test_commands_exist(
     if "recipe" in parameters:
         recipe = parameters["recipe"]
         names = (list(recipe) if isinstance(recipe, list | tuple) else [recipe]) or ["patchcore"]
-        for name, options in options_by_recipe(parameters["options"] or (), names).items():
-            Setup(recipe=name, options=options, **{role: parameters[role] for role in ROLES}).load().resolve(host, 0)
+        for name, options in group_by_recipe(parameters["options"] or (), names).items():
+            components = {role: parameters[role] for role in ROLES}
+            DetectorOptions(recipe=name, options=options, **components).load_recipe().resolve(host, 0)
 
 
 @pytest.mark.parametrize("page", list(PAGES))

@@ -1,1 +1,1 @@
-"""The web page: what a visit, a fit and the limits are, apart from `pages`, which needs NiceGUI."""
+"""The web application: sessions, models, one fit job and HTTP routes; `pages` holds what needs NiceGUI."""

@@ -1,4 +1,4 @@
-"""The results of a visit as files: one line or row for each image, and everything with pictures as a zip file."""
+"""Results of a session as files: JSON lines, CSV, and a ZIP archive with images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from patchcore_plugin.errors import ImageError
 from patchcore_plugin.inference.coco import write_coco
 from patchcore_plugin.inference.writer import ResultsWriter
 
-from .visit import Image
+from .session import ScoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,75 +24,73 @@ if TYPE_CHECKING:
     from patchcore_plugin.data.types import Rgb
     from patchcore_plugin.models.prediction import Prediction
 
-Results: TypeAlias = "Sequence[tuple[Image, Prediction]]"
-Why: TypeAlias = "Callable[[Prediction], Rgb | None]"
+Results: TypeAlias = "Sequence[tuple[ScoredImage, Prediction]]"
+Explain: TypeAlias = "Callable[[Prediction], Rgb | None]"
 COLUMNS = ("image", "verdict", "score", "p_value", "threshold", "regions", "nearest_image", "nearest_x", "nearest_y")
 VERDICTS = {True: "defect", False: "good", None: ""}
 
 
-def as_lines(results: Results) -> bytes:
-    """Return ``results.jsonl``, as `patchcore predict` writes it, without pictures."""
+def to_jsonl(results: Results) -> bytes:
+    """Return ``results.jsonl`` in the format of `patchcore predict`, without image files."""
     with tempfile.TemporaryDirectory() as folder:
         with ResultsWriter(Path(folder), (0.0, 1.0)) as writer:
-            for _, found in results:
-                writer.write(replace(found, anomaly_map=None))
+            for _, prediction in results:
+                writer.write(replace(prediction, anomaly_map=None))
         return Path(folder, "results.jsonl").read_bytes()
 
 
-def as_table(results: Results) -> bytes:
-    """Return a row for each image as CSV in UTF-8, with a byte-order mark, which spreadsheets want."""
+def to_csv(results: Results) -> bytes:
+    """Return a table with one row per image: UTF-8 with a byte-order mark, which spreadsheets need."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(COLUMNS)
-    for _, found in results:
-        nearest = found.nearest
-        place = ("", "", "") if nearest is None else (_text(nearest.image or ""), nearest.x, nearest.y)
-        row: list[Any] = [_text(found.path or ""), VERDICTS[found.is_anomalous], found.score]
-        row += [_number(found.p_value), _number(found.threshold), len(found.regions), *place]
-        table.writerow(row)
+    for _, prediction in results:
+        nearest = prediction.nearest
+        position = ("", "", "") if nearest is None else (_escape(nearest.image or ""), nearest.x, nearest.y)
+        row: list[Any] = [_escape(prediction.path or ""), VERDICTS[prediction.is_anomalous], prediction.score]
+        # The csv module writes None as an empty cell.
+        table.writerow([*row, prediction.p_value, prediction.threshold, len(prediction.regions), *position])
     return text.getvalue().encode("utf-8-sig")
 
 
-def write_zip(path: Path, results: Results, scale: tuple[float, float], why: Why | None = None) -> None:
-    """Write lines, table, regions as COCO, and pictures on one colour scale into a zip file.
+def write_zip(path: Path, results: Results, scale: tuple[float, float], explain: Explain | None = None) -> None:
+    """Write a ZIP archive with JSON lines, CSV, COCO regions, heat maps, overlays and explanations.
 
     Parameters
     ----------
     path
-        Where to.
+        File to write.
     results
-        What is in it.
+        Images and their predictions.
     scale
-        Map values of the lowest and highest colour.
-    why
-        Draws the reason for a verdict, or returns None.
+        Map values of the lowest and highest colour, the same for all images.
+    explain
+        Function that draws the explanation of a prediction, or returns None.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with ResultsWriter(folder, scale, explain=why) as writer:
-            for image, found in results:
-                writer.write(found if found.anomaly_map is None else replace(found, pixels=_pixels(image, found)))
+        with ResultsWriter(folder, scale, explain=explain) as writer:
+            for image, prediction in results:
+                if prediction.anomaly_map is not None:
+                    prediction = replace(prediction, pixels=_read_pixels(image, prediction))
+                writer.write(prediction)
         write_coco(folder / "results.jsonl", folder / "coco.json")
-        (folder / "results.csv").write_bytes(as_table(results))
+        (folder / "results.csv").write_bytes(to_csv(results))
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     archive.write(file, file.relative_to(folder).as_posix())
 
 
-def _pixels(image: Image, found: Prediction) -> NDArray[Any] | None:
-    # One that was moved away or replaced since it was judged spoils neither its heat map nor the other images.
+def _read_pixels(image: ScoredImage, prediction: Prediction) -> NDArray[Any] | None:
+    # A file that was deleted or replaced since it was scored has no overlay, but still a heat map.
     try:
         pixels = read_image(image.source.file)
     except ImageError:
         return None
-    return pixels if pixels.shape[:2] == found.size else None
+    return pixels if pixels.shape[:2] == prediction.size else None
 
 
-def _number(value: float | None) -> float | str:
-    return "" if value is None else value
-
-
-def _text(text: str) -> str:
-    # A spreadsheet would take such a name for a formula, and names come from whoever uploads.
+def _escape(text: str) -> str:
+    # A spreadsheet evaluates cells that start with these characters, and clients choose the names of uploads.
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,4 +1,4 @@
-"""What a visitor may ask for: folders given at the start, images of bounded size, and names that are no paths."""
+"""Limits on what a client may request: readable folders, image sizes and names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from patchcore_plugin.data.datasets import find_images
@@ -13,24 +14,25 @@ from patchcore_plugin.data.headers import HeaderError, read_header
 from patchcore_plugin.errors import DatasetError, ImageError, ModelFileError
 
 SUFFIX = ".safetensors"
-DEPTH, LISTED = 3, 200
-"""How deep folders are searched for suggestions, and how many are suggested."""
+SUGGESTION_DEPTH, MAX_SUGGESTIONS = 3, 200
+"""Depth to which folders are searched for suggestions, and number of suggestions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How large images may be, and how many a visit keeps.
+    """Largest accepted image, and how much the sessions store.
 
     Parameters
     ----------
     upload
-        Bytes of an image's file.
+        Size of an image file, in bytes.
     pixels
-        Pixels of an image.
+        Number of pixels of an image.
     images
-        Number of images that a visit keeps; the oldest go.
+        Number of images per session; the oldest are dropped.
     memory
-        Bytes of maps and uploaded files that all visits keep together; of the visit with most the oldest go.
+        Bytes of anomaly maps and uploads in all sessions together. Above it, the session that stores most drops its
+        oldest images.
     """
 
     upload: int = 50 * 10**6
@@ -39,14 +41,21 @@ class Limits:
     memory: int = 2 * 10**9
 
     def check_image(self, name: str, data: bytes) -> None:
-        """Refuse an image by its size and its headers, before anything is decoded.
+        """Check the size and the headers of an image file before it is decoded.
+
+        Parameters
+        ----------
+        name
+            Name of the image in messages.
+        data
+            Content of the file.
 
         Raises
         ------
         ImageError
-            If the file is empty, too large, no image or cut short, or has too many pixels or none.
+            If the file is too large, truncated, not a supported image, or has too many pixels.
         """
-        self.check_file(name, len(data))
+        self.check_size(name, len(data))
         try:
             header = read_header(data)
         except HeaderError as error:
@@ -54,128 +63,157 @@ class Limits:
         height, width = header.size
         if height * width > self.pixels:
             raise ImageError(
-                f"{name}: {width:,} x {height:,} pixels are more than the {self.pixels / 1e6:g} million that are "
-                "taken here; make the image smaller, or start the app with a higher --max-pixels"
+                f"{name}: {width:,} x {height:,} pixels exceed the limit of {self.pixels / 1e6:g} million; "
+                "resize the image, or start the app with a higher --max-pixels"
             )
         if height * width == 0:
-            raise ImageError(f"{name}: not an image: its headers do not say how large it is")
+            raise ImageError(f"{name}: not an image: its header gives no size")
         if header.misread:
-            raise ImageError(f"{name}: {header.misread} cannot be read; convert it to an 8 or 16 bit PNG")
+            raise ImageError(f"{name}: {header.misread} is not supported; convert it to an 8- or 16-bit PNG")
 
-    def check_file(self, name: str, size: int) -> None:
-        """Refuse a file by the number of its bytes; ImageError."""
+    def check_size(self, name: str, size: int) -> None:
+        """Raise `ImageError` if a file of `size` bytes is too large."""
         if size > self.upload:
             raise ImageError(
-                f"{name}: the file is larger than {self.upload / 1e6:g} MB; make it smaller, or start the app with a "
+                f"{name}: the file is larger than {self.upload / 1e6:g} MB; resize the image, or start the app with a "
                 "higher --max-upload"
             )
 
 
 class Folders:
-    """The folders that may be read.
+    """The folders that the app may read.
 
     Parameters
     ----------
     roots
-        Existing folders; what links in them lead to, elsewhere, is not theirs.
+        Existing folders. Links in them that lead elsewhere are not followed.
 
     Raises
     ------
     DatasetError
-        If one is not a folder.
+        If a root is not a folder.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
         for root in roots:
             if not root.is_dir():
-                raise DatasetError(f"{root}: no such folder; give --images a folder that exists")
+                raise DatasetError(f"{root}: no such folder; give --images an existing folder")
         self.roots = tuple(root.resolve() for root in roots)
 
     def allows(self, path: Path) -> bool:
-        """Return whether a path lies in one of the folders, once links and ``..`` are followed."""
+        """Return whether a path lies in one of the roots after links and ``..`` are resolved."""
         try:
             real = path.resolve()
         except (OSError, RuntimeError, ValueError):
             return False
         return any(real.is_relative_to(root) for root in self.roots)
 
-    def folder(self, text: str) -> Path:
-        """Return the folder that a visitor names, absolute or relative to one of the roots.
+    def resolve(self, text: str) -> Path:
+        """Return the folder that a client names.
+
+        Parameters
+        ----------
+        text
+            Absolute path, or path relative to one of the roots.
+
+        Returns
+        -------
+        Path
+            The resolved folder.
 
         Raises
         ------
         DatasetError
-            If it lies elsewhere, whether or not it exists, or is not a folder.
+            If the path lies outside the roots or is not a folder.
         """
         text = text.strip()
         if not text:
-            raise DatasetError("no folder given; choose one of those that are suggested")
+            raise DatasetError("no folder given; choose one of the suggested folders")
         if "\0" in text:
-            raise DatasetError("a folder's name cannot contain a null character")
-        candidates = [root / text for root in self.roots]
-        allowed = [path for path in candidates if self.allows(path)]
+            raise DatasetError("a folder name cannot contain a null character")
+        allowed = [path for path in (root / text for root in self.roots) if self.allows(path)]
         if not allowed:
-            # The same words whether it exists or not, so that nothing is learned of what lies elsewhere.
-            raise DatasetError(f"{text}: outside of the folders that the app may read; they are given by --images")
+            # One message whether the path exists or not, so that the app reveals nothing about other folders.
+            raise DatasetError(f"{text}: outside the folders given with --images; choose one of the suggested folders")
         for path in allowed:
             if path.is_dir():
                 return path.resolve()
-        raise DatasetError(f"{text}: no such folder; choose one of those that are suggested")
+        raise DatasetError(f"{text}: no such folder; choose one of the suggested folders")
 
     def check(self, images: Sequence[Path]) -> Sequence[Path]:
-        """Return the images, all of which may be read.
+        """Return the images if all of them may be read.
 
         Raises
         ------
         DatasetError
-            If one is a link that leads elsewhere.
+            If an image is a link that leads outside the roots.
         """
         for image in images:
             if not self.allows(image):
-                raise DatasetError(f"{image}: a link out of the folders that the app may read; remove it")
+                raise DatasetError(f"{image}: a link that leads outside the folders given with --images; remove it")
         return images
 
     def images(self, text: str) -> Sequence[Path]:
-        """Return the images of a folder that a visitor names, at least one; the errors are those of `folder`."""
-        return self.check(find_images([self.folder(text)]))
+        """Return the images of the folder that a client names; raise the errors of `resolve` and `check`."""
+        return self.check(find_images([self.resolve(text)]))
 
     def suggestions(self) -> list[str]:
-        """Return folders that a visitor may name; links are not followed."""
-        found = [path for root in self.roots for path in _below(root, DEPTH)]
-        return [str(path) for path in found[:LISTED]]
+        """Return the roots and their subfolders, without links and hidden folders."""
+        below = (path for root in self.roots for path in _walk(root, SUGGESTION_DEPTH))
+        return [str(path) for path in islice(below, MAX_SUGGESTIONS)]
 
 
 def model_path(folder: Path, name: str) -> Path:
-    """Return where a model of that name is saved, in the folder itself.
+    """Return the path for a new model file.
+
+    Parameters
+    ----------
+    folder
+        Folder of the models.
+    name
+        Name of the model, with or without `SUFFIX`.
 
     Raises
     ------
     ModelFileError
-        If it is no plain name, or there is such a file.
+        If the name contains a path or another special character, or is in use.
     """
     stem = name.strip().removesuffix(SUFFIX)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", stem):
         raise ModelFileError(
-            f"{name.strip()!r} cannot be a model's name; use letters, digits, '-', '_' and '.', and no folders"
+            f"{name.strip()!r} is not a valid model name; use letters, digits, '-', '_' and '.', without folders"
         )
     path = folder / f"{stem}{SUFFIX}"
     if path.exists() or path.is_symlink():
-        raise ModelFileError(f"{path.name} exists already in {folder}; choose another name")
+        raise ModelFileError(f"{path.name} already exists in {folder}; choose another name")
     return path
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
+def display_name(name: str) -> str:
+    """Return the name of an uploaded file for display: last path component, printable, at most 80 characters.
+
+    Examples
+    --------
+    >>> display_name("../part/a.png")
+    'a.png'
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    printable = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
+    return printable[-80:] or "image"
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
     yield folder
     if not depth:
         return
     try:
         with os.scandir(folder) as entries:
-            inner = sorted(
+            names = sorted(
                 entry.name
                 for entry in entries
                 if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
             )
     except OSError:
         return
-    for name in inner:
-        yield from _below(folder / name, depth - 1)
+    for name in names:
+        yield from _walk(folder / name, depth - 1)

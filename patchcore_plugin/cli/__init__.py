@@ -1,4 +1,4 @@
-"""The command line. Commands import what computes only when they run, so that help and listings are quick."""
+"""The command line. Commands import heavy libraries only when they run, so that help and listings are fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from patchcore_plugin.errors import PatchcoreError
+from patchcore_plugin.errors import PatchcoreError, one_line
 from patchcore_plugin.plugins.manager import OWN_DISTRIBUTION
 
 from . import (
@@ -25,13 +25,13 @@ from . import (
     recipes,
     update,
     watch,
-    web,
 )
-from .setup import Blocked
+from .app import command as app_command
+from .options import PluginFilter
 
 app = typer.Typer(
     name="patchcore",
-    help="Find defects in product images after seeing only good ones.",
+    help="Find defects in product images after training on good images only.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -47,12 +47,12 @@ app.command("export")(export.command)
 app.command("export-backbone")(export_backbone.command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(recipes.app, name="recipes")
-app.command("app")(web.command)
+app.command("app")(app_command)
 app.command("demo")(demo.command)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"{OWN_DISTRIBUTION} {importlib.metadata.version(OWN_DISTRIBUTION)}")
         raise typer.Exit
 
@@ -63,36 +63,36 @@ def global_options(
     block: Annotated[
         list[str] | None,
         typer.Option(
-            help="Do not load this plugin (or distribution); may be repeated.",
+            help="Do not load this plugin or distribution; repeatable.",
             metavar="NAME",
             autocompletion=completion.plugins,
         ),
     ] = None,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load the built-in plugins only.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load built-in plugins only.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version)
     ] = False,
 ) -> None:
-    """Find defects in product images after seeing only good ones."""
-    context.obj = Blocked(names=tuple(block or ()), entry_points=not no_plugins)
+    """Find defects in product images after training on good images only."""
+    context.obj = PluginFilter(names=tuple(block or ()), entry_points=not no_plugins)
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 a failure told in one line, 2 wrong usage."""
+    """Run the command line and exit: code 0 for success, 1 for a failure explained in one line, 2 for wrong usage."""
     try:
         try:
             app(prog_name="patchcore")
         finally:
             sys.stdout.flush()
     except PatchcoreError as error:
-        _fail(str(error))
+        _fail(one_line(error))
     except BrokenPipeError:
-        # Whoever read the output has enough of it. Python flushes once more on exit, which must not fail again.
+        # The reader closed the pipe. Python flushes standard output again on exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}; check the path, its permissions and the free space")
+        location = f"{error.filename}: " if error.filename else ""
+        _fail(f"{location}{error.strerror or one_line(error)}; check the path, its permissions and the free space")
 
 
 def _fail(message: str) -> None:

@@ -1,4 +1,4 @@
-"""`patchcore calibrate`: another threshold for a model file, without fitting it again."""
+"""`patchcore calibrate`: choose a new threshold for a fitted model."""
 
 from __future__ import annotations
 
@@ -7,52 +7,53 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import setup
-from .console import Reporter, number, print_json
+from . import options
+from .console import Reporter, format_decimal, print_json, report_skipped, skip_reason
 
 
 def command(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="Model file written by fit.", readable=False)],
+    model: options.ModelArgument,
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Images of good parts that it was not fitted on; without any, its own stay.", readable=False
+            help="Good images that were not used to fit the model. Without any, the scores from the fit are reused.",
+            readable=False,
         ),
     ] = None,
     defective: Annotated[
         list[Path] | None,
         typer.Option("--defective", help="Images of defective parts: folder, file or .txt list; repeatable."),
     ] = None,
-    false_alarm_rate: setup.FalseAlarmRateOption = None,
+    false_alarm_rate: options.FalseAlarmRateOption = None,
     criterion: Annotated[
         Literal["false-alarms", "f1", "cost"],
-        typer.Option("--criterion", help="What the threshold is chosen by; f1 and cost need defective images."),
+        typer.Option("--criterion", help="How to choose the threshold; f1 and cost need defective images."),
     ] = "false-alarms",
     cost: Annotated[
         float | None,
-        typer.Option("--cost", help="With --criterion cost: what a missed defect costs, in false alarms; default: 1."),
+        typer.Option("--cost", help="Cost of a missed defect in false alarms, for --criterion cost.", show_default="1"),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write another file, and leave the model as it is.")] = None,
-    device: setup.DeviceOption = "auto",
-    on_error: setup.OnErrorOption = "stop",
-    as_json: setup.JsonOption = False,
+    out: options.NewModelOption = None,
+    device: options.DeviceOption = "auto",
+    on_error: options.OnErrorOption = "stop",
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Choose another threshold for a model, by images that it does not know or those judged in its fit."""
+    """Choose a new threshold for a model, without fitting it again."""
     from patchcore_plugin.data.datasets import find_images
 
     if cost is not None and criterion != "cost":
-        raise typer.BadParameter("--cost belongs to --criterion cost; give both or neither")
+        raise typer.BadParameter("--cost requires --criterion cost; pass both or neither")
     good = find_images(images) if images else []
     bad = find_images(defective) if defective else []
     from patchcore_plugin.models.loading import load_model
-    from patchcore_plugin.models.recalibration import recalibrated
+    from patchcore_plugin.models.recalibration import recalibrate
 
-    detector = load_model(model, device=device, host=setup.host_of(context))
-    setup.require_writable(out or model)
-    before = detector.threshold
+    detector = load_model(model, device=device, host=options.create_host(context))
+    options.require_writable(out or model)
+    previous = detector.threshold
     with Reporter() as progress:
-        calibration, skipped = recalibrated(
+        calibration, skipped = recalibrate(
             detector,
             good,
             bad,
@@ -64,32 +65,33 @@ def command(
         )
     detector.calibration = calibration
     detector.save(out or model)
-    found = sum(score > (calibration.threshold or 0) for score in calibration.defective)
-    above = sum(score > before for score in calibration.scores) if good and before is not None else None
+    detections = sum(score > (calibration.threshold or 0) for score in calibration.defective)
+    above = sum(score > previous for score in calibration.scores) if good and previous is not None else None
     if as_json:
         print_json(
             {
                 "model": str(out or model),
                 "threshold": calibration.threshold,
-                "threshold_before": before,
+                "previous_threshold": previous,
                 "map_threshold": calibration.map_threshold,
                 "false_alarm_rate": calibration.false_alarm_rate,
                 "smallest_false_alarm_rate": calibration.smallest_rate,
                 "good_images": len(calibration.scores),
-                "good_above_before": above,
+                "good_above_previous_threshold": above,
                 "defective_images": len(calibration.defective),
-                "defective_found": found,
+                "defective_above_threshold": detections,
                 "threshold_source": calibration.describe(),
-                "skipped": [setup.skipped_because(error) for error in skipped],
+                "skipped": [skip_reason(error) for error in skipped],
             }
         )
     else:
+        threshold = f"{format_decimal(calibration.threshold)} ({calibration.describe()})"
         print(f"model      {out or model}")
-        print(f"threshold  {number(calibration.threshold)} ({calibration.describe()}), before {number(before)}")
+        print(f"threshold  {threshold}, previously {format_decimal(previous)}")
         if calibration.map_threshold is not None:
-            print(f"map        regions are above {number(calibration.map_threshold)}")
+            print(f"map        regions are above {format_decimal(calibration.map_threshold)}")
         if above is not None:
-            print(f"good       {above} of {len(calibration.scores)} images are above the former threshold")
+            print(f"good       {above} of {len(calibration.scores)} images score above the previous threshold")
         if calibration.defective:
-            print(f"defective  {found} of {len(calibration.defective)} images are above the threshold")
-    setup.report_unreadable(skipped, len(good) + len(bad))
+            print(f"defective  {detections} of {len(calibration.defective)} images score above the threshold")
+    report_skipped(skipped, len(good) + len(bad))

@@ -1,109 +1,118 @@
-"""Several recipes in one `patchcore evaluate`: a comparison and its report."""
+"""Comparison of several recipes, for `evaluate`."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from patchcore_plugin.errors import OptionError, PluginError
 from patchcore_plugin.evaluation.published_results import NOTE, load_published_results
 from patchcore_plugin.plugins.manager import Host
 
-from . import setup
-from .console import Reporter, number, print_table
+from .console import format_decimal, print_table
+from .evaluation import QUALITY, EvaluationRun
+from .options import DetectorOptions
 
 if TYPE_CHECKING:
-    from patchcore_plugin.data.datasets import Category
     from patchcore_plugin.evaluation.comparison import Comparison
 
-COLUMNS: Mapping[str, Callable[[Mapping[str, float | None]], str]] = {
-    "image AUROC": lambda figures: number(figures["image_auroc"]),
-    "AP": lambda figures: number(figures["image_ap"]),
-    "F1-max": lambda figures: number(figures["image_f1_max"]),
-    "pixel AUROC": lambda figures: number(figures["pixel_auroc"]),
-    "AUPRO": lambda figures: number(figures["aupro"]),
-    "fit s/image": lambda figures: number(figures["fit_seconds_per_image"], 3),
-    "s/image": lambda figures: number(figures["predict_seconds_per_image"], 3),
-    "peak MiB": lambda figures: _mebibytes(figures["peak_memory_bytes"]),
-    "GPU MiB": lambda figures: _mebibytes(figures["peak_gpu_memory_bytes"]),
-    "bank": lambda figures: number(figures["bank_rows"], 0),
+COLUMNS = {
+    **QUALITY,
+    "fit s/image": ("fit_seconds_per_image", 3),
+    "s/image": ("predict_seconds_per_image", 3),
+    "peak MiB": ("peak_memory_bytes", 0),
+    "GPU MiB": ("peak_gpu_memory_bytes", 0),
+    "bank": ("bank_rows", 0),
 }
+"""Heading of each column of the table: metric and decimals."""
 
 
-def run(
-    categories: list[Category],
-    wanted: Mapping[str, setup.Setup],
-    blocked: setup.Blocked,
-    out: Path,
-    on_error: Literal["stop", "skip"],
-    progress: Reporter,
-    *,
-    fresh: bool,
-    published: bool,
+def compare_recipes(
+    run: EvaluationRun, recipes: Mapping[str, DetectorOptions], *, fresh: bool, published: bool
 ) -> Comparison:
-    """Compare the recipes, and write a report of each beside that of all.
+    """Compare recipes, and write a report for each and one for all.
 
     Parameters
     ----------
-    wanted
+    run
+        Data and output.
+    recipes
         The recipes by name.
+    fresh
+        Whether to discard the stored results of an earlier run.
+    published
+        Whether to add published results.
+
+    Raises
+    ------
+    OptionError
+        If an option of a recipe is invalid.
+    PluginError
+        If no recipe can run, because components are missing.
     """
-    found = _resolved(wanted, blocked.host())
+    resolved = _resolve(recipes, run.plugins.create_host())
     from patchcore_plugin.evaluation.comparison import Candidate, compare
     from patchcore_plugin.evaluation.report.comparison import write_comparison
     from patchcore_plugin.evaluation.report.page import write_report
     from patchcore_plugin.evaluation.results import write_json
 
-    from .pair import Pair, measure
+    from .isolation import Job, run_isolated
 
-    same = _same_for_all(wanted, blocked.host())
-    comparison = compare(
-        categories,
-        [Candidate(name, recipe, {**same, "on_error": on_error}, reason) for name, recipe, reason in found],
-        out,
-        lambda candidate, category, place: measure(
-            Pair(wanted[candidate.name], blocked, candidate.name, category, place, on_error), progress
-        ),
-        fresh=fresh,
-        note=progress.note,
-        setup=same,
-        published=load_published_results() if published else (),
-    )
+    setup = _describe_setup(next(iter(recipes.values())), run.plugins.create_host())
+    try:
+        comparison = compare(
+            run.categories,
+            [
+                Candidate(name, recipe, {**setup, "on_error": run.on_error}, reason)
+                for name, (recipe, reason) in resolved.items()
+            ],
+            run.out,
+            lambda candidate, category, folder: run_isolated(
+                Job(recipes[candidate.name], run.plugins, candidate.name, category, folder, run.on_error), run.progress
+            ),
+            fresh=fresh,
+            note=run.progress.note,
+            setup=setup,
+            published=load_published_results() if published else (),
+        )
+    except KeyboardInterrupt:
+        run.progress.note("interrupted; finished results are stored, run the same command again to resume")
+        raise
     for entry in comparison.entries:
         if entry.results:
-            folder = out / entry.candidate.folder
+            folder = run.out / entry.candidate.folder
             write_json(folder / "metrics.json", entry.evaluation.to_json())
             write_report(entry.evaluation, folder / "report.html", f"PatchCore evaluation: {entry.candidate.name}")
-    write_comparison(comparison, out / "report.html")
+    write_comparison(comparison, run.out / "report.html")
     return comparison
 
 
-def _resolved(wanted: Mapping[str, setup.Setup], host: Host) -> list[tuple[str, dict[str, Any], str | None]]:
-    """Return the recipes with all options; what is misspelt ends here, what is not installed gets its reason."""
-    found: list[tuple[str, dict[str, Any], str | None]] = []
-    for name, each in wanted.items():
+def _resolve(recipes: Mapping[str, DetectorOptions], host: Host) -> dict[str, tuple[dict[str, Any], str | None]]:
+    """Return each recipe with all options, or the reason why a component of it is not available."""
+    resolved: dict[str, tuple[dict[str, Any], str | None]] = {}
+    for name, options in recipes.items():
         try:
-            found.append((name, each.load().resolved(host, each.seed).to_dict(), None))
+            resolved[name] = options.load_recipe().resolve(host, options.seed).to_dict(), None
         except PluginError as error:
-            found.append((name, {}, str(error)))
+            resolved[name] = {}, str(error)
         except OptionError as error:
             raise OptionError(
-                f"recipe {name!r}: {error}; to set an option of one recipe only: --set RECIPE:PART.OPTION=VALUE"
+                f"recipe {name!r}: {error}; to set an option of one recipe only, use --set RECIPE:PART.OPTION=VALUE"
             ) from error
-    if all(reason for _, _, reason in found):
-        raise PluginError(found[0][2])
-    return found
+    reasons = [reason for _, reason in resolved.values() if reason]
+    if len(reasons) == len(resolved):
+        raise PluginError(reasons[0])
+    return resolved
 
 
-def _same_for_all(wanted: Mapping[str, setup.Setup], host: Host) -> dict[str, Any]:
-    """Return what figures and seconds depend on besides recipe and images."""
+def _describe_setup(options: DetectorOptions, host: Host) -> dict[str, Any]:
+    """Return everything except recipe and images that metrics and times depend on; the same for all recipes."""
     import torch
 
-    one = next(iter(wanted.values()))
-    gpu = torch.cuda.is_available() and not one.device.startswith("cpu")
+    gpu = torch.cuda.is_available() and not options.device.startswith("cpu")
     kernels = {
         component.spec.name: component.spec.kernels("cuda" if gpu else "cpu")
         for component in host.components()
@@ -113,10 +122,10 @@ def _same_for_all(wanted: Mapping[str, setup.Setup], host: Host) -> dict[str, An
         name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy")
     }
     return {
-        "seed": one.seed,
-        "device": one.device,
+        "seed": options.seed,
+        "device": options.device,
         "gpu": torch.cuda.get_device_name() if gpu else None,
-        "precision": one.precision or "fp32",
+        "precision": options.precision or "fp32",
         "threads": torch.get_num_threads(),
         "software": software,
         "plugins": {plugin.distribution: plugin.version for plugin in host.plugins if plugin.status == "loaded"},
@@ -124,58 +133,58 @@ def _same_for_all(wanted: Mapping[str, setup.Setup], host: Host) -> dict[str, An
     }
 
 
-def show(comparison: Comparison, out: Path) -> None:
-    """Print the means, and the figures of each category where there are several."""
+def print_comparison(comparison: Comparison, out: Path) -> None:
+    """Print the mean metrics of each recipe if there are several categories, and those of each category."""
     total = len(comparison.categories)
     if total > 1:
         rows = [
             [
                 entry.candidate.name,
                 f"{len(entry.results)} of {total}",
-                *_texts(entry.mean if entry.results else None, entry.has_no_maps),
+                *_format_cells(entry.mean if entry.results else None, entry.has_no_maps),
             ]
             for entry in comparison.entries
         ]
-        _print(["recipe", "mean of"], rows)
+        _print_metrics(["recipe", "mean of"], rows)
         print()
     rows = []
     for category in comparison.categories:
         for entry in comparison.entries:
             result = entry.results.get(category)
-            figures = None if result is None else entry.metrics(category)
-            rows.append([category, entry.candidate.name, *_texts(figures, result is not None and result.has_no_maps)])
-    _print(["category", "recipe"], rows)
+            metrics = None if result is None else entry.metrics(category)
+            has_no_maps = result is not None and result.has_no_maps
+            rows.append([category, entry.candidate.name, *_format_cells(metrics, has_no_maps)])
+    _print_metrics(["category", "recipe"], rows)
     for line in comparison.reasons:
         print(f"failed   {line}")
     if comparison.published:
         print(f"\n{NOTE}")
         rows = [
             [
-                each.method,
-                *(number(value, 3) for value in (each.image_auroc, each.pixel_auroc, each.aupro)),
-                each.source,
+                row.method,
+                *(format_decimal(value, 3) for value in (row.image_auroc, row.pixel_auroc, row.aupro)),
+                row.source,
             ]
-            for each in comparison.published
+            for row in comparison.published
         ]
         print_table(["published", "image AUROC", "pixel AUROC", "AUPRO", "source"], rows)
     print(f"written  {out / 'comparison.json'}, {out / 'report.html'}")
 
 
-def _print(first: list[str], rows: list[list[str]]) -> None:
+def _print_metrics(first: list[str], rows: list[list[str]]) -> None:
+    """Print a table, without the column for GPU memory if no GPU was used."""
     columns = [*first, *COLUMNS]
-    # No GPU, no column for it.
-    shown = [i for i, name in enumerate(columns) if name != "GPU MiB" or any(row[i] != "-" for row in rows)]
-    print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
+    visible = [i for i, name in enumerate(columns) if name != "GPU MiB" or any(row[i] != "-" for row in rows)]
+    print_table([columns[i] for i in visible], [[row[i] for i in visible] for row in rows])
 
 
-def _texts(figures: Mapping[str, float | None] | None, has_no_maps: bool) -> list[str]:
-    if figures is None:
+def _format_cells(metrics: Mapping[str, float | None] | None, has_no_maps: bool) -> list[str]:
+    if metrics is None:
         return ["failed", *["-"] * (len(COLUMNS) - 1)]
-    texts = {name: text(figures) for name, text in COLUMNS.items()}
-    if has_no_maps:
-        texts |= {"pixel AUROC": "no map", "AUPRO": "no map"}
-    return list(texts.values())
-
-
-def _mebibytes(value: float | None) -> str:
-    return number(None if value is None else value / 2**20, 0)
+    cells = []
+    for key, digits in COLUMNS.values():
+        value = metrics[key]
+        if value is not None and key.endswith("_bytes"):
+            value /= 2**20
+        cells.append("no map" if has_no_maps and key in ("pixel_auroc", "aupro") else format_decimal(value, digits))
+    return cells

@@ -1,11 +1,11 @@
-"""What the shell offers when Tab is pressed: names, without torch, and without a word about broken plugins."""
+"""Shell completion: names only, without importing torch and without output from broken plugins."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import typer
 
@@ -18,22 +18,22 @@ from patchcore_plugin.plugins.specs import ROLES
 Completion = Callable[[typer.Context, str], list[str]]
 
 
-def names_of(*roles: str) -> Completion:
-    """Return a completion of the names of components of these roles."""
+def component_names(*roles: str) -> Completion:
+    """Return a function that completes the names of components of these roles."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
-        host = _host(context)
+        host = _create_host(context)
         return _matching({name for role in roles for name in host.names(role)}, incomplete)
 
     return complete
 
 
-components = names_of(*ROLES)
+components = component_names(*ROLES)
 
 
 def recipes(incomplete: str) -> list[str]:
     """Complete the name of a shipped recipe."""
-    from patchcore_plugin.models.recipes.recipe import Recipe
+    from patchcore_plugin.models.recipes import Recipe
 
     return _matching(Recipe.names(), incomplete)
 
@@ -44,24 +44,24 @@ def roles(incomplete: str) -> list[str]:
 
 
 def plugins(incomplete: str) -> list[str]:
-    """Complete the name of a plugin or distribution; none is imported, for it may be slow or broken."""
+    """Complete the name of a plugin or distribution without importing it: it may be slow or broken."""
     names = {*PLUGINS, OWN_DISTRIBUTION}
     for entry in importlib.metadata.entry_points(group=PROJECT):
         names.add(entry.name)
-        with contextlib.suppress(Exception):  # an installation that is half gone has no name
+        with contextlib.suppress(Exception):  # an incomplete installation has no name
             names.add(entry.dist.name if entry.dist else entry.name)
     return _matching(names - {None}, incomplete)
 
 
-def _host(context: typer.Context) -> Host:
-    """Return the host as the words before the cursor want it; what plugins print would be taken for names."""
-    given = context.find_root().params
+def _create_host(context: typer.Context) -> Host:
+    """Return a host that respects the options before the cursor, and silence plugins that print."""
+    options = context.find_root().params
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            return Host(block=given.get("block") or (), entry_points=not given.get("no_plugins"), strict=False)
-        except PluginError:  # what is to be blocked is misspelt: nothing that may be meant is imported
+            return Host(block=options.get("block") or (), entry_points=not options.get("no_plugins"), strict=False)
+        except PluginError:  # a name to block is misspelt: import nothing that it may mean
             return Host(entry_points=False, strict=False)
 
 
-def _matching(names: set[str] | list[str], incomplete: str) -> list[str]:
+def _matching(names: Iterable[str], incomplete: str) -> list[str]:
     return sorted(name for name in names if name.startswith(incomplete))

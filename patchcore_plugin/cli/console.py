@@ -1,27 +1,37 @@
-"""How long work shows: a progress bar on a terminal, plain lines elsewhere, always on standard error."""
+"""Terminal output: progress, tables, JSON and numbers."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_SECONDS = 10.0
+from patchcore_plugin.errors import ImageError, one_line
+
+LOG_INTERVAL = 10.0
+"""Seconds between two progress lines where standard error is not a terminal."""
 GAP = 2
-"""Columns of a terminal between those of a table."""
+"""Spaces between the columns of a table."""
+VERDICTS = {True: "defect", False: "good", None: "-"}
+"""Text for the ``is_anomalous`` field of a record."""
 
 
 class Reporter:
-    """Shows stages of work and how far they are; a context manager to be called as a progress callback."""
+    """Progress on standard error: a bar on a terminal, plain lines elsewhere.
+
+    Use it as a context manager, and pass it as the progress callback.
+    """
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -37,7 +47,7 @@ class Reporter:
             else None
         )
         self._tasks: dict[str, Any] = {}
-        self._said: dict[str, float] = {}
+        self._printed_at: dict[str, float] = {}
 
     def __enter__(self) -> Reporter:
         if self._bar is not None:
@@ -51,33 +61,28 @@ class Reporter:
             self._bar.stop()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` units of a stage are done; None is a total that is not known."""
+        """Show that `done` of `total` units of a stage are complete; None means that the total is unknown."""
         if self._bar is None:
-            self._say(stage, done, total)
+            self._print_line(stage, done, total)
             return
         if stage not in self._tasks:
             self._tasks[stage] = self._bar.add_task(stage, total=total)
         self._bar.update(self._tasks[stage], completed=done, total=total)
 
     def note(self, line: str) -> None:
-        """Show a line beside the progress."""
+        """Print a line above the progress bar."""
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
             self._bar.console.print(line, highlight=False, markup=False)
 
-    def _say(self, stage: str, done: int, total: int | None) -> None:
+    def _print_line(self, stage: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        first = stage not in self._said
+        last = self._printed_at.setdefault(stage, now)
         complete = total is not None and done >= total
-        if (complete and self._said.get(stage) != float("inf")) or (
-            not first and now - self._said[stage] >= PLAIN_SECONDS
-        ):
-            print(f"{stage}: {done}{'' if total is None else f'/{total}'}", file=sys.stderr, flush=True)
-            now = float("inf") if complete else now
-        elif not first:
-            return
-        self._said[stage] = now
+        if last != math.inf and (complete or now - last >= LOG_INTERVAL):
+            self.note(f"{stage}: {done}{'' if total is None else f'/{total}'}")
+            self._printed_at[stage] = math.inf if complete else now
 
 
 def print_json(content: object) -> None:
@@ -86,24 +91,72 @@ def print_json(content: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; on something that is no terminal it is wide enough for every line."""
-    shown = [[printable(each) for each in row] for row in rows]
+    """Print a table. Cells wrap on a terminal only; elsewhere the table is as wide as its longest row."""
+    rows = [[escape_unprintable(cell) for cell in row] for row in rows]
     console = Console()
     if not console.is_terminal:
-        console = Console(width=sum(max(map(cell_len, each)) + GAP for each in zip(columns, *shown, strict=True)))
+        console = Console(width=sum(max(map(cell_len, column)) + GAP for column in zip(columns, *rows, strict=True)))
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in shown:
-        table.add_row(*map(Text, row))  # in which nothing is markup
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text, so that brackets are not markup
     console.print(table)
 
 
-def printable(text: str) -> str:
-    """Return a text, such as a file's name, in one line, with escapes for what would not be seen as it is."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+def escape_unprintable(text: str) -> str:
+    r"""Return a text, such as a file name, with unprintable characters escaped.
+
+    Examples
+    --------
+    >>> print(escape_unprintable("two\nlines.png"))
+    two\nlines.png
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a figure as text; a dash for one that there is not."""
+def format_decimal(value: float | None, digits: int = 4) -> str:
+    """Return a number with a fixed number of decimals, or a dash for None.
+
+    Examples
+    --------
+    >>> format_decimal(2 / 3), format_decimal(None)
+    ('0.6667', '-')
+    """
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number and a noun, in the plural if necessary.
+
+    Examples
+    --------
+    >>> format_count(1, "image"), format_count(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def skip_reason(error: ImageError | str) -> str:
+    """Return why an image was skipped, on one line and without the advice to skip it."""
+    text = one_line(error) if isinstance(error, ImageError) else " ".join(error.split())
+    return text.removesuffix(", or pass --on-error skip")
+
+
+def report_skipped(errors: Sequence[ImageError], total: int) -> None:
+    """Print the images that were skipped on standard error, and exit with code 1 if there are any.
+
+    Raises
+    ------
+    typer.Exit
+        If `errors` is not empty.
+    """
+    for error in errors:
+        typer.echo(f"patchcore: {skip_reason(error)}", err=True)
+    if errors:
+        typer.echo(
+            f"patchcore: skipped {len(errors)} of {format_count(total, 'image')}; the rest were processed", err=True
+        )
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`patchcore demo`: the main job on images that it draws itself, offline."""
+"""`patchcore demo`: fit, predict and evaluate on synthetic images, offline."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 from patchcore_plugin.errors import ImageError
 
-from . import completion, setup
+from . import completion, options
 from .console import Reporter
-from .evaluate import run, show
+from .evaluation import EvaluationRun, evaluate_recipe, print_evaluation
 
 
 def command(
@@ -22,19 +22,20 @@ def command(
         str,
         typer.Option(
             "--backbone",
-            help="A backbone whose weights are here.",
-            autocompletion=completion.names_of("backbone"),
+            help="Backbone whose weights are installed.",
+            autocompletion=completion.component_names("backbone"),
         ),
     ] = "efficientnet-lite0",
-    device: setup.DeviceOption = "auto",
-    seed: setup.SeedOption = 0,
+    device: options.DeviceOption = "auto",
+    seed: options.SeedOption = 0,
 ) -> None:
-    """Draw a small line of parts (synthetic), then fit, predict, evaluate and report."""
+    """Run the whole workflow on synthetic images: fit, predict, evaluate, report. Works offline."""
     from patchcore_plugin.data.datasets import load_category
 
-    host = setup.host_of(context)
-    wanted = setup.Setup(recipe="patchcore", backbone=backbone, device=device, seed=seed)
-    wanted.load().resolved(host, seed)
+    plugins = options.PluginFilter.from_context(context)
+    host = plugins.create_host()
+    detector_options = options.DetectorOptions(recipe="patchcore", backbone=backbone, device=device, seed=seed)
+    detector_options.load_recipe().resolve(host, seed)
     from patchcore_plugin.data.synthetic import draw_dataset
     from patchcore_plugin.inference.explain import ExplanationPictures
     from patchcore_plugin.inference.runner import predict_files
@@ -44,13 +45,13 @@ def command(
     start = time.perf_counter()
     category = load_category(draw_dataset(out / "images", seed=seed))
     print(
-        f"drawn      {out / 'images'}: {len(category.train)} good images to fit on, "
-        f"{len(category.test)} to judge (synthetic)"
+        f"images     {out / 'images'}: {len(category.train)} good images to fit on, "
+        f"{len(category.test)} to test (synthetic)"
     )
     model = out / "model.safetensors"
     with Reporter() as progress:
-        wanted.detector(host).fit(category.train, keep_thumbnails=True, progress=progress).save(model)
-        print(f"fitted     {model}")
+        detector_options.create_detector(host).fit(category.train, keep_thumbnails=True, progress=progress).save(model)
+        print(f"fit        {model}")
         detector = Detector.load(model, device=device, host=host)
         paths = [image.path for image in category.test]
         explain = ExplanationPictures(detector.thumbnails)
@@ -58,8 +59,11 @@ def command(
             for done, result in enumerate(predict_files(detector, paths), start=1):
                 if not isinstance(result.outcome, ImageError):
                     writer.write(result.outcome)
-                progress("judging images", done, len(paths))
-        print(f"predicted  {out / 'results' / 'results.jsonl'}, heat maps, overlays and why-pictures beside it")
-        evaluation = run([category], wanted, host, out / "evaluation", "stop", progress)
-    show(evaluation, out / "evaluation")
-    print(f"done       in {time.perf_counter() - start:.0f} s; open {out / 'evaluation' / 'report.html'}")
+                progress("scoring images", done, len(paths))
+        print(f"predict    {out / 'results' / 'results.jsonl'}, with heat maps, overlays and explanations")
+        run = EvaluationRun(
+            categories=[category], out=out / "evaluation", plugins=plugins, progress=progress, on_error="stop"
+        )
+        evaluation = evaluate_recipe(run, detector_options)
+    print_evaluation(evaluation, run.out)
+    print(f"done       in {time.perf_counter() - start:.0f} s; open {run.out / 'report.html'}")

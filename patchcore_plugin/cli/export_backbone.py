@@ -1,4 +1,4 @@
-"""`patchcore export-backbone`: a backbone as an ONNX file."""
+"""`patchcore export-backbone`: convert a backbone to ONNX."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from typing import Annotated
 import typer
 
 from patchcore_plugin.errors import OptionError
-from patchcore_plugin.models.recipes.ensemble import EnsembleRecipe
 
-from . import setup
+from . import options as cli_options
 from .console import print_json
+from .parsing import parse_option
 
 
 def command(
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="ONNX file to write.")],
-    recipe: setup.RecipeOption = "patchcore",
-    backbone: setup.BackboneOption = None,
-    options: setup.SetOption = None,
+    recipe: cli_options.RecipeOption = "patchcore",
+    backbone: cli_options.BackboneOption = None,
+    options: cli_options.SetOption = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="HEIGHT,WIDTH", help="Take images of this size only; default: any size."),
+        typer.Option("--size", metavar="HEIGHT,WIDTH", help="Fixed size of the images.", show_default="any size"),
     ] = None,
-    seed: setup.SeedOption = 0,
-    as_json: setup.JsonOption = False,
+    seed: cli_options.SeedOption = 0,
+    as_json: cli_options.JsonOption = False,
 ) -> None:
-    """Write a backbone as an ONNX file, checked against torch; needs the extra `export`."""
-    fixed = None if size is None else _size(size)
+    """Export a backbone to ONNX, and compare its results with torch. Requires the extra `export`."""
+    fixed_size = None if size is None else _parse_image_size(size)
     for text in options or ():
-        if setup.parse_option(text)[0] != "backbone":
+        if parse_option(text)[0] != "backbone":
             raise OptionError(f"--set {text}: only the backbone is exported; expected backbone.OPTION=VALUE")
-    wanted = setup.Setup(recipe=recipe, backbone=backbone, options=tuple(options or ()), seed=seed)
-    host = setup.host_of(context)
-    chosen = wanted.load().resolved(host, seed)
-    if isinstance(chosen, EnsembleRecipe):
-        raise OptionError(
-            f"recipe {recipe!r} is an ensemble; export one backbone at a time: --backbone NAME, no --recipe"
-        )
-    choice = chosen.backbone
+    detector_options = cli_options.DetectorOptions(
+        recipe=recipe, backbone=backbone, options=tuple(options or ()), seed=seed
+    )
+    host = cli_options.create_host(context)
+    resolved = detector_options.load_recipe().resolve(host, seed)
+    if len(resolved.members) > 1:
+        raise OptionError(f"recipe {recipe!r} is an ensemble; export one backbone at a time with --backbone NAME")
+    choice = resolved.backbone
 
     from patchcore_plugin.models.export.backbone import export_backbone
 
-    made = host.create("backbone", choice.name, **choice.options)
-    export = export_backbone(made, out, size=fixed, name=choice.name, options=choice.options)
+    component = host.create("backbone", choice.name, **choice.options)
+    export = export_backbone(component, out, size=fixed_size, name=choice.name, options=choice.options)
     if as_json:
         print_json(
             {
@@ -59,9 +59,9 @@ def command(
         return
     print(f"file     {out}")
     print(f"maps     {', '.join(export.maps)}")
-    print(f"images   {f'{fixed[0]} x {fixed[1]} only' if fixed else 'any size'}, any number at once")
+    print(f"images   {f'{fixed_size[0]} x {fixed_size[1]} only' if fixed_size else 'any size'}, any batch size")
     if export.difference is None:
-        print("checked  not compared with torch; for that, pip install onnxruntime")
+        print("checked  not compared with torch; to compare, pip install onnxruntime and export again")
     else:
         print(f"checked  largest relative difference from torch: {export.difference:.1e}")
     print(
@@ -69,7 +69,7 @@ def command(
     )
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_image_size(text: str) -> tuple[int, int]:
     try:
         height, width = (int(part) for part in text.split(","))
     except ValueError:

@@ -1,24 +1,19 @@
-"""`patchcore fit`: good paths to a model file."""
+"""`patchcore fit`: fit a model on good images."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from . import setup
-from .console import Reporter, number, print_json, printable
-
-if TYPE_CHECKING:
-    from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
-
-HIGHEST = 3
-"""Of the good paths so many are named, those with the highest scores."""
+from . import options as cli_options
+from .console import Reporter, format_decimal, print_json, report_skipped, skip_reason
+from .parsing import parse_size
+from .summary import describe_bank, find_highest, format_bank, format_highest
 
 
 def command(
@@ -30,46 +25,47 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Model file to write (.safetensors).")],
-    recipe: setup.RecipeOption = "patchcore",
-    backbone: setup.BackboneOption = None,
-    aggregator: setup.AggregatorOption = None,
-    sampler: setup.SamplerOption = None,
-    scorer: setup.ScorerOption = None,
-    options: setup.SetOption = None,
-    device: setup.DeviceOption = "auto",
-    precision: setup.PrecisionOption = None,
-    seed: setup.SeedOption = 0,
-    false_alarm_rate: setup.FalseAlarmRateOption = None,
+    recipe: cli_options.RecipeOption = "patchcore",
+    backbone: cli_options.BackboneOption = None,
+    aggregator: cli_options.AggregatorOption = None,
+    sampler: cli_options.SamplerOption = None,
+    scorer: cli_options.ScorerOption = None,
+    options: cli_options.SetOption = None,
+    device: cli_options.DeviceOption = "auto",
+    precision: cli_options.PrecisionOption = None,
+    seed: cli_options.SeedOption = 0,
+    false_alarm_rate: cli_options.FalseAlarmRateOption = None,
     keep_thumbnails: Annotated[
         bool,
         typer.Option(
             "--keep-thumbnails",
-            help="Keep small copies of the paths in the model, to show what defects were compared with.",
+            help="Store thumbnails of the training images in the model, to explain predictions.",
         ),
     ] = False,
     memory_budget: Annotated[
         int | None,
         typer.Option(
             "--memory-budget",
-            parser=setup.parse_size,
+            parser=parse_size,
             metavar="SIZE",
-            help="What all that grows with the number of paths may take, such as 2GB; the bank is smaller if need be.",
+            help="Limit on memory that grows with the number of images, such as 2GB; "
+            "the memory bank is reduced if necessary.",
         ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Keep features beside the model meanwhile, and go on from those of a fit that was broken off.",
+            help="Store features next to the model during the fit, and reuse those of an interrupted fit.",
         ),
     ] = False,
-    on_error: setup.OnErrorOption = "stop",
-    as_json: setup.JsonOption = False,
+    on_error: cli_options.OnErrorOption = "stop",
+    as_json: cli_options.JsonOption = False,
 ) -> None:
-    """Learn what good parts look like, and write a model file."""
+    """Fit a model on images of good parts."""
     from patchcore_plugin.data.datasets import find_training_images
 
-    wanted = setup.Setup(
+    detector_options = cli_options.DetectorOptions(
         recipe=recipe,
         backbone=backbone,
         aggregator=aggregator,
@@ -81,8 +77,8 @@ def command(
         seed=seed,
     )
     paths = find_training_images(images)
-    detector = wanted.detector(setup.host_of(context))
-    setup.require_writable(out)
+    detector = detector_options.create_detector(cli_options.create_host(context))
+    cli_options.require_writable(out)
     features = out.with_name(f"{out.name}.features")
     start = time.perf_counter()
     with Reporter() as progress:
@@ -105,13 +101,13 @@ def command(
     summary: dict[str, Any] = {
         "model": str(out),
         "images": len(paths) - len(detector.skipped),
-        "skipped": [setup.skipped_because(error) for error in detector.skipped],
-        **learned(detector),
+        "skipped": [skip_reason(error) for error in detector.skipped],
+        **describe_bank(detector),
         "threshold": detector.threshold,
         "threshold_source": detector.calibration.describe(),
         "map_threshold": detector.calibration.map_threshold,
         "false_alarm_rate": detector.calibration.false_alarm_rate,
-        "highest": highest(detector),
+        "highest_scores": find_highest(detector),
         "seconds": seconds,
     }
     if as_json:
@@ -120,52 +116,19 @@ def command(
         print(f"model      {out}")
         print(f"images     {summary['images']}, in {seconds:.1f} s")
         if "members" not in summary:
-            _show(summary, "")
+            _print_bank(summary, "")
         for place, member in enumerate(summary.get("members", ())):
             print(f"member {place}   {member['name']}")
-            _show(member, f"{place}.")
-        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
-        if summary["highest"]:
-            print(highest_line(summary["highest"]))
+            _print_bank(member, f"{place}.")
+        print(f"threshold  {format_decimal(detector.threshold)} ({detector.calibration.describe()})")
+        if summary["highest_scores"]:
+            print(format_highest(summary["highest_scores"]))
         print(f"next       patchcore predict {shlex.quote(str(out))} IMAGES --out results")
-    setup.report_unreadable(detector.skipped, len(paths))
+    report_skipped(detector.skipped, len(paths))
 
 
-def highest(detector: Detector | Ensemble) -> list[dict[str, Any]]:
-    """Return which of the good paths got the highest scores, a few."""
-    scores = sorted(detector.good_scores, key=lambda each: -each[1])
-    return [{"path": path, "score": score} for path, score in scores[:HIGHEST]]
-
-
-def highest_line(highest: Sequence[Mapping[str, Any]]) -> str:
-    """Say so, and what it is good for."""
-    named = ", ".join(f"{printable(each['path'])} ({number(each['score'])})" for each in highest)
-    return f"highest    {named}: if one of these good paths shows a defect, remove it and fit again"
-
-
-def learned(detector: Detector | Ensemble) -> dict[str, Any]:
-    """Return what is in the bank, or in those of an ensemble's members."""
-    from patchcore_plugin.models.ensemble import Ensemble
-
-    if isinstance(detector, Ensemble):
-        return {"members": [{"name": member.recipe.name, **learned(member)} for member in detector.members]}
-    return {
-        "bank_rows": detector.bank_rows,
-        "patches_seen": detector.bank.seen,
-        "covering_radius": detector.covering_radius,
-        "radius_is_exact": detector.radius_is_exact,
-        "radius_curve": detector.radius_curve,
-    }
-
-
-def bank_line(learned: dict[str, Any]) -> str:
-    """Say what is in a bank."""
-    radius = ("" if learned["radius_is_exact"] else "at most ") + number(learned["covering_radius"])
-    return f"{learned['bank_rows']} of {learned['patches_seen']} patches, covering radius {radius}"
-
-
-def _show(learned: dict[str, Any], prefix: str) -> None:
-    print(f"bank       {bank_line(learned)}")
-    if len(learned["radius_curve"]) > 1:
-        curve = "  ".join(f"{rows}: {number(radius, 3)}" for rows, radius in learned["radius_curve"])
-        print(f"smaller    covering radius by bank rows, for --set {prefix}sampler.radius=...  {curve}")
+def _print_bank(bank: Mapping[str, Any], prefix: str) -> None:
+    print(f"bank       {format_bank(bank)}")
+    if len(bank["radius_curve"]) > 1:
+        curve = "  ".join(f"{rows}: {format_decimal(radius, 3)}" for rows, radius in bank["radius_curve"])
+        print(f"curve      covering radius by bank rows, for --set {prefix}sampler.radius=RADIUS:  {curve}")

@@ -1,4 +1,4 @@
-"""`patchcore plugins`: what is installed, what it provides, and what is wrong with it."""
+"""`patchcore plugins`: list, show and check installed plugins."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Annotated, Any
 
 import typer
 
-from patchcore_plugin.errors import OptionError, PluginError
+from patchcore_plugin.errors import OptionError, PluginError, did_you_mean, one_line
 from patchcore_plugin.plugins.manager import Component, Host
 from patchcore_plugin.plugins.options import describe
 from patchcore_plugin.plugins.specs import ROLES
 
 from . import completion
-from .console import print_json, print_table
-from .setup import JsonOption, SetOption, host_of, parse_option
+from .console import format_count, print_json, print_table
+from .options import JsonOption, SetOption, create_host
+from .parsing import parse_option
 
 app = typer.Typer(help="List, show and check plugins.", no_args_is_help=True)
 
 RoleOption = Annotated[
     str | None,
-    typer.Option("--role", help=f"Only this role: {', '.join(ROLES)}.", autocompletion=completion.roles),
+    typer.Option("--role", help=f"List one role only: {', '.join(ROLES)}.", autocompletion=completion.roles),
 ]
 
 
 @app.command("list")
 def list_plugins(context: typer.Context, role: RoleOption = None, as_json: JsonOption = False) -> None:
-    """List the components of all plugins, and the plugins that are not loaded."""
-    host = host_of(context)
+    """List the components of all plugins, and the plugins that failed to load or are blocked."""
+    host = create_host(context)
     rows = [
         {
             "role": component.spec.role,
@@ -71,27 +72,27 @@ def show_plugin(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a component's options: types, defaults and meaning."""
-    host = host_of(context)
-    found = [host.component(role, name) for role in _roles_of(host, name)]
+    """Show the options of a component: type, default and meaning."""
+    host = create_host(context)
+    components = [host.component(role, name) for role in _find_roles(host, name)]
     if as_json:
-        print_json([_described(component) for component in found])
+        print_json([_describe(component) for component in components])
         return
-    for component in found:
+    for component in components:
         role, spec = component.spec.role, component.spec
         print(f"{role} {name}: {spec.summary}")
-        print(f"from plugin {component.plugin}")
+        print(f"plugin: {component.plugin}")
         if spec.kernels:
-            print(f"kernels on a CPU: {spec.kernels('cpu')}")
+            print(f"CPU kernels: {spec.kernels('cpu')}")
         options = describe(spec.config)
         if options:
-            rows = [[f"{role}.{each.name}", each.type, each.default, each.meaning] for each in options]
+            rows = [[f"{role}.{option.name}", option.type, option.default, option.meaning] for option in options]
             print_table(["option", "type", "default", "meaning"], rows)
         else:
             print("no options")
 
 
-def _described(component: Component) -> dict[str, Any]:
+def _describe(component: Component) -> dict[str, Any]:
     spec, plugin = component.spec, component.plugin
     return {
         "role": spec.role,
@@ -105,13 +106,15 @@ def _described(component: Component) -> dict[str, Any]:
     }
 
 
-def _roles_of(host: Host, name: str) -> list[str]:
+def _find_roles(host: Host, name: str) -> list[str]:
     roles = [role for role in ROLES if name in host.names(role)]
     if not roles:
-        every = sorted({each for role in ROLES for each in host.names(role)})
-        failed = [f"{plugin}: {plugin.reason}" for plugin in host.plugins if plugin.status == "failed"]
-        missing = f"; not loaded: {'; '.join(failed)}" if failed else ""
-        raise PluginError(f"no component is called {name!r}; there are: {', '.join(every)}{missing}")
+        names = sorted({name for role in ROLES for name in host.names(role)})
+        failures = [f"{plugin}: {plugin.reason}" for plugin in host.plugins if plugin.status == "failed"]
+        missing = f"; not loaded: {'; '.join(failures)}" if failures else ""
+        raise PluginError(
+            f"unknown component {name!r}; {did_you_mean(name, names)}available: {', '.join(names)}{missing}"
+        )
     return roles
 
 
@@ -121,7 +124,8 @@ def check_plugins(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Check these components only, backbones included; by default all.",
+            help="Components to check, including backbones.",
+            show_default="all components",
             metavar="NAME",
             autocompletion=completion.components,
         ),
@@ -129,84 +133,91 @@ def check_plugins(
     options: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Load every plugin and check what it provides; exit code 1, with a line for each thing that is wrong.
+    """Load all plugins and check that their components conform to the contracts.
 
-    Backbones are made and called only if they are named; of the others, all that they do is checked.
+    Prints one line per problem and exits with code 1 if there are any.
+
+    Backbones are created and called only if they are named, because they may need weights.
     """
-    host = host_of(context)
+    host = create_host(context)
     if options and not names:
-        raise OptionError("--set needs the name of a component: patchcore plugins check NAME --set ROLE.OPTION=VALUE")
-    report = _Report()
+        raise OptionError("--set requires a component: patchcore plugins check NAME --set ROLE.OPTION=VALUE")
+    report = _ConformanceReport()
     if names:
-        wanted = [host.component(role, name) for name in names for role in _roles_of(host, name)]
+        components = [host.component(role, name) for name in names for role in _find_roles(host, name)]
     else:
         report.problems += [f"{plugin}: {plugin.reason}" for plugin in host.plugins if plugin.status == "failed"]
         report.problems += host.clashes()
-        every = host.components()
-        keys = [(each.spec.role, each.spec.name) for each in every]
-        wanted = [each for each, key in zip(every, keys, strict=True) if keys.count(key) == 1]
-    given = _options_by_role(options or [], wanted)
+        keys = [(component.spec.role, component.spec.name) for component in host.components()]
+        components = [component for component, key in zip(host.components(), keys, strict=True) if keys.count(key) == 1]
+    options_by_role = _group_by_role(options or [], components)
     try:
         import torch  # noqa: F401
-    except Exception as error:  # whatever a damaged installation raises
-        problem = f"torch cannot be imported ({type(error).__name__}: {error}); no component was called"
-        report.problems.append(" ".join(problem.split()))
+    except Exception as error:  # a damaged installation can raise anything
+        problem = f"torch cannot be imported ({type(error).__name__}: {one_line(error)}); no component was called"
+        report.problems.append(problem)
         callable_roles: set[str] = set()
     else:
         callable_roles = set(ROLES) if names else set(ROLES) - {"backbone"}
-    with contextlib.redirect_stdout(sys.stderr):  # what components print is not part of the answer
-        for component in wanted:
+    with contextlib.redirect_stdout(sys.stderr):  # output of components must not mix with the JSON document
+        for component in components:
             role = component.spec.role
-            report.check(host, component, given.get(role, {}), behaviour=role in callable_roles)
+            report.check(host, component, options_by_role.get(role, {}), behaviour=role in callable_roles)
     if names:
-        report.problems += report.unavailable  # it was asked for
-    loaded = [str(plugin) for plugin in host.plugins if plugin.status == "loaded"]
+        report.problems += report.unavailable  # the user asked for these components
+    plugins = [str(plugin) for plugin in host.plugins if plugin.status == "loaded"]
     problems = list(dict.fromkeys(report.problems))
     if as_json:
         print_json(
             {
-                "loaded": loaded,
-                "checked": report.checked,
+                "loaded": plugins,
+                "checked": report.results,
                 "unavailable": report.unavailable,
                 "problems": problems,
             }
         )
     else:
-        print(f"{_counted(len(loaded), 'plugin')} loaded, {_counted(len(host.components()), 'component')}")
-        report.print(asked=bool(names))
+        print(f"{format_count(len(plugins), 'plugin')} loaded, {format_count(len(host.components()), 'component')}")
+        report.print_summary(all_components=not names)
     for problem in problems:
         typer.echo(f"patchcore: {problem}", err=True)
     if problems:
         raise typer.Exit(1)
 
 
-def _options_by_role(texts: list[str], wanted: list[Component]) -> dict[str, dict[str, Any]]:
-    roles = {component.spec.role for component in wanted}
-    given: dict[str, dict[str, Any]] = {}
+def _group_by_role(texts: list[str], components: list[Component]) -> dict[str, dict[str, Any]]:
+    roles = {component.spec.role for component in components}
+    options: dict[str, dict[str, Any]] = {}
     for text in texts:
         role, option, value = parse_option(text)
         if role not in roles:
             raise OptionError(
-                f"--set {text}: no {role} is checked; name one, or set {' or '.join(sorted(roles))} options"
+                f"--set {text}: no {role} is being checked; name one, or set a {' or '.join(sorted(roles))} option"
             )
-        given.setdefault(role, {})[option] = value
-    return given
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+        options.setdefault(role, {})[option] = value
+    return options
 
 
 @dataclass
-class _Report:
-    """What was checked, and what came of it."""
+class _ConformanceReport:
+    """Results of the conformance checks.
 
-    checked: list[dict[str, Any]] = field(default_factory=list)
+    Parameters
+    ----------
+    results
+        For each component: role, name, and titles of the checks that passed and failed.
+    unavailable
+        A line for each component that cannot be created.
+    problems
+        A line for each violation of a contract.
+    """
+
+    results: list[dict[str, Any]] = field(default_factory=list)
     unavailable: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def check(self, host: Host, component: Component, options: dict[str, Any], *, behaviour: bool) -> None:
-        """Check a component; one that cannot be made is left at that."""
+        """Check a component, up to the point where it cannot be created."""
         from patchcore_plugin.plugins.testing import CannotBeMadeError, ConformanceError, component_checks
 
         passed: list[str] = []
@@ -225,17 +236,19 @@ class _Report:
                 passed.append(check.title)
         self.problems += [f"{fault} [{', '.join(titles)}]" for fault, titles in faults.items()]
         spec = component.spec
-        self.checked.append({"role": spec.role, "name": spec.name, "passed": passed, "failed": failed})
+        self.results.append({"role": spec.role, "name": spec.name, "passed": passed, "failed": failed})
 
-    def print(self, *, asked: bool) -> None:
-        """Say what was checked."""
-        called = [f"{each['role']} {each['name']}" for each in self.checked if "can-be-made" in each["passed"]]
-        passed, failed = (sum(len(each[what]) for each in self.checked) for what in ("passed", "failed"))
-        print(f"{_counted(passed, 'check')} passed, {failed} failed, of {_counted(len(self.checked), 'component')}")
+    def print_summary(self, *, all_components: bool) -> None:
+        """Print the number of checks, and which components were created and called."""
+        called = [f"{result['role']} {result['name']}" for result in self.results if "can-be-made" in result["passed"]]
+        passed, failed = (sum(len(result[key]) for result in self.results) for key in ("passed", "failed"))
+        print(
+            f"{format_count(passed, 'check')} passed, {failed} failed, "
+            f"{format_count(len(self.results), 'component')} checked"
+        )
         if called:
-            print(f"made and called: {', '.join(called)}")
-        if asked:
-            return
-        print("of backbones, records and options only; to call one: patchcore plugins check NAME")
-        for line in self.unavailable:
-            print(f"not fully checked: {line}")
+            print(f"created and called: {', '.join(called)}")
+        if all_components:
+            print("backbones were not created; to check one: patchcore plugins check NAME")
+            for line in self.unavailable:
+                print(f"not fully checked: {line}")

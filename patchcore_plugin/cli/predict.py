@@ -1,57 +1,72 @@
-"""`patchcore predict`: a model file and paths to scores and pictures."""
+"""`patchcore predict`: score images and videos with a fitted model."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from patchcore_plugin.errors import ImageError
 
-from . import setup
-from .console import Reporter, number, print_json, print_table
+from . import options
+from .console import (
+    VERDICTS,
+    Reporter,
+    format_count,
+    format_decimal,
+    print_json,
+    print_table,
+    report_skipped,
+    skip_reason,
+)
+
+if TYPE_CHECKING:
+    from patchcore_plugin.models.loading import Model
 
 STDIN = Path("-")
 TABLE = ("is_anomalous", "score", "p_value", "path", "map", "why")
-"""What is kept of each record for the table; a video has many frames."""
+"""Fields of a record that the table needs; a long video yields many records."""
 
 
 def command(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="Model file written by fit.", readable=False)],
+    model: options.ModelArgument,
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Images and videos to judge: folders of paths, files, .txt lists, or - for a list on standard input.",
+            help="Images and videos: folders of images, files, .txt lists, or - for a list on standard input.",
             readable=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, heat maps and overlays.")],
     coco: Annotated[
-        bool, typer.Option("--coco", help="Write the regions as coco.json, too, for annotation tools.")
+        bool, typer.Option("--coco", help="Also write the regions to coco.json, for annotation tools.")
     ] = False,
     frame_step: Annotated[
-        int, typer.Option("--frame-step", min=1, help="Judge every so many-th frame of a video.")
+        int, typer.Option("--frame-step", min=1, help="Process every Nth frame of a video.", metavar="N")
     ] = 1,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="Paths on standard input end with NUL, as find -print0 writes them.")
+        bool,
+        typer.Option(
+            "--null", "-0", help="Paths on standard input are separated by NUL, as in the output of find -print0."
+        ),
     ] = False,
-    device: setup.DeviceOption = "auto",
-    precision: setup.PrecisionOption = None,
-    on_error: setup.OnErrorOption = "skip",
-    as_json: setup.JsonOption = False,
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = None,
+    on_error: options.OnErrorOption = "skip",
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Score paths, and draw where they differ from good ones."""
+    """Score images, and draw heat maps of their defects."""
     from patchcore_plugin.data.datasets import find_images
     from patchcore_plugin.data.datasets.files import read_paths
 
-    named = [each for each in images if each != STDIN]
-    paths = find_images(named) if named else []
+    arguments = [path for path in images if path != STDIN]
+    paths = find_images(arguments) if arguments else []
     from patchcore_plugin.data.video import is_video
     from patchcore_plugin.inference.coco import write_coco
     from patchcore_plugin.inference.explain import ExplanationPictures
@@ -59,9 +74,8 @@ def command(
     from patchcore_plugin.inference.writer import ResultsWriter
     from patchcore_plugin.models.file import software
     from patchcore_plugin.models.loading import load_model
-    from patchcore_plugin.models.recipes.ensemble import EnsembleRecipe
 
-    detector = load_model(model, device=device, precision=precision, host=setup.host_of(context))
+    detector = load_model(model, device=device, precision=precision, host=options.create_host(context))
     records: list[dict[str, Any]] = []
     errors: list[ImageError] = []
     total = None if STDIN in images or any(map(is_video, paths)) else len(paths)
@@ -79,36 +93,42 @@ def command(
                     record = writer.write(outcome, **extra)
                     records.append(record if as_json else {key: record[key] for key in TABLE})
                 done += 1
-                progress("judging images", done, total)
-        progress("judging images", done, done)
+                progress("scoring images", done, total)
+        progress("scoring images", done, done)
     if coco:
         info = {"description": "Regions found by patchcore predict", "model": str(model), "software": software()}
         write_coco(out / "results.jsonl", out / "coco.json", info)
     if as_json:
-        print_json({"results": records, "failed": [setup.skipped_because(error) for error in errors]})
+        print_json({"results": records, "failed": [skip_reason(error) for error in errors]})
     else:
-        verdicts = {True: "defect", False: "good", None: "-"}
-        rows = [
-            [verdicts[each["is_anomalous"]], number(each["score"], 3), number(each["p_value"], 3), each["path"]]
-            for each in records
-        ]
-        print_table(["verdict", "score", "p-value", "image"], rows)
-        defective = sum(each["is_anomalous"] is True for each in records)
-        found = "" if detector.threshold is None else f", {defective} defective"
-        print(f"judged     {len(records)}{found}")
-        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()})")
-        if any(each["map"] for each in records):
-            low, high = detector.map_scale
-            print(f"colours    from {low:.3f} to {high:.3f} in every picture")
-            why = f", {out / 'why'}" if any(each["why"] for each in records) else ""
-            print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}{why}")
-        else:
-            if records:
-                recipe = detector.recipe
-                members = recipe.members if isinstance(recipe, EnsembleRecipe) else (recipe,)
-                scorers = ", ".join(dict.fromkeys(member.scorer.name for member in members))
-                print(f"no map     scorer {scorers} judges whole paths only")
-            print(f"written    {out / 'results.jsonl'}")
+        _print_summary(detector, records, out)
         if coco:
             print(f"coco       {out / 'coco.json'}")
-    setup.report_unreadable(errors, done)
+    report_skipped(errors, done)
+
+
+def _print_summary(detector: Model, records: Sequence[Mapping[str, Any]], out: Path) -> None:
+    rows = [
+        [
+            VERDICTS[record["is_anomalous"]],
+            format_decimal(record["score"], 3),
+            format_decimal(record["p_value"], 3),
+            record["path"],
+        ]
+        for record in records
+    ]
+    print_table(["verdict", "score", "p-value", "image"], rows)
+    defective = sum(record["is_anomalous"] is True for record in records)
+    detections = "" if detector.threshold is None else f", {defective} defective"
+    print(f"scored     {format_count(len(records), 'image')}{detections}")
+    print(f"threshold  {format_decimal(detector.threshold)} ({detector.calibration.describe()})")
+    if any(record["map"] for record in records):
+        low, high = detector.map_scale
+        print(f"colours    {low:.3f} to {high:.3f} in all heat maps")
+        why = f", {out / 'why'}" if any(record["why"] for record in records) else ""
+        print(f"written    {out / 'results.jsonl'}, {out / 'heat_maps'}, {out / 'overlays'}{why}")
+        return
+    if records:
+        scorers = ", ".join(dict.fromkeys(member.scorer.name for member in detector.recipe.members))
+        print(f"no maps    scorer {scorers} scores whole images only")
+    print(f"written    {out / 'results.jsonl'}")

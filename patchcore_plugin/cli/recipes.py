@@ -1,4 +1,4 @@
-"""`patchcore recipes`: the shipped methods."""
+"""`patchcore recipes`: list and show the shipped recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from patchcore_plugin.plugins.specs import ROLES
 
 from . import completion
 from .console import print_json, print_table
-from .setup import JsonOption, host_of
+from .options import JsonOption, create_host
 
 app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 
@@ -20,10 +20,9 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
-    from patchcore_plugin.models.recipes.ensemble import load_recipe
-    from patchcore_plugin.models.recipes.recipe import Recipe
+    from patchcore_plugin.models.recipes import Recipe
 
-    recipes = [load_recipe(name) for name in Recipe.names()]
+    recipes = [Recipe.load(name) for name in Recipe.names()]
     if as_json:
         print_json([recipe.to_dict() for recipe in recipes])
         return
@@ -35,14 +34,14 @@ def show_recipe(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(help="A shipped recipe, or the path of a .toml file.", autocompletion=completion.recipes),
+        typer.Argument(help="Name of a shipped recipe, or path of a .toml file.", autocompletion=completion.recipes),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a recipe with every option written out."""
-    from patchcore_plugin.models.recipes.ensemble import load_recipe
+    """Show a recipe as TOML with all options."""
+    from patchcore_plugin.models.recipes import Recipe
 
-    recipe = load_recipe(name).resolved(host_of(context), seed=0)
+    recipe = Recipe.load(name).resolve(create_host(context), seed=0)
     content = recipe.to_dict()
     if as_json:
         print_json(content)
@@ -52,30 +51,30 @@ def show_recipe(
         height, width = recipe.preprocessing.crop
         print(
             f"# Only the central {height} x {width} pixels of the resized image are inspected: "
-            "a defect in the border outside is NOT found."
+            "defects in the border are NOT detected."
         )
     for part in ("preprocessing", *ROLES, "map"):
         if part in content:
-            _show_table(part, content[part])
+            _print_toml_table(part, content[part])
     for number, member in enumerate(content.get("members", ())):
         print(f"\n# Member {number}\n[[members]]")
         for key in ("name", "summary"):
-            print(f"{key} = {_toml(member[key])}")
+            print(f"{key} = {_format_toml(member[key])}")
         for role in ROLES:
-            _show_table(f"members.{role}", member[role])
+            _print_toml_table(f"members.{role}", member[role])
 
 
-def _show_table(name: str, options: Mapping[str, Any]) -> None:
+def _print_toml_table(name: str, options: Mapping[str, Any]) -> None:
     print(f"\n[{name}]")
     for option, value in options.items():
-        print(f"{option} = {_toml(value)}" if value is not None else f"# {option} is not set")
+        print(f"{option} = {_format_toml(value)}" if value is not None else f"# {option} is not set")
 
 
-def _toml(value: Any) -> str:
+def _format_toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # the same escapes as in TOML
+        return json.dumps(value, ensure_ascii=False)  # TOML has the same escapes
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml(each) for each in value)}]"
+        return f"[{', '.join(map(_format_toml, value))}]"
     return str(value)

@@ -1,4 +1,4 @@
-"""`patchcore update`: more good paths for a model file, without fitting it again."""
+"""`patchcore update`: add good images to a fitted model."""
 
 from __future__ import annotations
 
@@ -10,90 +10,96 @@ import typer
 
 from patchcore_plugin.errors import ModelFileError
 
-from . import setup
-from .console import Reporter, number, print_json
-from .fit import bank_line, highest, highest_line, learned
+from . import options
+from .console import Reporter, format_decimal, print_json, report_skipped, skip_reason
+from .summary import describe_bank, find_highest, format_bank, format_highest
 
 if TYPE_CHECKING:
     from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
 
 
 def command(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="Model file written by fit.", readable=False)],
+    model: options.ModelArgument,
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="More paths of good parts: folders, files or .txt lists; those in the model already are left out.",
+            help="Images of good parts: folders, files or .txt lists. Images already in the model are ignored.",
             readable=False,
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Write another file, and leave the model as it is.")] = None,
-    device: setup.DeviceOption = "auto",
-    on_error: setup.OnErrorOption = "stop",
-    as_json: setup.JsonOption = False,
+    out: options.NewModelOption = None,
+    device: options.DeviceOption = "auto",
+    on_error: options.OnErrorOption = "stop",
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Let a model learn from more good paths: they are judged, then merged into its bank."""
+    """Add good images to a model without fitting it again.
+
+    The images are scored first, to update the threshold, then merged into the memory bank.
+    """
     from patchcore_plugin.data.datasets import find_images
 
     paths = find_images(images)
     from patchcore_plugin.models.detector import Detector
-    from patchcore_plugin.models.ensemble import Ensemble
-    from patchcore_plugin.models.fitting.updating import new_images
+    from patchcore_plugin.models.fitting.new_images import new_images
     from patchcore_plugin.models.loading import load_model
 
-    detector = load_model(model, device=device, host=setup.host_of(context))
-    if not isinstance(detector, Detector | Ensemble):
+    detector = load_model(model, device=device, host=options.create_host(context))
+    if not isinstance(detector, Detector):
         raise ModelFileError(
-            f"{model}: an exported model cannot learn; update the model it was made of, and export that"
+            f"{model}: an exported model cannot be updated; update the model file it was exported from, "
+            "then export that again"
         )
-    setup.require_writable(out or model)
+    options.require_writable(out or model)
     new = new_images(paths, detector.training_images)
-    before = _state(detector)
+    before = _describe(detector)
     start = time.perf_counter()
     with Reporter() as progress:
         detector.update(new, on_error=on_error, progress=progress)
     detector.save(out or model)
     seconds = time.perf_counter() - start
-    after = _state(detector)
-    limit = before["threshold"]
+    after = _describe(detector)
+    previous = before["threshold"]
+    above = None if previous is None else sum(score > previous for _, score in detector.held_out_scores)
     summary: dict[str, Any] = {
         "model": str(out or model),
         "images_added": len(new) - len(detector.skipped),
-        "images_known": len(paths) - len(new),
-        "skipped": [setup.skipped_because(error) for error in detector.skipped],
+        "images_already_in_model": len(paths) - len(new),
+        "skipped": [skip_reason(error) for error in detector.skipped],
         "before": before,
         "after": after,
         "threshold_source": detector.calibration.describe(),
-        "above_before": None if limit is None else sum(score > limit for _, score in detector.good_scores),
-        "highest": highest(detector),
+        "above_previous_threshold": above,
+        "highest_scores": find_highest(detector),
         "seconds": seconds,
     }
     if as_json:
         print_json(summary)
     else:
-        known = f"; {summary['images_known']} are in the model already" if summary["images_known"] else ""
+        present = summary["images_already_in_model"]
         print(f"model      {out or model}")
-        print(f"images     {summary['images_added']} added, in {seconds:.1f} s{known}")
-        for place, (old, now) in enumerate(zip(_members(before), _members(after), strict=True)):
-            if "name" in now:
-                print(f"member {place}   {now['name']}")
-            print(f"before     {bank_line(old)}")
-            print(f"after      {bank_line(now)}")
-        print(f"threshold  {number(detector.threshold)} ({detector.calibration.describe()}), before {number(limit)}")
-        if summary["above_before"] is not None:
-            judged = len(detector.good_scores)
-            print(f"new        {summary['above_before']} of {judged} paths were above the former threshold")
-        if summary["highest"]:
-            print(highest_line(summary["highest"]))
-    setup.report_unreadable(detector.skipped, len(new))
+        print(
+            f"images     {summary['images_added']} added in {seconds:.1f} s"
+            + (f"; {present} already in the model" if present else "")
+        )
+        for place, (old, updated) in enumerate(zip(_list_members(before), _list_members(after), strict=True)):
+            if "name" in updated:
+                print(f"member {place}   {updated['name']}")
+            print(f"before     {format_bank(old)}")
+            print(f"after      {format_bank(updated)}")
+        threshold = f"{format_decimal(detector.threshold)} ({detector.calibration.describe()})"
+        print(f"threshold  {threshold}, previously {format_decimal(previous)}")
+        if above is not None:
+            print(f"new        {above} of {len(detector.held_out_scores)} images score above the previous threshold")
+        if summary["highest_scores"]:
+            print(format_highest(summary["highest_scores"]))
+    report_skipped(detector.skipped, len(new))
 
 
-def _state(detector: Detector | Ensemble) -> dict[str, Any]:
-    return {**learned(detector), "threshold": detector.threshold}
+def _describe(detector: Detector) -> dict[str, Any]:
+    return {**describe_bank(detector), "threshold": detector.threshold}
 
 
-def _members(state: dict[str, Any]) -> list[dict[str, Any]]:
+def _list_members(state: dict[str, Any]) -> list[dict[str, Any]]:
     members: list[dict[str, Any]] = state.get("members", [state])
     return members

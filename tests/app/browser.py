@@ -1,4 +1,4 @@
-"""The running app as its command starts it, a browser window that reaches nothing else, and what is done in both."""
+"""The running app, a browser window that reaches nothing else, and common actions on the page."""
 
 from __future__ import annotations
 
@@ -11,90 +11,102 @@ from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Requ
 
 BACKBONE = "efficientnet-lite0"
 SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-WAIT = 30_000
-"""Milliseconds that something may take on a busy machine."""
+WAIT = 60_000
+"""Milliseconds that an action may take on a busy machine."""
 
 
 @dataclass
-class Place:
-    """The running app, and the images that it may read."""
+class RunningApp:
+    """The running app, and its folders of images and models."""
 
-    address: str
+    url: str
     images: Path
     models: Path
 
     @property
     def port(self) -> int:
-        port = urlsplit(self.address).port
+        port = urlsplit(self.url).port
         assert port is not None
         return port
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """Return status and body of a request that no browser made."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+        """Send a request without a browser; return status and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
 
 @dataclass
-class Watched:
-    """A browser window: nothing but the app can be reached from it, and what was tried is remembered."""
+class BrowserWindow:
+    """A browser window that reaches only the app, and records blocked URLs and errors."""
 
     page: Page
-    address: str
-    elsewhere: list[str] = field(default_factory=list)
+    url: str
+    foreign_urls: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, context: BrowserContext, address: str) -> Watched:
-        watched = cls(context.new_page(), address)
+    def open(cls, context: BrowserContext, url: str) -> BrowserWindow:
+        window = cls(context.new_page(), url)
 
-        def look(route: Route, request: Request) -> None:
-            if watched.is_own(request.url):
+        def route_request(route: Route, request: Request) -> None:
+            if window.is_own(request.url):
                 route.continue_()
             else:
-                watched.elsewhere.append(request.url)
+                window.foreign_urls.append(request.url)
                 route.abort()
 
-        def connected(socket: WebSocket) -> None:
-            if not watched.is_own(socket.url.replace("ws://", "http://", 1)):
-                watched.elsewhere.append(socket.url)
+        def check_socket(socket: WebSocket) -> None:
+            if not window.is_own(socket.url.replace("ws://", "http://", 1)):
+                window.foreign_urls.append(socket.url)
 
-        context.route("**/*", look)
-        watched.page.on("websocket", connected)
-        watched.page.on("pageerror", lambda error: watched.errors.append(str(error)))
-        watched.page.on("console", lambda said: watched.errors.append(said.text) if said.type == "error" else None)
-        return watched
+        context.route("**/*", route_request)
+        window.page.on("websocket", check_socket)
+        # A permanent listener keeps Playwright's interception of file choosers on. `expect_file_chooser` alone does not
+        # wait until it is on: on a busy machine the key press came first, and Chromium cancelled the real chooser.
+        window.page.on("filechooser", lambda chooser: None)
+        window.page.on("pageerror", lambda error: window.errors.append(str(error)))
+        window.page.on("console", lambda line: window.errors.append(line.text) if line.type == "error" else None)
+        return window
 
     def is_own(self, url: str) -> bool:
-        return url.startswith((f"{self.address}/", "data:", "blob:")) or url == self.address
+        return url.startswith((f"{self.url}/", "data:", "blob:")) or url == self.url
+
+
+def choose_backbone(page: Page) -> None:
+    page.get_by_label("Backbone").fill(BACKBONE)
+    page.get_by_role("option", name=BACKBONE, exact=True).click()
 
 
 def fit(page: Page, name: str) -> None:
     page.get_by_role("tab", name="Fit").click()
-    page.get_by_label("Folder of images of good parts").fill("train/good")
-    page.get_by_label("Backbone").fill(BACKBONE)
-    page.get_by_role("option", name=BACKBONE, exact=True).click()
-    page.get_by_label("False-alarm rate, %", exact=True).locator("visible=true").fill("10")
+    page.get_by_label("Folder with images of good parts").fill("train/good")
+    choose_backbone(page)
+    page.get_by_label("False-alarm rate (%)", exact=True).locator("visible=true").fill("10")
     page.get_by_role("button", name="Fit", exact=True).click()
-    expect(page.get_by_text("The model is fitted")).to_be_visible()
-    expect(page.get_by_text("at most 9.09% false alarms; scores of 10 good images")).to_be_visible()
-    page.get_by_label("Another false-alarm rate, %").fill("20")
-    page.get_by_role("button", name="Set the rate of the new model").click()
-    expect(page.get_by_text("at most 18.18% false alarms; scores of 10 good images")).to_be_visible()
-    page.get_by_label("Name of the model").fill(name)
+    expect(page.get_by_text("Model fitted")).to_be_visible()
+    expect(page.get_by_text("9.09%")).to_be_visible()
+    page.get_by_label("New false-alarm rate (%)").fill("20")
+    page.get_by_role("button", name="Set the new false-alarm rate").click()
+    expect(page.get_by_text("18.18%")).to_be_visible()
+    page.get_by_label("Model name").fill(name)
     page.get_by_role("button", name="Save and use").click()
-    expect(page.get_by_text("each gets a verdict")).to_be_visible()
+    expect(page.get_by_text("Each image gets a verdict")).to_be_visible()
 
 
 def upload(page: Page, *files: Path | tuple[str, bytes]) -> None:
     named = [(file.name, file.read_bytes()) if isinstance(file, Path) else file for file in files]
     payloads: list[FilePayload] = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named]
     page.locator(".q-uploader__input").set_input_files(payloads)
+
+
+def inspect_folder(page: Page, folder: str) -> None:
+    page.get_by_label("Folder", exact=True).fill(folder)
+    page.get_by_role("button", name="Inspect folder").click()
 
 
 def cards(page: Page) -> Locator:
@@ -106,7 +118,7 @@ def verdicts(page: Page) -> dict[str, str]:
     return {lines[1]: lines[0] for lines in (caption.splitlines() for caption in captions)}
 
 
-def downloaded(page: Page, name: str) -> bytes:
+def download(page: Page, name: str) -> bytes:
     with page.expect_download(timeout=WAIT) as waiting:
         page.get_by_role("link", name=name).click()
     return Path(waiting.value.path()).read_bytes()

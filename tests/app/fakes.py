@@ -1,4 +1,4 @@
-"""A model that is none, and images that are drawn as files: what the tests of the page are about is around them."""
+"""A fake model and small image files, for tests of the code around a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.models.calibration import Calibration, GoodImage
+from patchcore_plugin.models.calibration import Calibration, HeldOutScore
 from patchcore_plugin.models.prediction import Nearest, Prediction
 
-CALIBRATION = Calibration.of_good([GoodImage(float(n), 0.0, float(n)) for n in range(1, 20)], "19 images")
+CALIBRATION = Calibration.from_held_out([HeldOutScore(float(n), 0.0, float(n)) for n in range(1, 20)], "19 images")
 
 
 class FakeModel:
@@ -49,25 +49,29 @@ class FakeModel:
 
 
 def prediction(values: Any, calibration: Calibration = CALIBRATION, image: str | None = "a.png") -> Prediction:
+    """Return the prediction for an anomaly map; `image` is the path of the nearest training image."""
     nearest = Nearest(
         image=image, x=1, y=2, peak_x=3, peak_y=4, distance=1.0, number=0, size=(8, 8), box=(0, 0, 2, 2),
         peak_box=(2, 2, 2, 2),
     )  # fmt: skip
-    found = np.asarray(values, dtype=np.float32)
-    return Prediction.against(calibration, "x", (found.shape[0], found.shape[1]), float(found.max()), found, nearest)
+    anomaly_map = np.asarray(values, dtype=np.float32)
+    height, width = anomaly_map.shape
+    return Prediction.compare(calibration, "x", (height, width), float(anomaly_map.max()), anomaly_map, nearest=nearest)
 
 
 def image(value: int, size: tuple[int, int] = (8, 10), suffix: str = ".png") -> bytes:
+    """Return an image file with a rectangle of brightness `value` on black."""
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[2:4, 2:5] = value
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
-def png_header(width: int, height: int) -> bytes:
-    """Return a whole PNG file that says it is so large, and holds no pixels."""
+def png_file(width: int, height: int, *, bits: int = 1, rows: bytes | None = None) -> bytes:
+    """Return a PNG file with a header for this size, and compressed rows that need not match it."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    data = zlib.compress(b"") if rows is None else rows
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")

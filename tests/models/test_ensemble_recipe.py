@@ -159,7 +159,7 @@ def test_the_command_line_takes_an_ensemble_where_it_takes_a_method(dataset: Pat
     ended = done("fit", dataset, "--out", out, *options)
     assert "\nmember 0   lite0\nbank       32 of 640 patches, covering radius " in ended.out
     assert "\nmember 1   lite1\nbank       7 of 640 patches, " in ended.out
-    assert "for --set 0.sampler.radius=..." in ended.out
+    assert "for --set 0.sampler.radius=" in ended.out
     assert "member 0 (lite0): 10 images make 640 patches of 312 values" in ended.err
 
     records = loaded("predict", out, dataset / "test", "--out", tmp_path / "results")["results"]
@@ -199,9 +199,7 @@ def test_a_recipe_is_shown_as_it_is_read(tmp_path: Path) -> None:
 
 def test_one_backbone_is_exported_at_a_time(tmp_path: Path) -> None:
     said = failure("export-backbone", "--out", tmp_path / "x.onnx", "--recipe", "patchcore-ensemble")
-    assert said == (
-        "recipe 'patchcore-ensemble' is an ensemble; export one backbone at a time: --backbone NAME, no --recipe"
-    )
+    assert said == ("recipe 'patchcore-ensemble' is an ensemble; export one backbone at a time with --backbone NAME")
 
 
 def test_a_member_that_there_is_not(dataset: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_another_rate_by_the_images_of_the_fit(model: Path) -> None:
     assert ended.out == (
         f"model      {model}\n"
         f"threshold  {after['threshold']:.4f} (at most 18.18% false alarms; scores of 10 good images, each judged by a "
-        f"bank of the others (5 folds)), before {before['threshold']:.4f}\n"
+        f"bank of the others (5 folds)), previously {before['threshold']:.4f}\n"
         f"map        regions are above {after['map_threshold']:.4f}\n"
     )
     again = model_file.load(model)[0]
@@ -104,14 +104,14 @@ def test_by_other_good_images(model: Path, others: Path, tmp_path: Path) -> None
     assert summary == {
         "model": str(out),
         "threshold": after["threshold"],
-        "threshold_before": before["threshold"],
+        "previous_threshold": before["threshold"],
         "map_threshold": after["map_threshold"],
         "false_alarm_rate": 0.1,
         "smallest_false_alarm_rate": 0.05,
         "good_images": 19,
-        "good_above_before": sum(score > before["threshold"] for score in scores),
+        "good_above_previous_threshold": sum(score > before["threshold"] for score in scores),
         "defective_images": 0,
-        "defective_found": 0,
+        "defective_above_threshold": 0,
         "threshold_source": "at most 10.00% false alarms; scores of 19 good images that the model was not fitted on",
         "skipped": [],
     }
@@ -120,7 +120,7 @@ def test_by_other_good_images(model: Path, others: Path, tmp_path: Path) -> None
 def test_defective_images_given_as_good_are_noticed(model: Path, dataset: Path, others: Path, tmp_path: Path) -> None:
     wrong = [dataset / "test" / "blot", others, "--out", tmp_path / "m.safetensors"]
     said = done("calibrate", model, *wrong, "--false-alarm-rate", 0.1, "--device", "cpu").out
-    (above,) = re.findall(r"^good       (\d+) of 22 images are above the former threshold$", said, re.M)
+    (above,) = re.findall(r"^good       (\d+) of 22 images score above the previous threshold$", said, re.M)
     assert int(above) >= 3
 
 
@@ -131,14 +131,14 @@ def test_by_defective_images_too(model: Path, dataset: Path, others: Path) -> No
     assert known["scores"][-1] < known["threshold"] < known["defective"][0]
     assert len(known["defective"]) == 3
     assert " (best F1 score, 0 of 10 good images above it; scores of 10 good images, " in ended.out
-    assert "defective  3 of 3 images are above the threshold\n" in ended.out
+    assert "defective  3 of 3 images " in ended.out
     # The model is the same, so what defective images got holds when the good ones are replaced.
     loaded("calibrate", model, others, "--criterion", "cost", "--cost", 5, "--device", "cpu")
     after = calibration(model)
     assert after["defective"] == known["defective"]
     assert (len(after["scores"]), after["criterion"], after["cost"]) == (19, "cost", 5)
     rate = loaded("calibrate", model, "--false-alarm-rate", 0.5, "--device", "cpu")
-    assert (rate["defective_found"], calibration(model)["criterion"], calibration(model)["cost"]) == (
+    assert (rate["defective_above_threshold"], calibration(model)["criterion"], calibration(model)["cost"]) == (
         3,
         "false-alarms",
         None,
@@ -156,7 +156,7 @@ def test_unreadable_images_stop_it_or_are_left_out(model: Path, others: Path, tm
     assert model.read_bytes() == before
     ended = patchcore("calibrate", model, bad, others, "--device", "cpu", "--on-error", "skip", "--json")
     assert (ended.code, json.loads(ended.out)["good_images"]) == (1, 19)
-    assert ended.err.endswith("patchcore: 1 of 20 images were skipped; all others are done\n")
+    assert ended.err.splitlines()[-1].startswith("patchcore: skipped 1 of 20 images")
     assert calibration(model)["source"] == "scores of 19 good images that the model was not fitted on"
 
 

@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 KILLED = """
 import sys
 from patchcore_plugin import cli
-import patchcore_plugin.cli.setup as setup
+import patchcore_plugin.cli.options as options
 from tests.models import tiny
-setup.Host = lambda **_: tiny.host()
+options.Host = lambda **_: tiny.host()
 tiny.die_after.append(int(sys.argv.pop(1)))
 cli.main()
 """
@@ -40,7 +40,7 @@ def fit(model: pp.Detector | pp.Detector, images: list[Path], out: Path, **optio
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
-    monkeypatch.setattr("patchcore_plugin.cli.setup.Host", lambda **_: tiny.host())
+    monkeypatch.setattr("patchcore_plugin.cli.options.Host", lambda **_: tiny.host())
     monkeypatch.setattr(sys, "argv", ["patchcore", *map(str, words)])
     with pytest.raises(SystemExit) as done:
         cli.main()

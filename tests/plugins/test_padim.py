@@ -14,7 +14,7 @@ import patchcore_plugin as pp
 from patchcore_plugin.kernels.gaussian import packed
 from patchcore_plugin.models.calibration import held_out
 from patchcore_plugin.models.fitting import learners as learning
-from patchcore_plugin.models.recipes.recipe import Recipe
+from patchcore_plugin.models.recipes import Recipe
 from tests import real_images
 from tests.commands import loaded
 from tests.conftest import draw

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patchcore_plugin.models.fitting.inputs import PatchBuffer
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin.models.fitting.inputs import PatchBuffer
 
 HOST = pp.Host(entry_points=False)
 IMAGES, HEIGHT, WIDTH, DIMS, DESCRIPTOR = 7, 3, 4, 10, 6

@@ -1,179 +1,183 @@
-"""Images of good parts to a model: choose, fit, see how far it is, choose the rate, save, use."""
+"""The panel for fitting: choose images, fit, set the false-alarm rate, save and use the model."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nicegui import ui
 
-from patchcore_plugin.app.fitting import Fitting, Wanted
+from patchcore_plugin.app.fit_job import FitJob, FitRequest
+from patchcore_plugin.app.model_store import LoadedModel
+from patchcore_plugin.app.site import Site
+from patchcore_plugin.app.text import count_images
 from patchcore_plugin.data.datasets import find_training_images
+from patchcore_plugin.evaluation.report.format import number
 
-from .parts import Messages, card, folder_input, number, once, primary, rate_input, rate_of, secondary
+from .widgets import (
+    MessageLog,
+    card,
+    field_button,
+    folder_input,
+    ignore_while_running,
+    primary_button,
+    rate_input,
+    read_rate,
+)
 
-if TYPE_CHECKING:
-    from patchcore_plugin.app.library import Loaded
-    from patchcore_plugin.app.site import Site
-
-OWN = "The recipe's own"
+DEFAULT_BACKBONE = "Default of the recipe"
 
 
 class FitPanel:
-    """The form, the progress and the result of the one fit that runs here.
+    """The form, the progress and the result of the fit job.
 
     Parameters
     ----------
     site
-        What is behind the page.
+        State that the pages share.
     use
-        Called with a model that was saved.
+        Function that switches the page to a saved model.
     """
 
-    def __init__(self, site: Site, use: Callable[[Loaded], Awaitable[None]]) -> None:
-        self._site, self._use = site, use
-        self._shown: tuple[Any, ...] = ()
-        self._messages = Messages()
+    def __init__(self, site: Site, use: Callable[[LoadedModel], Awaitable[None]]) -> None:
+        self._site, self._job, self._use = site, site.fit_job, use
+        self._last_state: tuple[Any, ...] = ()
+        self._messages = MessageLog()
         self._messages.place()
         with ui.element("div").classes("pc-fit"):
             with card("Fit a model"):
                 self._build_form()
             with card("Progress and result"):
                 self._build_result()
-        ui.timer(0.4, self._look)
-        self._look()
+        ui.timer(0.4, self._update)
+        self._update()
 
     def _build_form(self) -> None:
         folders = self._site.folders.suggestions()
         if not folders:
-            ui.label("Start the app with --images FOLDER to fit on folders of this machine.").classes("pc-soft")
-        self._folder = folder_input(folders, "Folder of images of good parts")
-        recipes, backbones = self._site.choices.recipes, self._site.choices.backbones
-        self._recipe = ui.select(list(recipes), label="Recipe", value="patchcore").props("outlined dense options-dense")
-        self._backbone = ui.select([OWN, *backbones], label="Backbone", value=OWN, with_input=True)
+            ui.label("To fit on a folder on this machine, start the app with --images FOLDER.").classes("pc-soft")
+        self._folder = folder_input(folders, "Folder with images of good parts")
+        self._recipe = ui.select(self._site.recipes, label="Recipe", value="patchcore")
+        self._recipe.props("outlined dense options-dense")
+        self._backbone = ui.select(
+            [DEFAULT_BACKBONE, *self._site.backbones], label="Backbone", value=DEFAULT_BACKBONE, with_input=True
+        )
         self._backbone.props("outlined dense options-dense")
-        self._rate = rate_input("False-alarm rate, %")
-        self._rate.props('hint="Empty: 1, or as low as so few images allow"')
-        for each in (self._recipe, self._backbone, self._rate):
-            each.classes("pc-wide")
-        self._thumbnails = ui.switch("Keep thumbnails of the images in the model, to show reasons", value=True)
-        self._thumbnails.props("dense")
+        self._rate = rate_input("False-alarm rate (%)")
+        self._rate.props('hint="Default: 1, or the lowest possible rate"')
+        for field in (self._recipe, self._backbone, self._rate):
+            field.classes("pc-wide")
+        self._thumbnails = ui.switch("Store thumbnails in the model, for explanations", value=True).props("dense")
         with ui.element("div").classes("pc-buttons"):
-            self._start = primary("Fit", once(self._fit))
-            self._cancel = ui.button("Cancel", on_click=self._stop).props("no-caps flat")
+            self._start = primary_button("Fit", ignore_while_running(self._fit))
+            self._cancel = ui.button("Cancel", on_click=self._cancel_fit).props("no-caps flat")
 
     def _build_result(self) -> None:
         self._state = ui.label().classes("pc-count").props('role="status"')
         self._bar = ui.linear_progress(0, show_value=False).props('aria-label="Progress of the fit"')
         self._notes = ui.label().classes("pc-soft")
         with ui.element("div").classes("pc-column") as self._result:
-            self._learned = ui.label()
+            self._summary = ui.label()
             self._threshold = ui.label()
             with ui.element("div").classes("pc-buttons pc-row"):
-                self._new_rate = rate_input("Another false-alarm rate, %")
-                self._set = secondary("Set", once(self._calibrate), "Set the rate of the new model")
+                self._new_rate = rate_input("New false-alarm rate (%)")
+                self._set = field_button("Set", ignore_while_running(self._set_rate), "Set the new false-alarm rate")
             with ui.element("div").classes("pc-buttons pc-row"):
-                self._name = ui.input("Name of the model").props("outlined dense")
-                self._save = primary("Save and use", once(self._save_model))
-            self._discard = ui.button("Discard the model", on_click=self._drop).props("no-caps flat")
+                self._name = ui.input("Model name").props("outlined dense")
+                self._save = primary_button("Save and use", ignore_while_running(self._save_model))
+            self._discard = ui.button("Discard model", on_click=self._discard_model).props("no-caps flat")
             self._discard.classes("pc-start")
 
     async def _fit(self) -> None:
-        folders, text = self._site.folders, self._folder.value or ""
-        backbone = None if self._backbone.value in (None, OWN) else self._backbone.value
-        rate = None if self._rate.value is None else rate_of(self._rate)
+        folders, folder = self._site.folders, self._folder.value or ""
+        backbone = None if self._backbone.value in (None, DEFAULT_BACKBONE) else self._backbone.value
+        rate = None if self._rate.value is None else read_rate(self._rate)
+        recipe, thumbnails = self._recipe.value or "", bool(self._thumbnails.value)
 
         def start() -> bool:
-            images = folders.check(find_training_images([folders.folder(text)]))
-            self._site.fitting.start(
-                Wanted(
-                    folder=text,
-                    images=images,
-                    recipe=self._recipe.value or "",
-                    backbone=backbone,
-                    rate=rate,
-                    thumbnails=bool(self._thumbnails.value),
+            images = folders.check(find_training_images([folders.resolve(folder)]))
+            self._job.start(
+                FitRequest(
+                    folder=folder, images=images, recipe=recipe, backbone=backbone, rate=rate, thumbnails=thumbnails
                 )
             )
             return True
 
         if await self._messages.attempt(start):
             self._messages.clear()
-        self._look()
+        self._update()
 
-    def _stop(self) -> None:
-        self._site.fitting.cancel()
-        self._look()
+    def _cancel_fit(self) -> None:
+        self._job.cancel()
+        self._update()
 
-    def _drop(self) -> None:
-        self._site.fitting.discard()
-        self._look()
+    def _discard_model(self) -> None:
+        self._job.discard()
+        self._update()
 
-    async def _calibrate(self) -> None:
-        model = self._site.fitting.model
-        if model is None or self._site.fitting.saved is not None:
+    async def _set_rate(self) -> None:
+        model = self._job.model
+        if model is None or self._job.saved_path is not None:
             return
 
-        def choose() -> None:
-            model.calibration = model.calibration.at_rate(rate_of(self._new_rate))
+        def calibrate() -> None:
+            model.calibration = model.calibration.at_rate(read_rate(self._new_rate))
 
-        await self._messages.attempt(choose)
-        self._shown = ()
-        self._look()
+        await self._messages.attempt(calibrate)
+        self._last_state = ()
+        self._update()
 
     async def _save_model(self) -> None:
-        fitting, name = self._site.fitting, self._name.value or ""
-        model = fitting.model
+        model, name = self._job.model, self._name.value or ""
         if model is None:
             return
-        loaded = await self._messages.attempt(lambda: self._site.library.add(name, model))
+        loaded = await self._messages.attempt(lambda: self._site.models.add(name, model))
         if loaded is not None:
-            fitting.saved = loaded.path
+            self._job.saved_path = loaded.path
             self._messages.clear()
-            self._look()
+            self._update()
             await self._use(loaded)
 
-    def _look(self) -> None:
-        """Show how far the fit is, whoever started it."""
-        fitting = self._site.fitting
-        stage = fitting.stage, fitting.done, fitting.total, len(fitting.notes)
-        now = fitting.state, fitting.is_cancelled, fitting.saved, *stage
-        if now == self._shown:
+    def _update(self) -> None:
+        """Show the state of the fit job, which another page may have started."""
+        job = self._job
+        state = job.state, job.is_cancelled, job.saved_path, job.stage, job.done, job.total, len(job.notes)
+        if state == self._last_state:
             return
-        self._shown = now
-        running, done = fitting.state == "running", fitting.state == "done"
-        self._start.set_enabled(not running and bool(self._site.folders.roots))
-        self._cancel.set_visibility(running and not fitting.is_cancelled)
-        self._bar.set_visibility(running)
-        self._result.set_visibility(done)
-        self._notes.set_text(" ".join(fitting.notes) if running else "")
-        if running:
-            self._state.set_text(_stage(fitting))
-            self._bar.set_value(fitting.done / fitting.total if fitting.total else 0)
-        elif done:
+        self._last_state = state
+        is_running, is_done = job.state == "running", job.state == "done"
+        self._start.set_enabled(not is_running and bool(self._site.folders.roots))
+        self._cancel.set_visibility(is_running and not job.is_cancelled)
+        self._bar.set_visibility(is_running)
+        self._result.set_visibility(is_done)
+        self._notes.set_text(" ".join(job.notes) if is_running else "")
+        if is_running:
+            self._state.set_text(_describe_stage(job))
+            self._bar.set_value(job.done / job.total if job.total else 0)
+        elif is_done:
             self._show_result()
         else:
-            texts = {"idle": "Nothing has been fitted yet", "cancelled": "The fit was cancelled"}
-            self._state.set_text(texts.get(fitting.state, f"The fit failed: {fitting.error}"))
+            texts = {"idle": "No model has been fitted yet", "cancelled": "The fit was cancelled"}
+            self._state.set_text(texts.get(job.state, f"The fit failed: {job.error}"))
 
     def _show_result(self) -> None:
-        fitting = self._site.fitting
-        model, wanted = fitting.model, fitting.wanted
-        assert wanted is not None
-        self._state.set_text("The model is fitted" if fitting.saved is None else f"Saved as {fitting.saved.name}")
-        self._learned.set_text(
-            f"{len(wanted.images)} images of {wanted.folder}, recipe {wanted.recipe}; "
-            f"{model.bank_rows:,} patches kept, in {fitting.seconds:.0f} s."
+        job = self._job
+        model, request = job.model, job.request
+        assert request is not None
+        self._state.set_text("Model fitted" if job.saved_path is None else f"Saved as {job.saved_path.name}")
+        self._summary.set_text(
+            f"{count_images(len(request.images))} from {request.folder}, recipe {request.recipe}: "
+            f"{model.bank_rows:,} patches in the memory bank, fitted in {job.seconds:.0f} s."
         )
         self._threshold.set_text(f"Threshold {number(model.threshold)}: {model.calibration.describe()}.")
-        for each in (self._save, self._set):
-            each.set_enabled(fitting.saved is None)
-        self._discard.set_visibility(fitting.saved is None)
+        for button in (self._save, self._set):
+            button.set_enabled(job.saved_path is None)
+        self._discard.set_visibility(job.saved_path is None)
 
 
-def _stage(fitting: Fitting) -> str:
-    if fitting.is_cancelled:
-        return "Cancelling: it ends after the present step"
-    if not fitting.total:
+def _describe_stage(job: FitJob) -> str:
+    if job.is_cancelled:
+        return "Cancelling after the current step"
+    if not job.total:
         return "Loading the backbone"
-    return f"{fitting.stage.capitalize()}: {fitting.done} of {fitting.total}"
+    return f"{job.stage.capitalize()}: {job.done} of {job.total}"

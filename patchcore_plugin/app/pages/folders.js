@@ -1,77 +1,77 @@
-// The images of a folder, dropped or chosen, go to the uploader as if they had been chosen one by one: its limits and
-// the server's hold for them as for any.
+// Pass the images of a dropped or chosen folder to the uploader as if the user had chosen them one by one, so that
+// all limits of the uploader and the server apply.
 (() => {
-  const read = (reader) => new Promise((done, failed) => reader.readEntries(done, failed));
-  const file = (entry) => new Promise((done, failed) => entry.file(done, failed));
+  const readBatch = (reader) => new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+  const openFile = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));
   const byName = (a, b) => (a.name < b.name ? -1 : 1);
 
-  async function* entriesOf(folder) {
-    const found = [];
+  async function* listEntries(folder) {
+    const entries = [];
     const reader = folder.createReader();
-    // A reader gives some at a time, and none at the end.
-    for (let some; (some = await read(reader)).length; ) found.push(...some);
-    yield* found.sort(byName);
+    // A reader returns entries in batches; an empty batch ends the list.
+    for (let batch; (batch = await readBatch(reader)).length; ) entries.push(...batch);
+    yield* entries.sort(byName);
   }
 
-  // All images below, in order: [file, its folder's name]. One that cannot be read is left out.
-  async function* imagesBelow(entry, folder, isImage) {
+  // Yield all images below an entry, in order: [file, name of its folder]. Unreadable entries are skipped.
+  async function* listImages(entry, folder, isImage) {
     try {
-      if (entry.isFile && isImage(entry.name)) yield [await file(entry), folder];
-      if (entry.isDirectory) for await (const each of entriesOf(entry)) yield* imagesBelow(each, entry.name, isImage);
+      if (entry.isFile && isImage(entry.name)) yield [await openFile(entry), folder];
+      if (entry.isDirectory) for await (const child of listEntries(entry)) yield* listImages(child, entry.name, isImage);
     } catch {}
   }
 
-  async function give(box, name, images) {
-    const most = Number(box.dataset.most);
-    const taken = [];
-    let isMore = false;
+  async function upload(box, name, images) {
+    const limit = Number(box.dataset.maxImages);
+    const files = [];
+    let isTruncated = false;
     for await (const [image, folder] of images) {
-      isMore = taken.length === most;
-      if (isMore) break;
-      // Images of a data set are called alike in its folders.
-      const full = folder ? `${folder}_${image.name}` : image.name;
-      taken.push(new File([image], full, { type: image.type, lastModified: image.lastModified }));
+      isTruncated = files.length === limit;
+      if (isTruncated) break;
+      // Data sets repeat file names across folders.
+      const fullName = folder ? `${folder}_${image.name}` : image.name;
+      files.push(new File([image], fullName, { type: image.type, lastModified: image.lastModified }));
     }
-    box.dispatchEvent(new CustomEvent("folder", { detail: [name, taken.length, isMore] }));
-    if (!taken.length) return;
+    box.dispatchEvent(new CustomEvent("folder", { detail: [name, files.length, isTruncated] }));
+    if (!files.length) return;
     const transfer = new DataTransfer();
-    taken.forEach((each) => transfer.items.add(each));
+    files.forEach((file) => transfer.items.add(file));
     const input = box.querySelector(".q-uploader__input");
     input.files = transfer.files;
     input.dispatchEvent(new Event("change"));
   }
 
-  function isImageOf(box) {
+  function imageFilter(box) {
     const suffixes = box.querySelector(".q-uploader__input").accept.split(",");
-    return (name) => !name.startsWith(".") && suffixes.some((each) => name.toLowerCase().endsWith(each));
+    return (name) => !name.startsWith(".") && suffixes.some((suffix) => name.toLowerCase().endsWith(suffix));
   }
 
-  // Before the uploader sees the drop: it would take a folder for a file.
+  // In the capture phase, before the uploader sees the drop and takes the folder for a file.
   document.addEventListener("drop", (event) => {
     const box = event.target.closest?.(".pc-upload");
-    const entries = [...(event.dataTransfer?.items ?? [])].map((each) => each.webkitGetAsEntry?.()).filter(Boolean);
-    const folder = entries.find((each) => each.isDirectory);
+    const entries = [...(event.dataTransfer?.items ?? [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const folder = entries.find((entry) => entry.isDirectory);
     if (!box || !folder) return;
     event.preventDefault();
     event.stopPropagation();
     event.target.dispatchEvent(new DragEvent("dragleave"));
     const images = async function* () {
-      for (const each of entries.sort(byName)) yield* imagesBelow(each, "", isImageOf(box));
+      for (const entry of entries.sort(byName)) yield* listImages(entry, "", imageFilter(box));
     };
-    give(box, folder.name, images());
+    upload(box, folder.name, images());
   }, true);
 
   document.addEventListener("change", (event) => {
     if (!event.target.matches?.(".pc-folder")) return;
     const box = event.target.closest(".pc-upload");
-    const isImage = isImageOf(box);
-    const parts = (each) => each.webkitRelativePath.split("/");
+    const isImage = imageFilter(box);
+    const pathParts = (file) => file.webkitRelativePath.split("/");
     const files = [...event.target.files];
     files.sort((a, b) => (a.webkitRelativePath < b.webkitRelativePath ? -1 : 1));
     event.target.value = "";
     const images = async function* () {
-      for (const each of files) if (isImage(each.name)) yield [each, parts(each).at(-2)];
+      for (const file of files) if (isImage(file.name)) yield [file, pathParts(file).at(-2)];
     };
-    give(box, files.length ? parts(files[0])[0] : "", images());
+    upload(box, files.length ? pathParts(files[0])[0] : "", images());
   });
 })();

@@ -1,131 +1,144 @@
-"""The threshold beside the scores of good images: move it, choose it by a rate, store it."""
+"""The threshold: shown with the scores of good images, moved, set by a false-alarm rate, and saved."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nicegui import ui
 
 from patchcore_plugin.app import drawing
-from patchcore_plugin.app.words import one_line, promise
-from patchcore_plugin.errors import PatchcoreError
+from patchcore_plugin.app.session import Session
+from patchcore_plugin.app.text import describe_false_alarms
+from patchcore_plugin.errors import PatchcoreError, one_line
 
-from .parts import Messages, Quiet, card, once, primary, rate_input, rate_of, secondary, set_range, slider
-
-if TYPE_CHECKING:
-    from patchcore_plugin.app.visit import Visit
+from .widgets import (
+    MessageLog,
+    ProgramChange,
+    card,
+    field_button,
+    ignore_while_running,
+    primary_button,
+    rate_input,
+    read_rate,
+    set_range,
+    slider,
+)
 
 
 class ThresholdCard:
-    """A histogram, a slider and fields for one visit's threshold.
+    """A histogram, a slider and fields for the threshold of a session.
 
     Parameters
     ----------
-    visit
-        Whose threshold it is.
+    session
+        Session whose threshold is shown.
     messages
-        Where errors are told.
-    moved
-        Called whenever the threshold has changed.
-    settled
-        Called when it will stay for a while: nothing is dragged or typed any more.
+        Log for errors.
+    on_move
+        Called when the threshold changes.
+    on_release
+        Called when the user has finished a change.
     """
 
     def __init__(
-        self, visit: Visit, messages: Messages, moved: Callable[[], object], settled: Callable[[], object]
+        self,
+        session: Session,
+        messages: MessageLog,
+        on_move: Callable[[], object],
+        on_release: Callable[[], object],
     ) -> None:
-        self._visit, self._messages, self._moved, self._settled = visit, messages, moved, settled
-        self._quiet = Quiet()
+        self._session, self._messages, self._on_move, self._on_release = session, messages, on_move, on_release
+        self._program_change = ProgramChange()
         with card("Threshold") as self._card:
             self._histogram = ui.html("", sanitize=False).classes("pc-wide")
-            ui.label("Bars: good images of the calibration. Triangles: images judged here.").classes("pc-soft")
+            ui.label("Bars: good images used for calibration. Triangles: images on this page.").classes("pc-soft")
             self._slider = slider("Threshold", low=0.0, high=1.0, value=0.0).classes("pc-aligned")
-            self._slider.on_value_change(lambda event: self._move(event.value, slid=True))
-            self._slider.on("change", lambda: settled(), args=[])
-            self._number = ui.number("Score above which an image is a defect", format="%.6g").props("outlined dense")
-            self._number.on_value_change(lambda event: self._move(event.value, slid=False))
-            self._number.on("blur", lambda: settled(), args=[])
+            self._slider.on_value_change(lambda event: self._move(event.value, by_slider=True))
+            self._slider.on("change", lambda: on_release(), args=[])
+            self._number = ui.number("Defect if the score exceeds", format="%.6g").props("outlined dense")
+            self._number.on_value_change(lambda event: self._move(event.value, by_slider=False))
+            self._number.on("blur", lambda: on_release(), args=[])
             with ui.element("div").classes("pc-buttons pc-row"):
-                self._rate = rate_input("False-alarm rate, %")
-                self._rate.on("keydown.enter", self._choose_rate)
-                secondary("Set", self._choose_rate, "Set the false-alarm rate")
-            self._promise = ui.label().classes("pc-soft").props('role="status"')
+                self._rate = rate_input("False-alarm rate (%)")
+                self._rate.on("keydown.enter", self._set_rate)
+                field_button("Set", self._set_rate, "Set the threshold by false-alarm rate")
+            self._false_alarms = ui.label().classes("pc-soft").props('role="status"')
             with ui.element("div").classes("pc-buttons"):
-                self._save = primary("Save into the model", once(self._store))
-                self._restore = ui.button("Back to the stored one", on_click=self._go_back).props("no-caps flat")
+                self._save = primary_button("Save to model", ignore_while_running(self._save_threshold))
+                self._reset = ui.button("Reset to saved", on_click=self._reset_threshold).props("no-caps flat")
 
-    def show(self) -> None:
-        """Show the visit's threshold, and ends of the slider that hold all scores."""
-        calibration = self._visit.calibration
+    def update(self) -> None:
+        """Show the threshold of the session, on an axis that holds all scores."""
+        calibration = self._session.calibration
         self._card.set_visibility(calibration is not None)
         if calibration is not None:
-            shown = [*calibration.scores, *(image.found.score for image in self._visit.images.values())]
+            scores = [*calibration.scores, *(image.prediction.score for image in self._session.images.values())]
             if calibration.threshold is not None:
-                shown.append(calibration.threshold)
-            with self._quiet:
-                set_range(self._slider, *drawing.span(shown))
+                scores.append(calibration.threshold)
+            with self._program_change:
+                set_range(self._slider, *drawing.axis_range(scores))
                 self._number.set_value(calibration.threshold)
                 if calibration.threshold is not None:
                     self._slider.set_value(calibration.threshold)
         self._draw()
 
     def _draw(self) -> None:
-        visit, calibration = self._visit, self._visit.calibration
+        session, calibration = self._session, self._session.calibration
         if calibration is None:
-            self._promise.set_text("")
+            self._false_alarms.set_text("")
             self._histogram.set_content("")
         else:
-            marks = [(image.found.score, visit.verdict(image)) for image in visit.images.values()]
+            marks = [(image.prediction.score, session.is_anomalous(image)) for image in session.images.values()]
             limits = self._slider.props["min"], self._slider.props["max"]
-            self._histogram.set_content(drawing.histogram(calibration.scores, marks, calibration.threshold, limits))
-            self._promise.set_text(promise(calibration))
-        can_be_saved = visit.loaded is not None and visit.loaded.can_be_saved
-        self._save.set_enabled(visit.is_changed and can_be_saved)
-        self._restore.set_enabled(visit.is_changed)
+            svg = drawing.draw_histogram(calibration.scores, marks, calibration.threshold, limits)
+            self._histogram.set_content(svg)
+            self._false_alarms.set_text(describe_false_alarms(calibration))
+        can_be_saved = session.loaded is not None and session.loaded.can_be_saved
+        self._save.set_enabled(session.is_changed and can_be_saved)
+        self._reset.set_enabled(session.is_changed)
 
-    def _move(self, value: float | None, *, slid: bool) -> None:
-        if self._quiet or value is None or self._visit.calibration is None:
+    def _move(self, value: float | None, *, by_slider: bool) -> None:
+        if self._program_change or value is None or self._session.calibration is None:
             return
-        # The field rounds what it is given when it is left, and tells that as a change.
-        if not slid and math.isclose(value, self._visit.calibration.threshold or math.inf, rel_tol=1e-5):
+        # The field rounds its value when it loses the focus, and reports that as a change.
+        if not by_slider and math.isclose(value, self._session.calibration.threshold or math.inf, rel_tol=1e-5):
             return
-        self._visit.choose_threshold(value)
-        with self._quiet:
-            (self._number if slid else self._slider).set_value(value)
+        self._session.set_threshold(value)
+        with self._program_change:
+            (self._number if by_slider else self._slider).set_value(value)
         self._draw()
-        self._moved()
+        self._on_move()
 
-    def _choose_rate(self) -> None:
+    def _set_rate(self) -> None:
         try:
-            self._visit.choose_rate(rate_of(self._rate))
+            self._session.set_rate(read_rate(self._rate))
         except PatchcoreError as error:
             self._messages.error(one_line(error))
             return
-        self._is_set()
+        self._finish_change()
 
-    def _go_back(self) -> None:
-        self._visit.restore()
-        self._is_set()
+    def _reset_threshold(self) -> None:
+        self._session.reset_threshold()
+        self._finish_change()
 
-    async def _store(self) -> None:
-        # Both are taken before it waits: another model may be chosen meanwhile.
-        loaded, calibration = self._visit.loaded, self._visit.calibration
+    async def _save_threshold(self) -> None:
+        # Read before the first await, because the user may choose another model meanwhile.
+        loaded, calibration = self._session.loaded, self._session.calibration
         if loaded is None or calibration is None:
             return
 
-        def store() -> Path:
+        def save() -> Path:
             loaded.save(calibration)
             return loaded.path
 
-        path = await self._messages.attempt(store)
+        path = await self._messages.attempt(save)
         if path is not None:
-            self._messages.note(f"The threshold is stored in {path.name}.")
+            self._messages.note(f"Threshold saved to {path.name}.")
         self._draw()
 
-    def _is_set(self) -> None:
-        self.show()
-        self._moved()
-        self._settled()
+    def _finish_change(self) -> None:
+        self.update()
+        self._on_move()
+        self._on_release()

@@ -1,84 +1,80 @@
-"""Where images, and folders of them, are dropped or chosen, and sent one by one."""
+"""The upload area: images and folders, dropped or chosen, are sent one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from nicegui import events, ui
 
-from patchcore_plugin.app.visit import display_name
+from patchcore_plugin.app.limits import Limits, display_name
 from patchcore_plugin.data.datasets.files import IMAGE_SUFFIXES
 
-from .parts import Messages
+from .widgets import MessageLog
 
-if TYPE_CHECKING:
-    from patchcore_plugin.app.limits import Limits
-
-TAKEN = "PNG, JPEG, BMP, TIFF and WebP are taken"
-# A key pressed on a button is no click on the input in it, so the buttons say what they do.
-_DROP = """
+FORMATS = "supported formats are PNG, JPEG, BMP, TIFF and WebP"
+# A key press on a button does not click the file input inside it, so the buttons open the file choosers explicitly.
+_HEADER = """
 <div class="pc-drop">
   <div>Drop images or folders here, or</div>
   <div class="pc-buttons">
     <q-btn outline no-caps color="primary" label="Choose images" @click="props.pickFiles" />
     <q-uploader-add-trigger />
-    <q-btn outline no-caps color="primary" label="Choose a folder"
+    <q-btn outline no-caps color="primary" label="Choose folder"
            @click="$event.currentTarget.nextElementSibling.click()" />
     <input type="file" class="pc-folder" webkitdirectory hidden />
   </div>
 </div>
 """
-_NAMES = "(rejected) => emit(rejected.map((each) => [each.file.name, each.failedPropValidation]))"
+_REJECTED_NAMES = "(rejected) => emit(rejected.map((each) => [each.file.name, each.failedPropValidation]))"
 
 
-class Uploads:
-    """The field that images are dropped on.
+class UploadArea:
+    """An area for images and folders.
 
     Parameters
     ----------
     limits
-        Of a file, and of the images of a folder.
+        Largest file, and number of images per folder.
     messages
-        Where errors are told.
+        Log for errors.
     on_upload
-        Called with each file that has arrived.
+        Called with each uploaded file.
     """
 
     def __init__(
-        self, limits: Limits, messages: Messages, on_upload: Callable[[events.UploadEventArguments], object]
+        self, limits: Limits, messages: MessageLog, on_upload: Callable[[events.UploadEventArguments], object]
     ) -> None:
         self._limits, self._messages = limits, messages
         box = ui.upload(multiple=True, auto_upload=True, on_upload=on_upload).classes("pc-upload").props("flat")
         box.props["accept"] = ",".join(IMAGE_SUFFIXES)
         box.props["max-file-size"] = limits.upload
-        box.props["data-most"] = limits.images
+        box.props["data-max-images"] = limits.images
         box.props("no-thumbnails")
-        box.add_slot("header", _DROP)
-        box.on("rejected", self._rejected, js_handler=_NAMES)
-        box.on("failed", lambda: messages.error("An upload failed; try it again."), args=[])
-        # What is remembered of files that were sent would keep them from being given again.
+        box.add_slot("header", _HEADER)
+        box.on("rejected", self._show_rejected, js_handler=_REJECTED_NAMES)
+        box.on("failed", lambda: messages.error("An upload failed; try again."), args=[])
+        # The uploader remembers files and would reject them as duplicates if they were chosen again.
         box.on("finish", js_handler=f"() => getElement({box.id}).$refs.qRef.reset()")
-        box.on("folder", self._folder_given, js_handler="(event) => emit(event.detail)")
+        box.on("folder", self._show_folder, js_handler="(event) => emit(event.detail)")
 
-    def _rejected(self, event: events.GenericEventArguments) -> None:
-        for name, why in event.args:
-            if why == "max-file-size":
+    def _show_rejected(self, event: events.GenericEventArguments) -> None:
+        for name, cause in event.args:
+            if cause == "max-file-size":
                 reason = f"the file is larger than {self._limits.upload / 1e6:g} MB"
-            elif why == "duplicate":
-                reason = "is being sent already"
+            elif cause == "duplicate":
+                reason = "the file is being uploaded already"
             else:
-                reason = f"not an image by its name; {TAKEN}"
+                reason = f"not an image file; {FORMATS}"
             self._messages.error(f"{name}: {reason}")
 
-    def _folder_given(self, event: events.GenericEventArguments) -> None:
-        name, count, is_more = event.args
+    def _show_folder(self, event: events.GenericEventArguments) -> None:
+        name, count, is_truncated = event.args
         if not count:
-            self._messages.error(f"{display_name(name)}: no images in this folder; {TAKEN}")
-        elif is_more:
-            self._messages.note(too_many(display_name(name), count))
+            self._messages.error(f"{display_name(name)}: no images in this folder; {FORMATS}")
+        elif is_truncated:
+            self._messages.note(truncation_note(display_name(name), count))
 
 
-def too_many(folder: str, kept: int) -> str:
-    """Say that a folder has more images than a visit keeps."""
-    return f"{folder}: the first {kept} images are judged here; for more there is 'patchcore predict'"
+def truncation_note(folder: str, count: int) -> str:
+    """Return the message for a folder with more images than a session keeps."""
+    return f"{folder}: only the first {count} images are inspected; use 'patchcore predict' for larger folders"

@@ -16,7 +16,7 @@ from patchcore_plugin.integrations.anomalib import PluginPatchcore
 from patchcore_plugin.integrations.anomalib.preparation import Preparation
 from tests.integrations.anomalib.engines import DEEP, SMALL, THEIR_WARNINGS, engine, folder, judged, load, raw, read
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 def test_checkpoint_gives_equal_scores_in_another_process(fitted: tuple[PluginPatchcore, Path], dataset: Path) -> None:

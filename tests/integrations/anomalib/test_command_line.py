@@ -14,7 +14,7 @@ import patchcore_plugin as pp
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
 from tests.integrations.anomalib.engines import THEIR_WARNINGS
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 def test_command_line(

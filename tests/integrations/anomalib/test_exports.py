@@ -14,7 +14,7 @@ import patchcore_plugin as pp
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
 from tests.integrations.anomalib.engines import SMALL, THEIR_WARNINGS, engine, folder, judged, load, raw, read
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 def test_torch_export_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:

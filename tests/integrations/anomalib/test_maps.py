@@ -16,6 +16,8 @@ from patchcore_plugin.integrations.anomalib.preparation import Preparation
 from patchcore_plugin.models.preprocessing import Geometry, anomaly_map, prepare
 from patchcore_plugin.models.recipes import Map, Preprocessing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "options",

@@ -19,7 +19,7 @@ from patchcore_plugin.models.recipes import Preprocessing
 from tests import real_images
 from tests.integrations.anomalib.engines import DEEP, QUIET, SMALL, THEIR_WARNINGS, engine, folder, load, predict, raw
 
-pytestmark = THEIR_WARNINGS
+pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

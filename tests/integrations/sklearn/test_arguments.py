@@ -16,6 +16,8 @@ from patchcore_plugin.integrations.sklearn import PARTS, ArgumentError, PatchCor
 from tests.conftest import write
 from tests.integrations.sklearn.pixels import BAD, GOOD, pixel_detector
 
+pytestmark = pytest.mark.slow
+
 # Images
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 from patchcore_plugin.integrations.sklearn import PatchCoreDetector
 from tests.integrations.sklearn.pixels import Array
+
+pytestmark = pytest.mark.slow
 
 
 class OfRows(PatchCoreDetector):

@@ -18,6 +18,8 @@ from patchcore_plugin.models.recipes import Preprocessing
 from tests.conftest import draw
 from tests.integrations.sklearn.pixels import BAD, EXTRA, GOOD, pixel_detector
 
+pytestmark = pytest.mark.slow
+
 
 def test_scores_are_the_detectors_with_scikit_learns_signs() -> None:
     estimator = pixel_detector(sampler={"ratio": 0.05}, random_state=3).fit(GOOD)

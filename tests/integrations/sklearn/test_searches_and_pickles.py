@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -19,6 +20,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from patchcore_plugin.integrations.sklearn import PatchCoreDetector
 from tests.integrations.sklearn.pixels import BAD, GOOD, Array, pixel_detector
+
+pytestmark = pytest.mark.slow
 
 
 def cut(images: Sequence[Array]) -> list[Array]:
