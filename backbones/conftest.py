@@ -1,4 +1,4 @@
-"""What the tests of several distributions share."""
+"""Fixtures for the tests of all distributions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 class Trap:
-    """A file of weights whose pickle leaves a trace where it is run."""
+    """A weights file whose pickle creates a file when it is run."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -27,5 +27,5 @@ class Trap:
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Trap:
-    """Such a file in the test's own folder."""
+    """Return a trap in the folder of the test."""
     return Trap(tmp_path)

@@ -1,4 +1,4 @@
-"""What the benchmarks compute on: patch features of drawn images, made once and kept in `CACHE`, and made-up ones."""
+"""Inputs of the benchmarks: patch features of synthetic images, cached in `CACHE`, and difficult synthetic vectors."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from patchcore_plugin.kernels.embedding import adaptive_embedding, average_embed
 
 CACHE = Path(".benchmarks/features")
 IMAGES = 205
-"""Of 224 x 224 pixels, 28 x 28 patches each: 160,720 patches."""
+"""Images of 224 x 224 pixels with 28 x 28 patches each: 160,720 patches."""
 PER_SEED = 41
 KINDS = ("parts", "turned")
-"""Images as drawn, each part at about the same place; and pieces of them, turned and moved at random."""
+"""Images as drawn, with each part at about the same place; and random crops of them, rotated and shifted."""
 
 Image = NDArray[np.uint8]
 
 
 def mostly_copies(count: int, dims: int) -> Tensor:
-    """Return patch features of which nine in ten are copies of a few, as those of a flat background are."""
+    """Return patch features of which nine in ten are copies of a few, like those of a flat background."""
     vectors = patch_features(count, dims)
     few = max(1, count // 500)
     copies = torch.arange(count) % 10 > 0
@@ -40,14 +40,14 @@ def mostly_copies(count: int, dims: int) -> Tensor:
 
 
 def one_far_outlier(count: int, dims: int) -> Tensor:
-    """Return patch features one of which is so far off that float32 and codes cannot tell the others apart."""
+    """Return patch features with one outlier, so far away that float32 and codes cannot tell the others apart."""
     vectors = patch_features(count, dims)
     vectors[count // 2] = 1e7
     return vectors
 
 
-def cached(name: str, make: Callable[[], Tensor]) -> Tensor:
-    """Return the tensor of that name, made by `make` the first time."""
+def load_or_compute(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """Return the cached tensor of a name, computed by `make` the first time."""
     path = CACHE / f"{name}.pt"
     if not path.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,10 @@ def cached(name: str, make: Callable[[], Tensor]) -> Tensor:
 
 
 def images(count: int, size: int, *, kind: str = "parts", test: bool = False) -> list[Image]:
-    """Return drawn images [size, size, 3], the same for the same arguments; half of a test set is defective."""
+    """Return synthetic images [size, size, 3], equal for equal arguments; half of a test set is defective."""
 
     def draw() -> Tensor:
-        found: list[Image] = []
+        images: list[Image] = []
         for seed in range(-(-count // PER_SEED)):
             with tempfile.TemporaryDirectory() as folder:
                 root = draw_dataset(
@@ -77,17 +77,17 @@ def images(count: int, size: int, *, kind: str = "parts", test: bool = False) ->
                     defective = [path for path in sorted(root.glob("test/*/*.png")) if path.parent.name != "good"]
                     every = len(defective) // len(paths)
                     paths = [path for pair in zip(paths, defective[::every], strict=False) for path in pair]
-                found += [np.asarray(read_image(path), dtype=np.uint8) for path in paths]
-        return torch.from_numpy(np.stack(found[:count]))
+                images += [np.asarray(read_image(path), dtype=np.uint8) for path in paths]
+        return torch.from_numpy(np.stack(images[:count]))
 
-    drawn = cached(f"images-{count}-{size}{'-test' if test else ''}", draw).numpy()
+    drawn = load_or_compute(f"images-{count}-{size}{'-test' if test else ''}", draw).numpy()
     if kind == "turned":
         rng = np.random.default_rng(int(test))
-        drawn = np.stack([_turned(image, rng) for image in drawn])
+        drawn = np.stack([_rotate(image, rng) for image in drawn])
     return list(drawn)
 
 
-def _turned(image: Image, rng: np.random.Generator) -> Image:
+def _rotate(image: Image, rng: np.random.Generator) -> Image:
     size = image.shape[0]
     centre = rng.uniform(0.3, 0.7, 2) * size
     matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), rng.uniform(0, 360), 2.0)
@@ -125,32 +125,32 @@ EMBEDDED: dict[int, Callable[[Sequence[Image]], Tensor]] = {
 def patch_vectors(dims: int, *, kind: str = "parts", test: bool = False) -> Tensor:
     """Return patch vectors, float32: [160,720, dims], or [6,272, dims] of test images.
 
-    1024 are the authors' values of stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights; 1536 the paper's
-    averages of layers 2 and 3 of wide_resnet50 with random weights; any other number is the first after the Gaussian
-    random projection that the authors apply before the selection.
+    For 1024 values, the embedding of the authors of stages 3 to 6 of EfficientNet-Lite0 with its ImageNet weights. For
+    1536, the averages of the paper of layers 2 and 3 of wide_resnet50 with random weights. For any other number, the
+    first after the Gaussian random projection that the authors apply before the selection.
     """
     name = f"{kind}{'-test' if test else ''}-{dims}"
     if dims in EMBEDDED:
-        return cached(name, lambda: _embedded(dims, images(8 if test else IMAGES, 224, kind=kind, test=test)))
+        return load_or_compute(name, lambda: _embed(dims, images(8 if test else IMAGES, 224, kind=kind, test=test)))
     projection = torch.randn(1024, dims, generator=torch.Generator().manual_seed(0)) / dims**0.5
-    return cached(name, lambda: patch_vectors(1024, kind=kind, test=test) @ projection)
+    return load_or_compute(name, lambda: patch_vectors(1024, kind=kind, test=test) @ projection)
 
 
-def _embedded(dims: int, shown: Sequence[Image]) -> Tensor:
+def _embed(dims: int, images: Sequence[Image]) -> Tensor:
     out: Tensor | None = None
-    for first in range(0, len(shown), 8):
-        patches = EMBEDDED[dims](shown[first : first + 8])
-        if out is None:  # at once, because joined at the end the parts would be held twice
-            out = torch.empty(len(shown), *patches.shape[1:])
+    for first in range(0, len(images), 8):
+        patches = EMBEDDED[dims](images[first : first + 8])
+        if out is None:  # allocated once: concatenation would hold all parts twice
+            out = torch.empty(len(images), *patches.shape[1:])
         out[first : first + 8] = patches
     assert out is not None
     return out.flatten(0, 2)
 
 
 def bank(rows: int, kind: str, dims: int = 1024) -> Tensor:
-    """Return patch vectors, of a greedy coreset or, above a tenth of all, random ones: [rows, dims].
+    """Return a bank [rows, dims]: a greedy coreset of the patch vectors or, above a tenth of them, random ones.
 
-    They are those of the same patches for every number of dimensions, chosen by 128.
+    The patches are the same for every number of dimensions: they are selected with 128.
     """
 
     def choose() -> Tensor:
@@ -159,4 +159,4 @@ def bank(rows: int, kind: str, dims: int = 1024) -> Tensor:
             return vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]]
         return vectors[greedy_coreset(patch_vectors(128, kind=kind), rows)[0]]
 
-    return cached(f"{kind}-bank-{rows}{'' if dims == 1024 else f'-{dims}'}", choose)
+    return load_or_compute(f"{kind}-bank-{rows}{'' if dims == 1024 else f'-{dims}'}", choose)

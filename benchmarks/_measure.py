@@ -1,4 +1,4 @@
-"""Times functions in turn, and keeps the results: one JSON file per part, and the tables made of them."""
+"""Time functions in turns, and write the results: one JSON file per part, and tables in the README."""
 
 from __future__ import annotations
 
@@ -22,25 +22,34 @@ RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 MARKS = "<!-- results -->", "<!-- end of results -->"
 QUIET = 0.1
-"""Cores that other processes may use without disturbing a measurement."""
+"""Largest number of cores that other processes may use during a valid measurement."""
 LIBRARIES = ("patchcore-plugin", "patchcore-native", "torch", "torchvision", "numpy", "anomalib", "timm", "faiss-cpu")
 Row = dict[str, Any]
 
 
 def in_turn(functions: Mapping[str, Callable[[], object]], seconds: float, rounds: int = 12) -> Row:
-    """Call the functions one after the other, round by round; return medians, and the range of each ratio.
+    """Call the functions in turns, round by round; return medians, and the range of each ratio.
 
-    A round is disturbed if other processes used more than `QUIET` cores meanwhile: each waits a while for them, and
-    does not count if others do. Rounds end after `seconds` with three undisturbed; sooner where the middle half of
-    all ratios lies within 5 %; or after `rounds` or four times `seconds`, whatever they are.
+    A round is disturbed if other processes use more than `QUIET` cores. Each round waits for a while until they do
+    not. Disturbed rounds are left out unless all are disturbed. The rounds end after `seconds` with three valid ones,
+    earlier once the middle half of all ratios lies within 5 %, and in any case after `rounds` or four times `seconds`.
 
     Parameters
     ----------
     functions
-        By name; ours first. Whatever was to be set up has been.
+        By name, ours first, ready to be called.
+    seconds
+        Time for a normal measurement.
+    rounds
+        Largest number of rounds.
+
+    Returns
+    -------
+    dict
+        A row of the tables: times in seconds, ratios, and how disturbed the rounds were.
     """
     laps: list[dict[str, float]] = []
-    taken: list[float] = []
+    loads: list[float] = []
     ours, *peers = functions
     start = time.perf_counter()
     while True:
@@ -51,23 +60,23 @@ def in_turn(functions: Mapping[str, Callable[[], object]], seconds: float, round
             before = time.perf_counter()
             function()
             laps[-1][name] = time.perf_counter() - before
-        taken.append(max(0.0, _others_seconds() - others) / (time.perf_counter() - began))
-        counted = [lap for lap, each in zip(laps, taken, strict=True) if each <= QUIET]
-        ratios = {peer: [lap[peer] / lap[ours] for lap in counted] for peer in peers}
-        stable = len(counted) >= 4 and all(_spread(each) < 0.05 for each in ratios.values())
+        loads.append(max(0.0, _others_seconds() - others) / (time.perf_counter() - began))
+        valid = [lap for lap, load in zip(laps, loads, strict=True) if load <= QUIET]
+        ratios = {peer: [lap[peer] / lap[ours] for lap in valid] for peer in peers}
+        stable = len(valid) >= 4 and all(_spread(values) < 0.05 for values in ratios.values())
         passed = time.perf_counter() - start
-        if stable or len(laps) >= rounds or passed > (seconds if len(counted) >= 3 else 4 * seconds):
+        if stable or len(laps) >= rounds or passed > (seconds if len(valid) >= 3 else 4 * seconds):
             break
-    counted = counted or laps
-    ratios = {peer: [lap[peer] / lap[ours] for lap in counted] for peer in peers}
+    valid = valid or laps
+    ratios = {peer: [lap[peer] / lap[ours] for lap in valid] for peer in peers}
     return {
-        "ours_s": rounded(statistics.median(lap[ours] for lap in counted)),
-        "peers_s": {peer: rounded(statistics.median(lap[peer] for lap in counted)) for peer in peers},
-        "ratio_range": {peer: [rounded(min(each)), rounded(max(each))] for peer, each in ratios.items()},
-        "rounds": len(counted),
-        "rounds_left_out": len(laps) - len(counted),
+        "ours_s": four_digits(statistics.median(lap[ours] for lap in valid)),
+        "peers_s": {peer: four_digits(statistics.median(lap[peer] for lap in valid)) for peer in peers},
+        "ratio_range": {peer: [four_digits(min(values)), four_digits(max(values))] for peer, values in ratios.items()},
+        "rounds": len(valid),
+        "rounds_left_out": len(laps) - len(valid),
         "cores_taken_by_others": round(
-            statistics.mean(taken if counted is laps else (t for t in taken if t <= QUIET)), 2
+            statistics.mean(loads if valid is laps else (load for load in loads if load <= QUIET)), 2
         ),
     }
 
@@ -86,39 +95,39 @@ def _spread(values: list[float]) -> float:
     return (high - low) / middle
 
 
-def rounded(value: float) -> float:
-    """Return four digits of a value."""
+def four_digits(value: float) -> float:
+    """Round a value to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def _others_seconds() -> float:
-    """Return the CPU time that processes other than this one and its children have used, where Linux tells."""
+    """Return the CPU seconds that other processes used, except children of this one; 0 if not on Linux."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
     own = os.times()
-    user, nice, system = (int(each) for each in stat.read_text(encoding="ascii").split()[1:4])
+    user, nice, system = (int(field) for field in stat.read_text(encoding="ascii").split()[1:4])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(own[:4])
 
 
 def memory(field: str) -> float:
-    """Return a field of this process's memory, such as VmRSS or VmHWM (its peak), in MiB; 0 where Linux is not."""
+    """Return a memory field of this process, such as VmRSS or VmHWM (its peak), in MiB; 0 if not on Linux."""
     status = Path("/proc/self/status")
-    found = re.search(rf"{field}:\s+(\d+)", status.read_text(encoding="ascii")) if status.exists() else None
-    return int(found[1]) / 1024 if found else 0.0
+    match = re.search(rf"{field}:\s+(\d+)", status.read_text(encoding="ascii")) if status.exists() else None
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """Return by how many MiB the process grows while the function runs (Linux with glibc)."""
+    """Return the growth of the process in MiB while a function runs (Linux with glibc)."""
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = memory("VmRSS")
     function()
     return memory("VmHWM") - before
 
 
 def environment() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the processor, settings and versions that figures depend on."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="ascii")) if info.exists() else None
     return {
@@ -127,11 +136,11 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES if _is_installed(name)},
     }
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -140,19 +149,19 @@ def _installed(name: str) -> bool:
 
 
 def commit() -> str:
-    """Return the commit that the working tree is at, with "-dirty" where tracked files differ."""
+    """Return the commit of the working tree, with "-dirty" if tracked files differ."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def keep(part: str, case: str, row: Row) -> None:
-    """Write a row into the part's file, in place of an older one; rows of another environment are dropped."""
+def write_row(part: str, case: str, row: Row) -> None:
+    """Write a row to the file of a part, replacing an older one; drop rows of another environment."""
     _add(part, "rows", {case: {**row, "commit": commit()}})
     print(f"{part}: {case}\n  {json.dumps(row)}", file=sys.stderr, flush=True)
 
 
-def keep_grid(groups: Mapping[str, Mapping[str, float]]) -> None:
-    """Write medians, in seconds, of ways to compute the same into `grid.json`, in place of older ones of a group."""
+def write_grid(groups: Mapping[str, Mapping[str, float]]) -> None:
+    """Write medians in seconds of several ways to compute the same to `grid.json`, replacing older ones of a group."""
     now = commit()
     _add("grid", "groups", {name: {**medians, "commit": now} for name, medians in groups.items()})
 
@@ -167,7 +176,7 @@ def _add(part: str, key: str, new: Mapping[str, Any]) -> None:
 
 
 def tables() -> str:
-    """Return all kept results as Markdown."""
+    """Return all stored results as Markdown."""
     lines: list[str] = []
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -184,13 +193,14 @@ def tables() -> str:
             lines += [*_grid(data["groups"]), ""]
             continue
         lines += [
-            "| Case | Beside | Ours, s | Theirs, s | Theirs / ours | Range | Notes |",
+            "| Case | Compared with | Ours, s | Theirs, s | Theirs / ours | Range | Notes |",
             "|---|---|---:|---:|---:|---:|---|",
         ]
         for case, row in data["rows"].items():
             for peer, seconds in row["peers_s"].items():
                 low, high = row["ratio_range"][peer]
-                load = f"{row['rounds']} rounds, others used {row['cores_taken_by_others']} cores, at {row['commit']}"
+                busy = row["cores_taken_by_others"]
+                load = f"{row['rounds']} rounds, other processes used {busy} cores, at {row['commit']}"
                 notes = "; ".join([*row["notes"], load])
                 lines.append(
                     f"| {case} | {peer} | {row['ours_s']:.3g} | {seconds:.3g} | **{seconds / row['ours_s']:.3g}** "
@@ -201,19 +211,22 @@ def tables() -> str:
 
 
 def _grid(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["| Input | Reference, s | Torch, s | Compiled, s | First / last | |", "|---|---:|---:|---:|---:|---|"]
+    lines = [
+        "| Input | Reference, s | Torch, s | Compiled, s | First / last | Commit |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
     for name, group in groups.items():
         ways = ("reference", "torch", "compiled")
-        there = [group[way] for way in ways if way in group]
+        times = [group[way] for way in ways if way in group]
         seconds = " | ".join(f"{group[way]:.3g}" if way in group else "" for way in ways)
-        lines.append(f"| {name} | {seconds} | **{there[0] / there[-1]:.3g}** | at {group['commit']} |")
+        lines.append(f"| {name} | {seconds} | **{times[0] / times[-1]:.3g}** | {group['commit']} |")
     return lines
 
 
 def write_tables() -> str:
-    """Put the tables into the README, between its marks, and return them."""
-    found = tables()
+    """Write the tables into the README, between its marks, and return them."""
+    text = tables()
     before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    README.write_text(f"{before}{MARKS[0]}\n\n{found}\n{MARKS[1]}{after}", encoding="utf-8")
-    return found
+    README.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+    return text

@@ -1,4 +1,4 @@
-"""Vectors that lie as patch features do; needs torch alone."""
+"""Synthetic vectors with the structure of patch features; needs only torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def patch_features(count: int, dims: int) -> Tensor:
-    """Return vectors [count, dims] that lie as patches do: many near each other, few apart, in few dimensions."""
+    """Return vectors [count, dims] distributed like patch features: in clusters, with few intrinsic dimensions."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(64, 24, generator=generator) * 3
     which = torch.randint(64, (count,), generator=generator)

@@ -1,9 +1,9 @@
-"""The fast kernels of the working tree beside those of another commit, in turn on this machine.
+"""Compare the fast kernels of the working tree with those of another commit, in turns on this machine.
 
-``python -m benchmarks.compare REF`` takes some minutes, prints a table, and exits with 1 where the working tree is more
-than a tenth slower. The commit is checked out into a temporary folder, with its compiled kernels where there are any
-here. Every measurement is a process of its own, because where memory happens to lie can decide a tenth, and has
-the same tensors, from a file. To be called slower, a kernel must be so by the median of its times and by the shortest.
+``python -m benchmarks.compare REF`` takes about ten minutes, prints a table, and exits with 1 if a kernel of the
+working tree is more than 10 % slower, both by the median of its times and by the shortest. The commit is checked out
+into a temporary folder, and its native library is compiled there if the working tree uses one. Each measurement runs in
+a new process, because memory layout alone can change a time by 10 %, and reads the same tensors from a file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 SLOWER = 1.10
 SECONDS = 1.0
-"""How long a process measures, at least."""
+"""Shortest total time that a process measures."""
 CASES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "coreset, 20,000 x 128, 10 %": ("coreset", ("patch_features", 20_000, 128, 2_000)),
     "coreset, 20,000 x 1024, 1 %": ("coreset", ("patch_features", 20_000, 1024, 200)),
@@ -39,32 +39,32 @@ CASES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "nearest, mostly copies, 3,136 in 16,000 x 128": ("nearest", ("mostly_copies", 3_136, 16_000, 128)),
     "embedding, 8 images, 512 + 1,024 channels to 1,024": ("embedding", ()),
 }
-"""A kernel each, and its input: which of `_features`, and sizes."""
+"""Kernel and input of each case: a function of `_features`, and sizes."""
 IN_TORCH = ", torch"
-"""What the name of a case has in addition where the compiled kernels are left aside."""
+"""Suffix of cases that run without the compiled kernels."""
 Laps = list[float]
 
 
-def made(case: str) -> list[Tensor]:
-    """Make the input of a case."""
-    from benchmarks import _features  # not above: a process that measures must get nothing of this tree
+def make_input(case: str) -> list[Tensor]:
+    """Return the input of a case."""
+    from benchmarks import _features  # not at the top: a measuring process must not import from this tree
 
     kernel, sizes = CASES[case]
     if kernel == "embedding":
         generator = torch.Generator().manual_seed(0)
         maps = (torch.randn(8, channels, side, side, generator=generator) for channels, side in ((512, 28), (1024, 14)))
-        return [each.contiguous(memory_format=torch.channels_last) for each in maps]
+        return [features.contiguous(memory_format=torch.channels_last) for features in maps]
     kind, *numbers = sizes
     if kernel == "coreset":
-        count, dims, wanted = numbers
-        return [getattr(_features, kind)(count, dims), torch.tensor(wanted)]
+        rows, dims, picks = numbers
+        return [getattr(_features, kind)(rows, dims), torch.tensor(picks)]
     queries, rows, dims = numbers
     vectors = getattr(_features, kind)(queries + rows, dims)
     return [vectors[rows:].clone(), vectors[:rows].clone()]
 
 
-def ready(kernel: str, tensors: Sequence[Tensor]) -> Callable[[], object]:
-    """Return what a process measures; the imports find the tree that it was started for."""
+def prepare(kernel: str, tensors: Sequence[Tensor]) -> Callable[[], object]:
+    """Return the function to time; its imports resolve to the tree under measurement."""
     if kernel == "coreset":
         from patchcore_plugin.kernels.coreset import greedy_coreset
 
@@ -80,13 +80,13 @@ def ready(kernel: str, tensors: Sequence[Tensor]) -> Callable[[], object]:
 
 
 def measure(tree: str, kernel: str, path: str) -> None:
-    """Print times as JSON, none if the tree lacks the kernel; runs in a process that has the tree on its path."""
+    """Print times as JSON, none if the tree lacks the kernel; the process must have the tree on its path."""
     import patchcore_plugin
 
     assert Path(patchcore_plugin.__file__).is_relative_to(tree), f"{patchcore_plugin.__file__} is not in {tree}"
     laps: Laps = []
     try:
-        function = ready(kernel, torch.load(path, weights_only=True))
+        function = prepare(kernel, torch.load(path, weights_only=True))
         function()
     except (ImportError, AttributeError, TypeError) as error:
         if Path(tree) == ROOT:
@@ -101,7 +101,7 @@ def measure(tree: str, kernel: str, path: str) -> None:
 
 
 def laps_of(tree: Path, case: str, path: Path) -> Laps:
-    """Return times of one process; none if the tree does not have the kernel."""
+    """Return the times of one process; none if the tree lacks the kernel."""
     from benchmarks.gate import PAGES
 
     env = {name: value for name, value in os.environ.items() if name != "PATCHCORE_COMPILED"} | PAGES
@@ -109,22 +109,22 @@ def laps_of(tree: Path, case: str, path: Path) -> Laps:
     if case.endswith(IN_TORCH):
         env["PATCHCORE_COMPILED"] = "0"
     kernel = case.partition(",")[0]
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, __file__, "--measure", str(tree), kernel, str(path)],
         env=env,
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C ends it through this process alone, with one message
+        start_new_session=True,  # Ctrl-C reaches it through this process only, with one message
     )
-    found: Laps = json.loads(done.stdout)
-    return found
+    laps: Laps = json.loads(ended.stdout)
+    return laps
 
 
 @contextmanager
-def checked_out(ref: str) -> Iterator[Path]:
-    """Check a commit out into a temporary folder, compiled, and remove it."""
-    from patchcore_plugin.kernels.native import native
+def temporary_checkout(ref: str) -> Iterator[Path]:
+    """Check a commit out into a temporary folder, compile its native library, and remove the folder."""
+    from patchcore_plugin.kernels._native import native
 
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve() / "tree"
@@ -138,30 +138,30 @@ def checked_out(ref: str) -> Iterator[Path]:
                 subprocess.run([sys.executable, "-c", code], check=True, cwd=tree / "native")
             yield tree
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave it behind
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave the folder behind
             if tree.exists():
                 _git("worktree", "remove", "--force", str(tree))
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"git {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout.strip()
+    ended = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"git {' '.join(arguments)}: {ended.stderr.strip()}")
+    return ended.stdout.strip()
 
 
 def ratios(then: Laps, now: Laps) -> tuple[float, float]:
-    """Return by how many times those of now are longer: by the median, and by the shortest."""
+    """Return new time over old time, by the median and by the shortest time."""
     return statistics.median(now) / statistics.median(then), min(now) / min(then)
 
 
 def is_slower(then: Laps, now: Laps) -> bool:
-    """Whether a case fails."""
+    """Return whether a case is too slow."""
     return bool(then and now) and min(ratios(then, now)) > SLOWER
 
 
 def in_turn(trees: Mapping[str, Path], case: str, path: Path, rounds: int) -> dict[str, Laps]:
-    """Measure a case in both trees, the other one first in every other round; as long again if it would fail."""
+    """Measure a case in both trees, alternating which is first; repeat as many rounds if the case is too slow."""
     laps: dict[str, Laps] = {name: [] for name in trees}
     for number in range(2 * rounds):
         if number >= rounds and not is_slower(**laps):
@@ -172,7 +172,7 @@ def in_turn(trees: Mapping[str, Path], case: str, path: Path, rounds: int) -> di
 
 
 def row(case: str, ref: str, laps: Mapping[str, Laps]) -> str:
-    """Return a line of the table."""
+    """Return one line of the table."""
     then, now = laps["then"], laps["now"]
     if not then:
         return f"{case:<58}not in {ref}"
@@ -182,31 +182,33 @@ def row(case: str, ref: str, laps: Mapping[str, Laps]) -> str:
 
 
 def main() -> int:
-    """Compare."""
+    """Compare the working tree with a commit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("ref", help="the commit to compare with")
-    parser.add_argument("--rounds", type=int, default=5, help="processes for each tree and case")
-    parser.add_argument("--case", default="", help="only cases with this in their names")
-    given = parser.parse_args()
-    commit = _git("rev-parse", "--verify", f"{given.ref}^{{commit}}")
-    cases = [case for case in CASES if given.case in case]
-    cases += [case + IN_TORCH for case in CASES if not case.startswith("embedding") and given.case in case + IN_TORCH]
+    parser.add_argument("--rounds", type=int, default=5, help="processes per tree and case [default: 5]")
+    parser.add_argument("--case", default="", help="run only cases whose name contains this text")
+    options = parser.parse_args()
+    commit = _git("rev-parse", "--verify", f"{options.ref}^{{commit}}")
+    cases = [case for case in CASES if options.case in case]
+    cases += [case + IN_TORCH for case in CASES if not case.startswith("embedding") and options.case in case + IN_TORCH]
     slower = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with checked_out(commit) as tree, tempfile.TemporaryDirectory() as folder:
-            print(f"{'seconds':<58}{given.ref[:9]:>10}{'here':>10}{'ratio':>8}{'shortest':>10}", flush=True)
+        with temporary_checkout(commit) as tree, tempfile.TemporaryDirectory() as folder:
+            print(f"{'seconds':<58}{options.ref[:9]:>10}{'new':>10}{'ratio':>8}{'shortest':>10}", flush=True)
             for case in cases:
                 path = Path(folder) / "input.pt"
-                torch.save(made(case.removesuffix(IN_TORCH)), path)
-                laps = in_turn({"then": tree, "now": ROOT}, case, path, given.rounds)
-                print(row(case, given.ref, laps), flush=True)
+                torch.save(make_input(case.removesuffix(IN_TORCH)), path)
+                laps = in_turn({"then": tree, "now": ROOT}, case, path, options.rounds)
+                print(row(case, options.ref, laps), flush=True)
                 if is_slower(**laps):
                     slower.append(case)
     except KeyboardInterrupt:
         print("Interrupted.")
         return 130
-    print("\n".join(f"{case}: more than 10 % slower than at {given.ref}" for case in slower) or "Nothing is slower.")
+    print(
+        "\n".join(f"{case}: more than 10 % slower than at {options.ref}" for case in slower) or "No kernel is slower."
+    )
     return 1 if slower else 0
 
 

@@ -1,4 +1,4 @@
-"""The option that adds the full set of benchmarks, what times a case, and the table of ratios."""
+"""The option --full, the fixture that times a case, and the table of speed-ups."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks._measure import keep_grid, write_tables
+from benchmarks._measure import write_grid, write_tables
 from benchmarks.gate import REFERENCE, Case, Result, missing, using
 
-Timed = Callable[[Case, str, str, int], Result]
+RunCase = Callable[[Case, str, str, int], Result]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,23 +21,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker."""
-    config.addinivalue_line("markers", "full: a benchmark that takes minutes or gigabytes; runs with --full only")
+    """Register the marker `full`."""
+    config.addinivalue_line("markers", "full: takes minutes or gigabytes; runs only with --full")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what --full would add."""
+    """Deselect benchmarks marked `full` unless --full is given."""
     if config.getoption("--full", default=False):
         return
-    left_out = [item for item in items if item.get_closest_marker("full")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+    deselected = [item for item in items if item.get_closest_marker("full")]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 @pytest.fixture
-def timed(benchmark: BenchmarkFixture) -> Timed:
-    """Compute a case in a way, so many times, as part of a group, and return the result."""
+def run_case(benchmark: BenchmarkFixture) -> RunCase:
+    """Return a function that times a case in a way, as part of a group, for some rounds, and returns the result."""
 
     def run(case: Case, way: str, group: str, rounds: int) -> Result:
         if reason := missing(way):
@@ -52,15 +52,15 @@ def timed(benchmark: BenchmarkFixture) -> Timed:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print, of what was timed, how many times faster each way is than the reference of its group, or than torch."""
+    """Print the speed-up of each way over the reference of its group, or over torch if there is no reference."""
     groups: dict[str, dict[str, float]] = defaultdict(dict)
     session: Any = getattr(config, "_benchmarksession", None)
-    for each in session.benchmarks if session is not None else ():
-        if each.stats and "way" in each.extra_info:
-            groups[each.group][each.extra_info["way"]] = each.stats.median
+    for case in session.benchmarks if session is not None else ():
+        if case.stats and "way" in case.extra_info:
+            groups[case.group][case.extra_info["way"]] = case.stats.median
     if not groups:
         return
-    terminalreporter.section("ratios")
+    terminalreporter.section("speed-ups")
     for group, medians in groups.items():
         base = next((way for way in (REFERENCE, "torch") if way in medians), None)
         terminalreporter.line(group)
@@ -68,5 +68,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             ratio = "" if base in (None, way) else f"{medians[base] / median:10.1f} x {base}"
             terminalreporter.line(f"    {way:<26}{median:12.4f} s{ratio}")
     if config.getoption("--full"):
-        keep_grid(groups)
+        write_grid(groups)
         write_tables()

@@ -1,7 +1,7 @@
-"""All shipped recipes on a labelled data set, with a backbone whose weights come with a package; keeps the figures.
+"""Evaluate all shipped recipes on a labelled data set, with a backbone whose weights need no download.
 
-`python -m benchmarks.family DATA --out OUT` runs `patchcore evaluate` and writes benchmarks/results/family.json. Broken
-off, it goes on from where it was when it is started again with the same OUT.
+`python -m benchmarks.family DATA --out OUT` runs `patchcore evaluate` and writes benchmarks/results/family.json. The
+same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ LAYERS = {
     "dn2": "stage7,",
     "gaussian-ad": "stage1,stage2,stage3,stage4,stage5,stage6,stage7",
 }
-"""Strides 4, 8 and 16 (and 32) for recipes that take these of a ResNet; PatchCore takes the backbone's own choice."""
+"""Layers with strides 4, 8 and 16 (and 32) for the recipes that use these of a ResNet; PatchCore uses the default."""
 PAPER = {"padim": ("preprocessing.crop=224,224", "preprocessing.keep_aspect=true")}
-"""What the paper does and the recipe does not: PaDiM judges by a single position, and specks at the border count."""
+"""Crop that the paper uses and the recipe does not: PaDiM scores positions, so dust at the border counts."""
 MEMBERS = {"patchcore-ensemble": ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")}
 
 
 def arguments(recipes: list[str], seed: int) -> list[str]:
     """Return the options of `patchcore evaluate`."""
-    found = [word for recipe in recipes for word in ("--recipe", recipe)]
-    found += ["--backbone", BACKBONE, "--seed", str(seed), "--published"]
+    words = [word for recipe in recipes for word in ("--recipe", recipe)]
+    words += ["--backbone", BACKBONE, "--seed", str(seed), "--published"]
     for recipe in recipes:
         if recipe in LAYERS:
-            found += ["--set", f"{recipe}:backbone.layers={LAYERS[recipe]}"]
+            words += ["--set", f"{recipe}:backbone.layers={LAYERS[recipe]}"]
         for option in PAPER.get(recipe, ()):
-            found += ["--set", f"{recipe}:{option}"]
+            words += ["--set", f"{recipe}:{option}"]
         for place, backbone in enumerate(MEMBERS.get(recipe, ())):
-            found += ["--set", f"{recipe}:{place}.backbone.name={backbone}"]
-    return found
+            words += ["--set", f"{recipe}:{place}.backbone.name={backbone}"]
+    return words
 
 
 def main() -> None:
-    """Compare, and keep the figures with the command."""
+    """Run the evaluation, and write the figures with the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="a labelled data set, as patchcore evaluate takes it")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the reports and of what is finished")
-    parser.add_argument("--recipe", action="append", help="only these recipes; all by default")
+    parser.add_argument("data", type=Path, help="labelled data set for patchcore evaluate")
+    parser.add_argument("--out", type=Path, required=True, help="folder for reports and finished evaluations")
+    parser.add_argument("--recipe", action="append", help="evaluate only this recipe; repeatable [default: all]")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    words = arguments(given.recipe or Recipe.names(), given.seed)
+    options = parser.parse_args()
+    words = arguments(options.recipe or Recipe.names(), options.seed)
     program = [sys.executable, "-c", "from patchcore_plugin.cli import main; main()"]
     started = time.time()
-    ended = subprocess.run([*program, "evaluate", str(given.data), "--out", str(given.out), *words])
-    comparison = given.out / "comparison.json"
-    # 1 may say that a recipe failed or an image was unreadable; all the rest is there then, and new.
+    ended = subprocess.run([*program, "evaluate", str(options.data), "--out", str(options.out), *words])
+    comparison = options.out / "comparison.json"
+    # Exit code 1 can mean that one recipe failed or an image was unreadable; the other results are valid then.
     if ended.returncode not in (0, 1) or not comparison.is_file() or comparison.stat().st_mtime < started:
         sys.exit(ended.returncode)
     content = {
-        "command": shlex.join(["patchcore", "evaluate", given.data.name, "--out", "OUT", *words]),
+        "command": shlex.join(["patchcore", "evaluate", options.data.name, "--out", "OUT", *words]),
         "environment": environment(),
         "commit": commit(),
         "comparison": json.loads(comparison.read_text(encoding="utf-8")),

@@ -1,8 +1,8 @@
-"""Whether each fast kernel is still as many times faster than its reference as `baseline.json` says.
+"""Check that the speed-up of each fast kernel over its reference has not fallen below half of `baseline.json`.
 
-``python -m benchmarks.gate`` takes seconds and exits with 1 where a ratio has come below half of what it was;
-``--update`` writes the ratios of this machine. A ratio of two times depends less on the machine than a time does, and
-one of the shortest of several times, taken in turn in one thread, little on what else the machine is doing.
+``python -m benchmarks.gate`` takes seconds and exits with 1 if it has; ``--update`` writes the speed-ups of this
+machine. A ratio of two times depends less on the machine than a time does. Taken from the shortest of several times,
+measured in turns in one thread, it depends little on the load of the machine.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from benchmarks._vectors import patch_features
+from patchcore_plugin.kernels._native import SWITCH, native, unavailable
 from patchcore_plugin.kernels.coreset import greedy_coreset
 from patchcore_plugin.kernels.coreset.reference import greedy
 from patchcore_plugin.kernels.embedding import adaptive_embedding
 from patchcore_plugin.kernels.embedding.reference import unfold_embedding
-from patchcore_plugin.kernels.native import SWITCH, native
 from patchcore_plugin.kernels.nearest import NearestRows
 from patchcore_plugin.kernels.nearest.reference import nearest_rows
 
@@ -38,11 +38,11 @@ ROUNDS, RETRIES = 3, 2
 REFERENCE = "reference"
 SETS = ("compiled (portable)", "compiled (AVX2)", "compiled (AVX-512 VNNI)")
 WAYS = ("torch", *SETS)
-"""Beside the reference; "compiled" alone is the best of the sets."""
+"""Other than the reference; "compiled" without a set is the best one of this processor."""
 PAGES = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**28)}
-"""Tells the C library (glibc) to keep the memory that it has, up to 32 MiB in one piece.
+"""Settings with which glibc holds on to freed memory, up to 32 MiB in one piece.
 
-Otherwise whether it finds used pages or gets new ones decides how long what allocates much takes.
+Without them, the time of a function that allocates much depends on whether the pages are new.
 """
 ALONE = {**PAGES, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")}
 Result = tuple[Tensor, ...]
@@ -51,7 +51,7 @@ Ready = Callable[[], Result]
 
 @contextmanager
 def using(way: str) -> Iterator[None]:
-    """Let the kernels compute in one of the `WAYS`."""
+    """Compute in one of the `WAYS`, or with the best compiled kernels ("compiled")."""
     before, module = os.environ.get(SWITCH), None
     os.environ[SWITCH] = "1" if way.startswith("compiled") else "0"
     if way in SETS:
@@ -69,17 +69,17 @@ def using(way: str) -> Iterator[None]:
 
 
 def missing(way: str) -> str:
-    """Say why a way cannot be taken here; nothing if it can."""
+    """Return why a way is not possible on this machine; empty if it is."""
     if not way.startswith("compiled"):
         return ""
     with using("compiled"):
-        module = native()
+        module, reason = native(), unavailable()
     if module is None:
-        return "patchcore-native is not installed"
+        return reason
     if way in SETS:
         with using(way):
             if module.library().patchcore_using() != SETS.index(way):
-                return "this processor does not have the instructions"
+                return "the processor lacks the instructions"
     return ""
 
 
@@ -89,12 +89,14 @@ class Case:
 
     Attributes
     ----------
+    kernel
+        Its name.
     reference
-        Computes the result readably.
+        Return the result of the reference.
     fast
-        Makes ready what computes it fast, through what chooses the kernels: in the way that is in use.
+        Return a function that computes the result with the public function of the kernel, in the way in use.
     tolerance
-        By how much results may differ.
+        Largest difference between results.
     """
 
     kernel: str
@@ -103,21 +105,21 @@ class Case:
     tolerance: float = 0.0
 
     def ready(self, way: str) -> Ready:
-        """Return what computes the result in a way that is in use."""
+        """Return the function that computes the result in the way in use."""
         return self.reference if way == REFERENCE else self.fast()
 
-    def same(self, result: Result, wanted: Result) -> bool:
-        """Whether a result is the wanted one."""
-        return all(torch.allclose(a, b, rtol=0, atol=self.tolerance) for a, b in zip(result, wanted, strict=True))
+    def same(self, result: Result, expected: Result) -> bool:
+        """Return whether two results are equal within the tolerance."""
+        return all(torch.allclose(a, b, rtol=0, atol=self.tolerance) for a, b in zip(result, expected, strict=True))
 
 
 def coreset_case(points: Tensor, count: int) -> Case:
-    """Select `count` of the points [N, D]."""
+    """Return the case that selects `count` of points [N, D]."""
     return Case("coreset", lambda: greedy(points, count, 0), lambda: lambda: greedy_coreset(points, count))
 
 
 def nearest_case(queries: Tensor, bank: Tensor) -> Case:
-    """Find the row of the bank [M, D] that is nearest to each query [Q, D]; the bank is made ready before."""
+    """Return the case that finds the nearest row of a prepared bank [M, D] for queries [Q, D]."""
 
     def fast() -> Ready:
         search = NearestRows(bank)
@@ -127,17 +129,17 @@ def nearest_case(queries: Tensor, bank: Tensor) -> Case:
 
 
 def embedding_case(maps: Sequence[Tensor], stride: int, dims: int) -> Case:
-    """Embed feature maps [B, C_i, H_i, W_i]."""
+    """Return the case that embeds feature maps [B, C_i, H_i, W_i]."""
     return Case(
         "embedding",
         lambda: (unfold_embedding(maps, 3, stride, dims),),
         lambda: lambda: (adaptive_embedding(maps, 3, stride, dims, "bilinear"),),
-        tolerance=1e-5 * max(float(each.abs().max()) for each in maps),
+        tolerance=1e-5 * max(float(features.abs().max()) for features in maps),
     )
 
 
 def quick_case(kernel: str) -> Case:
-    """Return a case that is as small as leaves the fast ways many times faster."""
+    """Return a small case in which the fast ways are still many times faster."""
     if kernel == "coreset":
         return coreset_case(patch_features(8_000, 256), 300)
     if kernel == "nearest":
@@ -152,14 +154,14 @@ KERNELS = (*(f"{kernel}, {way}" for kernel in ("coreset", "nearest") for way in 
 
 
 def measure(names: Collection[str], replaced: Collection[str] = ()) -> dict[str, float]:
-    """Return by how many times the kernels are faster than their references.
+    """Return the speed-up of kernels over their references.
 
     Parameters
     ----------
     names
-        Which of `KERNELS`; none is `missing`.
+        From `KERNELS`, none of which is `missing`.
     replaced
-        Kernels that the reference takes the place of: what the gate is tested with.
+        Kernels to replace by their reference, to test the gate.
     """
     ratios = {}
     for kernel in dict.fromkeys(name.partition(", ")[0] for name in names):
@@ -183,7 +185,7 @@ def measure(names: Collection[str], replaced: Collection[str] = ()) -> dict[str,
 
 
 def _shortest(function: Ready) -> tuple[float, Result]:
-    """Return the shortest time of a few calls, and their result."""
+    """Return the shortest time of some calls in seconds, and their result."""
     shortest, began = math.inf, time.perf_counter()
     while True:
         before = time.perf_counter()
@@ -195,36 +197,42 @@ def _shortest(function: Ready) -> tuple[float, Result]:
 
 
 def check(
-    names: Collection[str], baseline: Mapping[str, float], again: Callable[[Collection[str]], Mapping[str, float]]
+    names: Collection[str], baseline: Mapping[str, float], measure: Callable[[Collection[str]], Mapping[str, float]]
 ) -> list[str]:
-    """Return a line for each kernel that has become slow; what measures, `again`, is asked twice more about those."""
-    ratios = dict(again(names))
+    """Return a message for each kernel that is too slow; slow kernels are measured up to three times."""
+    ratios = dict(measure(names))
     for _ in range(RETRIES):
         slow = [name for name, ratio in ratios.items() if ratio * MARGIN < baseline.get(name, 0.0)]
         if slow:
-            ratios.update({name: max(ratio, ratios[name]) for name, ratio in again(slow).items()})
+            ratios.update({name: max(ratio, ratios[name]) for name, ratio in measure(slow).items()})
     lines = []
     for name, ratio in ratios.items():
-        print(f"{name:<34}{ratio:8.1f} x its reference, {baseline.get(name, math.nan):8.1f} in the baseline")
+        print(f"{name:<34}{ratio:8.1f} x as fast as its reference, baseline {baseline.get(name, math.nan):8.1f} x")
         if name not in baseline:
             lines.append(f"{name}: not in {BASELINE.name}; run python -m benchmarks.gate --update")
         elif ratio * MARGIN < baseline[name]:
             lines.append(
-                f"{name}: {ratio:.1f} times as fast as its reference, and was {baseline[name]:.1f}; if that is meant, "
-                "run python -m benchmarks.gate --update"
+                f"{name}: {ratio:.1f} x as fast as its reference, baseline {baseline[name]:.1f} x; "
+                "if this is intended, run python -m benchmarks.gate --update"
             )
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, in a process of its own with one thread."""
+    """Run the gate in a new process with one thread."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__)
-    parser.add_argument("--update", action="store_true", help="write the ratios of this machine into the baseline")
-    parser.add_argument("--only", action="append", choices=KERNELS, help="leave the other kernels out")
-    parser.add_argument("--replace", action="append", choices=KERNELS, default=[], help="put the reference in place")
+    parser.add_argument("--update", action="store_true", help="write the speed-ups of this machine to the baseline")
+    parser.add_argument("--only", action="append", choices=KERNELS, help="check only this kernel; repeatable")
+    parser.add_argument(
+        "--replace",
+        action="append",
+        choices=KERNELS,
+        default=[],
+        help="replace this kernel by its reference, to test the gate",
+    )
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    if not given.alone:
+    options = parser.parse_args(arguments)
+    if not options.alone:
         command = [
             sys.executable,
             "-m",
@@ -234,22 +242,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         return subprocess.run(command, cwd=ROOT, env={**os.environ, **ALONE}, check=False).returncode
     torch.set_num_threads(1)
-    names = given.only or KERNELS
+    names = options.only or KERNELS
     for name, reason in [(name, missing(name.split(", ")[1])) for name in names]:
         if reason:
-            print(f"{name:<34}left out: {reason}")
-            names = [each for each in names if each != name]
+            print(f"{name:<34}skipped: {reason}")
+            names = [other for other in names if other != name]
     baseline: dict[str, float] = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.is_file() else {}
-    if given.update:
-        # What this machine lacks is kept: another one measured it.
-        kept = {name: ratio for name, ratio in baseline.items() if name in KERNELS}
-        ratios = kept | {name: round(ratio, 1) for name, ratio in measure(names).items()}
+    if options.update:
+        # Figures of kernels that this machine lacks stay: another machine measured them.
+        ratios = {name: ratio for name, ratio in baseline.items() if name in KERNELS}
+        ratios |= {name: round(ratio, 1) for name, ratio in measure(names).items()}
         ordered = {name: ratios[name] for name in KERNELS if name in ratios}
         BASELINE.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
         print(BASELINE.read_text(encoding="utf-8"), end="")
         return 0
-    lines = check(names, baseline, lambda slow: measure(slow, given.replace))
-    print("\n".join(lines) or "No kernel is slower than half of its baseline.")
+    lines = check(names, baseline, lambda slow: measure(slow, options.replace))
+    print("\n".join(lines) or "No kernel has less than half the speed-up of its baseline.")
     return 1 if lines else 0
 
 

@@ -1,4 +1,4 @@
-"""What times whole predictions, on the CPU and small; `gpu` times them on a GPU."""
+"""The functions that time predictions, run on the CPU with small inputs; `gpu` times them on a GPU."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 import pytest
 
 from benchmarks._end_to_end import predictions_and_backbone
-from patchcore_plugin.plugins.staged import StagedBackbone
+from patchcore_plugin.plugins.backbones import StagedBackbone
 
 
-def test_the_backbone_alone_sees_as_many_images_as_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, alone = predictions_and_backbone(tmp_path, 11, device="cpu", precision="fp32", backbone="resnet18", train=2)
-    seen: list[int] = []
+def test_the_backbone_alone_processes_as_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict, alone = predictions_and_backbone(
+        tmp_path, 11, device="cpu", precision="fp32", backbone="resnet18", train=2
+    )
+    batches: list[int] = []
     original = StagedBackbone.__call__
 
-    def counted(self: StagedBackbone, images: Any) -> Any:
-        seen.append(len(images))
+    def count_images(self: StagedBackbone, images: Any) -> Any:
+        batches.append(len(images))
         return original(self, images)
 
-    monkeypatch.setattr(StagedBackbone, "__call__", counted)
-    assert len(judge()) == 11
-    judged = seen.copy()
+    monkeypatch.setattr(StagedBackbone, "__call__", count_images)
+    assert len(predict()) == 11
+    predicted = batches.copy()
     alone()
-    assert seen == 2 * judged
-    assert sum(judged) == 11
+    assert batches == 2 * predicted
+    assert sum(predicted) == 11

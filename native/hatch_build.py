@@ -1,4 +1,4 @@
-"""Compiles the library into the package: the kernels once for each set of instructions, and what chooses."""
+"""Compile the library into the package: the kernels once per instruction set, and the code that selects one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ X86 = {
 
 
 class CompileHook(BuildHookInterface[Any]):
-    """Runs before a wheel is made, or an editable installation."""
+    """Run before a wheel or an editable installation is built."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and name the platform: any Python will do, because the interface is plain C."""
+        """Compile, and tag the wheel for this platform and any Python, because the interface is plain C."""
         library = SOURCES / ("libpatchcore.dylib" if sys.platform == "darwin" else "libpatchcore.so")
         compile_library(library)
         build_data["artifacts"].append(f"/{library.relative_to(self.root)}")
@@ -38,7 +38,7 @@ class CompileHook(BuildHookInterface[Any]):
 
 
 def compile_library(library: Path) -> None:
-    """Compile the sources into `library` with the compiler that $CC names, or cc."""
+    """Compile the sources into `library` with the compiler in $CC, or cc."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     variants = X86 if platform.machine() in ("x86_64", "AMD64") else PORTABLE
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def compile_library(library: Path) -> None:
             objects.append(_compile(compiler, "kernels.c", Path(folder) / f"{name}.o", kernels))
         linked = library.with_suffix(".part")
         _run([*compiler, "-shared", *objects, "-lm", "-o", str(linked)])
-        linked.replace(library)  # a running program keeps the file that it has mapped
+        linked.replace(library)  # a running program continues with the file that it has mapped
 
 
 def _compile(compiler: list[str], source: str, out: Path, flags: list[str]) -> str:
@@ -61,6 +61,6 @@ def _run(command: list[str]) -> None:
         subprocess.run(command, check=True)
     except FileNotFoundError as error:
         raise SystemExit(
-            f"patchcore-native needs a C compiler, and {command[0]!r} is not there; install gcc or clang, or set CC. "
-            "patchcore-plugin also works without patchcore-native, more slowly"
+            f"patchcore-native needs a C compiler, but {command[0]!r} was not found; install gcc or clang, or set CC. "
+            "Without patchcore-native, patchcore-plugin works but is slower"
         ) from error

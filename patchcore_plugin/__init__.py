@@ -20,8 +20,9 @@ from .errors import (
     TensorError,
     WeightsError,
 )
+from .plugins.discovery import Plugin
 from .plugins.hookspecs import hookimpl
-from .plugins.manager import Component, Host, Plugin
+from .plugins.manager import Component, Host, default_host
 from .plugins.protocols import (
     Aggregator,
     Backbone,
@@ -34,7 +35,15 @@ from .plugins.protocols import (
     StreamingScorer,
     hash_weights,
 )
-from .plugins.specs import CONTRACT_VERSION, AggregatorSpec, BackboneSpec, ComponentSpec, SamplerSpec, ScorerSpec
+from .plugins.specs import (
+    CONTRACT_VERSION,
+    AggregatorSpec,
+    BackboneSpec,
+    Capabilities,
+    ComponentSpec,
+    SamplerSpec,
+    ScorerSpec,
+)
 
 if TYPE_CHECKING:
     from .inference.coco import coco_annotations
@@ -49,8 +58,7 @@ if TYPE_CHECKING:
     from .models.recalibration import recalibrate
     from .models.recipes import Recipe
     from .models.regions import Region
-    from .plugins.staged import StagedBackbone, initialise
-    from .plugins.weights import differences, read_weights
+    from .plugins.backbones import StagedBackbone, differences, initialise, read_weights
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -60,6 +68,7 @@ __all__ = [
     "BackboneSpec",
     "Calibration",
     "CalibrationError",
+    "Capabilities",
     "Component",
     "ComponentSpec",
     "DatasetError",
@@ -91,6 +100,7 @@ __all__ = [
     "TensorError",
     "WeightsError",
     "coco_annotations",
+    "default_host",
     "differences",
     "explanation_picture",
     "export_model",
@@ -111,14 +121,14 @@ _LAZY = {
     "Prediction": "models.prediction",
     "Recipe": "models.recipes",
     "Region": "models.regions",
-    "StagedBackbone": "plugins.staged",
+    "StagedBackbone": "plugins.backbones",
     "coco_annotations": "inference.coco",
-    "differences": "plugins.weights",
+    "differences": "plugins.backbones",
     "explanation_picture": "inference.explain",
     "export_model": "models.export.model",
-    "initialise": "plugins.staged",
+    "initialise": "plugins.backbones",
     "load_model": "models.loading",
-    "read_weights": "plugins.weights",
+    "read_weights": "plugins.backbones",
     "recalibrate": "models.recalibration",
 }
 

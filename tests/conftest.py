@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from patchcore_plugin.kernels.native import SWITCH, native
+from patchcore_plugin.kernels._native import SWITCH, native
 
 if TYPE_CHECKING:
     from tests.commands import Ended
@@ -125,32 +125,40 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-KERNELS = ("torch", "portable", "AVX2", "AVX-512 VNNI")
+INSTRUCTION_SETS = ("portable", "AVX2", "AVX-512 VNNI")
 
 
-@pytest.fixture(params=KERNELS)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the test with the torch kernels, and with the compiled ones for each set of instructions."""
+@pytest.fixture(params=("torch", "compiled"))
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with the torch kernels, and with the compiled ones for the best instruction set."""
     name: str = request.param
-    if name == "torch":
-        monkeypatch.setenv(SWITCH, "0")
-        yield name
-        return
+    monkeypatch.setenv(SWITCH, "0" if name == "torch" else "1")
+    if name == "compiled":
+        if native() is None:
+            pytest.skip("patchcore-native is not installed")
+        monkeypatch.setattr("patchcore_plugin.kernels.coreset.native.BUDGET", math.inf)
+    return name
+
+
+@pytest.fixture(params=range(len(INSTRUCTION_SETS)), ids=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the test with the compiled kernels for each instruction set of this processor."""
+    monkeypatch.setenv(SWITCH, "1")
     module = native()
     if module is None:
         pytest.skip("patchcore-native is not installed")
-    best = module.library().patchcore_using()
-    monkeypatch.setenv(SWITCH, "1")
-    monkeypatch.setattr("patchcore_plugin.kernels.coreset.compiled.BUDGET", math.inf)
+    library, number = module.library(), request.param
+    best = library.patchcore_using()
+    monkeypatch.setattr("patchcore_plugin.kernels.coreset.native.BUDGET", math.inf)
     try:
-        if module.library().patchcore_use(KERNELS.index(name) - 1) != KERNELS.index(name) - 1:
-            pytest.skip(f"this processor has no {name}")
-        yield name
+        if library.patchcore_use(number) != number:
+            pytest.skip(f"this processor has no {INSTRUCTION_SETS[number]}")
+        yield INSTRUCTION_SETS[number]
     finally:
-        module.library().patchcore_use(best)
+        library.patchcore_use(best)
 
 
 @pytest.fixture
 def torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the compiled kernels aside."""
+    """Run the test with the torch kernels only."""
     monkeypatch.setenv(SWITCH, "0")

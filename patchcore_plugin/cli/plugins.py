@@ -218,7 +218,7 @@ class _ConformanceReport:
 
     def check(self, host: Host, component: Component, options: dict[str, Any], *, behaviour: bool) -> None:
         """Check a component, up to the point where it cannot be created."""
-        from patchcore_plugin.plugins.testing import CannotBeMadeError, ConformanceError, component_checks
+        from patchcore_plugin.plugins.testing import ConformanceError, UnavailableError, component_checks
 
         passed: list[str] = []
         failed: list[str] = []
@@ -226,7 +226,7 @@ class _ConformanceReport:
         for check in component_checks(host, component, options=options, behaviour=behaviour):
             try:
                 check()
-            except CannotBeMadeError as error:
+            except UnavailableError as error:
                 self.unavailable.append(str(error))
                 break
             except ConformanceError as error:
@@ -240,7 +240,9 @@ class _ConformanceReport:
 
     def print_summary(self, *, all_components: bool) -> None:
         """Print the number of checks, and which components were created and called."""
-        called = [f"{result['role']} {result['name']}" for result in self.results if "can-be-made" in result["passed"]]
+        called = [
+            f"{result['role']} {result['name']}" for result in self.results if "can-be-created" in result["passed"]
+        ]
         passed, failed = (sum(len(result[key]) for result in self.results) for key in ("passed", "failed"))
         print(
             f"{format_count(passed, 'check')} passed, {failed} failed, "

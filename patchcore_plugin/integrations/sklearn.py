@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from patchcore_plugin.errors import ImageError, OptionError, PatchcoreError
 from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
-from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.manager import Host, default_host
 from patchcore_plugin.plugins.options import validate
 from patchcore_plugin.plugins.specs import ROLES
 
@@ -134,7 +134,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ArgumentError("X has 1 sample; a threshold needs at least 2 images")
             fraction, seed = _arguments.fraction(self.contamination), _arguments.seed(self.random_state)
             recipe = self._recipe(*PARTS)
-            detector = Detector(recipe, seed=seed, device=self.device, precision=self.precision, host=Host())
+            detector = Detector(recipe, seed=seed, device=self.device, precision=self.precision, host=default_host())
             detector.fit(images, cross_validate=True)
             scores = np.array([score for _, score in detector.held_out_scores], dtype=np.float64)
         if fraction is not None:
@@ -191,7 +191,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         params: dict[str, Any] = super().get_params(deep=deep)
         if deep:
-            host = Host()
+            host = default_host()
             for part in PARTS:
                 params |= {f"{part}__{name}": value for name, value in self._options(part, host).items()}
         return params
@@ -237,7 +237,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.safetensors"
                 path.write_bytes(state["detector_"])
-                self.detector_ = Detector.load(path, device=self.device, host=Host())
+                self.detector_ = Detector.load(path, device=self.device, host=default_host())
 
     def _predictions(self, X: Images) -> Iterator[Prediction]:
         check_is_fitted(self)
@@ -276,6 +276,6 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         config, owner = TABLES.get(part), part
         if config is None:
             name = self._recipe(part).choice(part).name
-            config, owner = Host().component(part, name).spec.config, f"{part} {name!r}"
+            config, owner = default_host().component(part, name).spec.config, f"{part} {name!r}"
         if option not in {field.name for field in dataclasses.fields(config)}:
             validate(config, {option: None}, owner)  # raises, with the names of the options

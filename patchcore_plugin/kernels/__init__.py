@@ -1,4 +1,5 @@
-"""Exact computations on tensors. Each folder has a readable reference beside the fast version.
+"""Exact computations on tensors: coresets, nearest rows, patch embeddings and Gaussians.
 
-This package imports torch and numpy only, and knows nothing of plugins, images or files.
+Each folder holds one kernel. `reference.py` defines the result in readable code; the other modules compute it faster.
+This package imports torch, numpy and psutil only.
 """

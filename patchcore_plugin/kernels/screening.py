@@ -1,26 +1,25 @@
-r"""Bounds on squared distances from one float32 matrix product, with a proven margin.
+r"""Lower bounds on squared distances from one float32 matrix product, with a proven margin.
 
-A matrix product finds almost every distance that does not matter, quickly; what does matter is
-decided by `squared_distances`, in float64. So that no decision is ever wrong, the product must
-give true *lower* bounds. With u = 2^-24 and D dimensions:
+A matrix product rules out nearly all distances quickly; `squared_distances`, in float64, decides the rest. For
+decisions to be exact, the product must give true *lower* bounds. With u = 2^-24 and D dimensions:
 
 1. The points are moved to a common centre and scaled by a power of two, y = s (x - m). The float32
    copy c of y, rounded from float64 or computed in float32 from a float32 centre, has
    ||c - y|| <= 2u ||c||. Write r = ||c|| and R = r_i + r_j, so that
    ||c_i - c_j|| <= R. Then  | ||y_i - y_j||^2 - ||c_i - c_j||^2 | <= 4uR^2 + (2uR)^2 < 5uR^2.
 2. n = r^2 is computed in float64 and rounded once: an error below u (n_i + n_j) <= uR^2.
-3. n_j - 2 c_i.c_j is one accumulation of D + 1 terms, in any order, fused or not; the sum of their
-   magnitudes is at most n_j + 2 r_i r_j <= R^2, so its error is at most gamma R^2 with
+3. n_j - 2 c_i.c_j is one accumulation of D + 1 terms, in any order, fused or not. The magnitudes of the terms
+   sum to at most n_j + 2 r_i r_j <= R^2, so the error is at most gamma R^2 with
    gamma = (D + 2) u / (1 - (D + 2) u)   (Higham, Accuracy and Stability, section 3.1).
-   Where the user lets torch round the factors of float32 products first (TF32, bfloat16) by a
-   relative t each, 2 r_i r_j (2t + t^2) <= (t + t^2/2) R^2 is added.
+   If torch is set to round the factors of float32 products first (TF32, bfloat16) by a relative t each,
+   2 r_i r_j (2t + t^2) <= (t + t^2/2) R^2 is added.
 4. Adding n_i, comparing with a bound rounded to float32, and the rounding of the float64
    differences themselves cost less than 6u R^2 together (D < 2^27).
 
-So |computed - true| <= kappa R^2 with kappa = gamma + t + t^2/2 + 12u, and since
-R^2 <= 2 (n_i + n_j), subtracting 2 kappa n from each squared norm makes every entry a lower bound
-at no cost: far points pay for themselves and nobody else. Adding 5 kappa (n_i + n_j) to such a lower
-bound makes an upper bound, with one kappa to spare for rounding it to float32.
+Therefore |computed - true| <= kappa R^2 with kappa = gamma + t + t^2/2 + 12u. Since R^2 <= 2 (n_i + n_j),
+subtracting 2 kappa n from each squared norm makes every entry a lower bound at no cost: the margin of a far point
+does not widen that of any other. Adding 5 kappa (n_i + n_j) to such a lower bound makes an upper bound, with one kappa
+to spare for rounding it to float32.
 
 Products too small for float32 are covered by the constant `TINY`: after scaling the largest norm is in
 [1, 2), and each of the O(D) underflows costs at most 2^-126.
@@ -47,20 +46,30 @@ def not_finite() -> TensorError:
 
 
 def chunk_rows(points: Tensor) -> int:
-    """Return how many rows of `points` to copy to float64 at a time; on a CPU, the copies stay in the cache."""
+    """Return how many rows of points [n, D] to copy to float64 at a time; on a CPU, the copies stay in the cache."""
     return max(1, (1 << 17 if points.device.type == "cpu" else 1 << 24) // points.shape[1])
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return ||a - b||^2 of rows, in float64 by direct differences: what every decision rests on.
+    """Return ||a - b||^2 of rows, in float64 by direct differences. All decisions of the kernels rest on these.
 
-    The squares are added in one fixed order, by halves: of n terms the last n // 2 are added to the first
-    n // 2, again and again. So every processor, compiler and accelerator gets the same bits.
+    The squares are added in one fixed order, by halves: the last n // 2 of n terms are added to the first n // 2,
+    repeatedly. Every processor, compiler and accelerator therefore computes the same bits.
 
     Parameters
     ----------
     a, b
-        Rows [..., D], broadcast against each other.
+        Rows [..., D], any floating dtype, broadcast against each other.
+
+    Returns
+    -------
+    Tensor
+        float64 [...].
+
+    Examples
+    --------
+    >>> float(squared_distances(torch.tensor([0.0, 3.0]), torch.tensor([4.0, 0.0])))
+    25.0
     """
     squares = (a.double() - b.double()).square_()
     terms = squares.shape[-1]
@@ -82,29 +91,29 @@ def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Ten
 
 
 def root(squares: Tensor) -> Tensor:
-    """Return square roots of float64 values, correctly rounded: torch's own on a CPU are one bit off now and then."""
+    """Return square roots of float64 values, correctly rounded; torch on a CPU is sometimes one bit off."""
     return torch.from_numpy(np.sqrt(squares.numpy())) if squares.device.type == "cpu" else squares.sqrt()
 
 
 @dataclass(frozen=True)
-class Screened:
-    """Points ready for screening: float32 copies [n, D] and lowered squared norms [n]."""
+class ScreenedPoints:
+    """Points ready for screening: float32 copies [n, D], squared norms [n] and lowered squared norms [n]."""
 
     points: Tensor
     norms: Tensor
     lowered: Tensor
 
-    def __getitem__(self, rows: Tensor | slice) -> Screened:
-        return Screened(self.points[rows], self.norms[rows], self.lowered[rows])
+    def __getitem__(self, rows: Tensor | slice) -> ScreenedPoints:
+        return ScreenedPoints(self.points[rows], self.norms[rows], self.lowered[rows])
 
 
 class Screening:
-    """Points that are screened when they are asked for, so that no copy of all is kept.
+    """Points of which any rows can be screened on demand, so that no copy of all points is held.
 
     Parameters
     ----------
     frame
-        That of `points`.
+        `Frame(points)`.
     points
         [n, D], any floating dtype.
     """
@@ -115,21 +124,28 @@ class Screening:
         norms = torch.empty(len(points), dtype=torch.float64, device=points.device)
         step = chunk_rows(points)
         for part, norm in zip(points.split(step), norms.split(step), strict=True):
-            norm[:] = frame.centred(part).double().square_().sum(dim=1)
-        self._norms, self._lowered = norms.float(), frame.lowered(norms)
+            norm[:] = frame.to_float32(part).double().square_().sum(dim=1)
+        self._norms, self._lowered = norms.float(), frame.lower_norms(norms)
 
-    def __getitem__(self, rows: Tensor | slice) -> Screened:
-        return Screened(self._frame.centred(self._points[rows]), self._norms[rows], self._lowered[rows])
+    def __getitem__(self, rows: Tensor | slice) -> ScreenedPoints:
+        return ScreenedPoints(self._frame.to_float32(self._points[rows]), self._norms[rows], self._lowered[rows])
 
 
 class Frame:
     """The centre and scale in which points are screened; see the module for the proof.
 
+    The centre is the mean of the points. The scale is the power of two that brings the largest distance from the
+    centre into [1, 2).
+
     Parameters
     ----------
     points
-        [n, D], any floating dtype, finite: the centre is their mean, and the scale the power of two
-        that brings the largest distance from it into [1, 2).
+        [n, D], any floating dtype, finite.
+
+    Raises
+    ------
+    TensorError
+        For values that are not finite, or distances whose squares exceed float64.
     """
 
     def __init__(self, points: Tensor) -> None:
@@ -145,15 +161,15 @@ class Frame:
         if not math.isfinite(largest):
             raise not_finite()
         self.scale = 2.0 ** -(math.frexp(math.sqrt(largest))[1] - 1) if largest > 0 else 1.0
-        # Where float32 neither overflows nor underflows on the way, a difference from a centre that is a float32
-        # itself is rounded once, as is the one from float64.
+        # In this range float32 neither overflows nor underflows, so a difference from a float32 centre is rounded
+        # once, like one computed in float64.
         self._single = points.dtype != torch.float64 and 2.0**-60 < largest < 2.0**60
         if self._single:
             self.centre = self.centre.float().double()
         self.rounding = product_rounding()
         self.kappa = _kappa(points.shape[1], self.rounding)
 
-    def screen(self, points: Tensor) -> Screened:
+    def screen(self, points: Tensor) -> ScreenedPoints:
         """Return `points` [n, D] ready for `lower_bounds`."""
         copy = torch.empty(points.shape, dtype=torch.float32, device=points.device)
         norms = torch.empty(len(points), dtype=torch.float64, device=points.device)
@@ -161,39 +177,39 @@ class Frame:
         for part, out, norm in zip(points.split(step), copy.split(step), norms.split(step), strict=True):
             out[:] = (part.double() - self.centre) * self.scale
             norm[:] = out.double().square_().sum(dim=1)
-        return Screened(copy, norms.float(), self.lowered(norms))
+        return ScreenedPoints(copy, norms.float(), self.lower_norms(norms))
 
-    def lowered(self, norms: Tensor) -> Tensor:
-        """Return squared norms, float64, lowered by what their share of a product's error may be; float32."""
+    def lower_norms(self, norms: Tensor) -> Tensor:
+        """Return squared norms, float64 [n], less their share of the error of a product, as float32."""
         return ((1 - 2 * self.kappa) * norms - TINY).float()
 
-    def centred(self, points: Tensor) -> Tensor:
-        """Return the float32 copies of some of the frame's own points."""
+    def to_float32(self, points: Tensor) -> Tensor:
+        """Return centred and scaled float32 copies of rows of the points that the frame was made for."""
         if self._single:
             return (points.float() - self.centre.float()).mul_(self.scale)
         return ((points.double() - self.centre) * self.scale).float()
 
     def slack(self, norms_a: Tensor, norms_b: Tensor) -> Tensor:
-        """Return what turns a lower bound into an upper bound, for squared norms of the two points."""
+        """Return what to add to a lower bound to get an upper bound, from the squared norms of both points."""
         return (norms_a.double() + norms_b) * (5 * self.kappa) + 4 * TINY
 
 
-def lower_bounds(a: Screened, b: Screened) -> Tensor:
+def lower_bounds(a: ScreenedPoints, b: ScreenedPoints) -> Tensor:
     """Return lower bounds of scaled squared distances *minus* ``a.lowered[:, None]``, [n_a, n_b] float32.
 
-    The term of `a` is left out because it changes neither a minimum over `b` nor a comparison with
-    a bound of each row, and adding it would read the matrix once more.
+    The term of `a` changes neither a minimum over `b` nor a comparison with a bound for each row. Adding it would
+    read the matrix once more.
     """
-    with torch.autocast(a.points.device.type, enabled=False):  # it would round the factors to 8 bits
+    with torch.autocast(a.points.device.type, enabled=False):  # autocast would round the factors to 8 bits
         return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2)
 
 
 def product_rounding() -> float:
-    """Return the relative error t of the factors of float32 products, as torch is set at this moment."""
+    """Return the relative error t of the factors of float32 products under the current settings of torch."""
     try:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError:
-        # Set through torch.backends, which this call cannot express; assume the coarsest there is.
+        # Set through torch.backends, which this function cannot report; assume the coarsest setting.
         precision = "medium"
     return {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-8}[precision]
 

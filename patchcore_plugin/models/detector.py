@@ -10,7 +10,7 @@ import torch
 
 from patchcore_plugin.data.types import ImageLike, OnError, Progress
 from patchcore_plugin.errors import ImageError, OptionError
-from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.manager import Host, default_host
 from patchcore_plugin.plugins.protocols import MemoryBank
 
 from . import file, persistence
@@ -74,7 +74,7 @@ class Detector(BaseModel):
         precision: Precision = "fp32",
         host: Host | None = None,
     ) -> None:
-        host = host or Host()
+        host = host or default_host()
         self.seed = seed
         self.recipe = recipe.resolve(host, seed)
         """The recipe with every option written out."""
@@ -319,7 +319,7 @@ class Detector(BaseModel):
         WeightsError
             If the weights of a backbone are not those of the fit.
         """
-        path, host = Path(path), host or Host()
+        path, host = Path(path), host or default_host()
         tensors, manifest = file.load(path)
         recipe = persistence.saved_recipe(path, manifest, host)
         precision = precision or manifest["precision"]

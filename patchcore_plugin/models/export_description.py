@@ -74,16 +74,16 @@ def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Descriptio
         about = TypeAdapter(Description).validate_python({**content, "images": content["photos"]})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise damaged_error(path, f"its description, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise damage_error(path, f"its description, {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged_error(path, f"its description: {error}") from error
+        raise damage_error(path, f"its description: {error}") from error
     known = about.calibration
     if any(list(each) != sorted(each) for each in (known.scores, known.peaks, known.defective)):
-        raise damaged_error(path, "its description, calibration: scores are not in order")
+        raise damage_error(path, "its description, calibration: scores are not in order")
     return content, about
 
 
-def damaged_error(path: Path, reason: str) -> ModelFileError:
+def damage_error(path: Path, reason: str) -> ModelFileError:
     """Return the error for an exported file that cannot be used."""
     text = " ".join(reason.split())
     return ModelFileError(f"{path}: damaged ({text}); copy it again from its source, or export it again")

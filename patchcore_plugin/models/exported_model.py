@@ -19,7 +19,7 @@ from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 
 from .base import BaseModel
-from .export_description import ENTRY, damaged_error, parse_description
+from .export_description import ENTRY, damage_error, parse_description
 from .file import require_file
 from .images import BATCH, reader_count
 from .prediction import Nearest, Prediction, nearest_patch
@@ -75,7 +75,7 @@ class ExportedModel(BaseModel):
         try:
             self.recipe = Recipe.from_dict(about.recipe)
         except OptionError as error:
-            raise damaged_error(path, str(error)) from error
+            raise damage_error(path, str(error)) from error
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> ExportedModel:
@@ -269,7 +269,7 @@ def _session(path: Path, device: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no base of their own
-        raise damaged_error(path, _first_line(error)) from error
+        raise damage_error(path, _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -19,9 +19,8 @@ from patchcore_plugin.plugins.protocols import (
     Reduction,
     Sampler,
     Scorer,
-    StreamingScorer,
 )
-from patchcore_plugin.plugins.specs import ROLES
+from patchcore_plugin.plugins.specs import ROLES, Capabilities
 
 from .recipes import Recipe
 from .tiling import tile_patches
@@ -126,17 +125,17 @@ class Pipeline:
     @cached_property
     def keeps_all(self) -> bool:
         """Whether the sampler keeps every patch."""
-        return bool(getattr(self.new_sampler(), "keeps_all", False))
+        return self._capabilities("sampler").keeps_all
 
     @cached_property
     def can_reduce(self) -> bool:
         """Whether the sampler can choose from a memory bank and new patches."""
-        return self.keeps_all or hasattr(self.new_sampler(), "reduction")
+        return self.keeps_all or self._capabilities("sampler").reduces
 
     @cached_property
     def can_stream(self) -> bool:
         """Whether the scorer can be fitted batch by batch, without a memory bank."""
-        return self.keeps_all and isinstance(self.new_scorer(), StreamingScorer)
+        return self.keeps_all and self._capabilities("scorer").streaming
 
     def select(self, sampler: Sampler, vectors: Tensor, reduction: Reduction | None = None) -> Tensor:
         """Return the rows of `vectors` [N, D] that a sampler keeps, int64 [M].
@@ -197,6 +196,12 @@ class Pipeline:
             "torch": torch.__version__,
         }
 
-    def _component(self, role: str) -> Any:
+    def _config(self, role: str) -> Any:
         choice = self.recipe.choice(role)
-        return self.host.build(role, choice.name, self.host.configure(role, choice.name, choice.options))
+        return self.host.configure(role, choice.name, choice.options)
+
+    def _component(self, role: str) -> Any:
+        return self.host.build(role, self.recipe.choice(role).name, self._config(role))
+
+    def _capabilities(self, role: str) -> Capabilities:
+        return self.host.capabilities(role, self.recipe.choice(role).name, self._config(role))

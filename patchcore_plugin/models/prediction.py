@@ -93,7 +93,7 @@ class Prediction:
         score: float,
         anomaly_map: NDArray[np.float32] | None,
         *,
-        nearest: Nearest | None,
+        nearest: Nearest | None = None,
         pixels: NDArray[Any] | None = None,
     ) -> Prediction:
         """Return the prediction for a score and map, compared with the thresholds of a calibration."""

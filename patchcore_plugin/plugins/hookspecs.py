@@ -1,7 +1,12 @@
-"""The four hooks. Each takes nothing and returns a list of records, so that no error comes late.
+"""The four hooks. Each takes no arguments and returns a list of records.
 
-A plugin is a module with one or more of these functions, marked with `hookimpl`, and an entry point
-in the group ``patchcore_plugin`` that names the module.
+A plugin is a module with one or more of these functions, marked with `hookimpl`, and an entry point in the group
+``patchcore_plugin`` that names the module. Hooks return a list, not a generator, so errors occur when plugins are
+loaded.
+
+The host calls hooks through pluggy, one plugin at a time. ``hookimpl(tryfirst=True)`` lists the components of a plugin
+before those of others, ``trylast=True`` after them. A wrapper (``hookimpl(wrapper=True)``) applies to the calls of all
+other plugins and may change the lists that they return.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import pluggy
 from .specs import AggregatorSpec, BackboneSpec, SamplerSpec, ScorerSpec
 
 PROJECT = "patchcore_plugin"
-"""pluggy's project name, and the entry-point group."""
+"""Project name in pluggy, and the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -19,7 +24,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def patchcore_backbones() -> list[BackboneSpec]:
-    '''Return the feature extractors that this plugin provides.
+    '''Return the backbones of the plugin.
 
     A complete plugin::
 
@@ -59,7 +64,7 @@ def patchcore_backbones() -> list[BackboneSpec]:
 
 @hookspec
 def patchcore_aggregators() -> list[AggregatorSpec]:
-    """Return the aggregators that this plugin provides.
+    """Return the aggregators of the plugin.
 
     A complete plugin::
 
@@ -87,7 +92,10 @@ def patchcore_aggregators() -> list[AggregatorSpec]:
 
 @hookspec
 def patchcore_samplers() -> list[SamplerSpec]:
-    '''Return the samplers that this plugin provides.
+    '''Return the samplers of the plugin.
+
+    `SamplerSpec` has two optional fields that spare the host creating a sampler to ask it: ``keeps_all`` (it returns
+    every row) and ``reduces`` (it can select from a bank and new patches).
 
     A complete plugin::
 
@@ -111,14 +119,17 @@ def patchcore_samplers() -> list[SamplerSpec]:
 
         @pp.hookimpl
         def patchcore_samplers():
-            return [pp.SamplerSpec(name="every", config=Config, create=create, summary="every n-th patch")]
+            return [pp.SamplerSpec(name="every", config=Config, create=create, summary="every n-th patch",
+                                   keeps_all=False, reduces=False)]
     '''
     raise NotImplementedError
 
 
 @hookspec
 def patchcore_scorers() -> list[ScorerSpec]:
-    """Return the scorers that this plugin provides.
+    """Return the scorers of the plugin.
+
+    The optional field ``streaming`` of `ScorerSpec` states whether it is a `StreamingScorer`.
 
     A complete plugin::
 
@@ -138,7 +149,7 @@ def patchcore_scorers() -> list[ScorerSpec]:
 
                 def __call__(self, patches):
                     if self.centre is None or patches.grid.shape[-1] != len(self.centre):
-                        raise pp.TensorError("mean: fit it first, on a bank with as many values as the patches")
+                        raise pp.TensorError("mean: call fit first, with a bank of as many values as the patches")
                     distance = (patches.grid - self.centre).norm(dim=-1)
                     return pp.Scores(image=distance.flatten(1).amax(dim=1), map=distance)
 
@@ -152,6 +163,7 @@ def patchcore_scorers() -> list[ScorerSpec]:
 
         @pp.hookimpl
         def patchcore_scorers():
-            return [pp.ScorerSpec(name="mean", config=Config, create=create, summary="distance to the mean")]
+            return [pp.ScorerSpec(name="mean", config=Config, create=create, summary="distance to the mean",
+                                  streaming=False)]
     """
     raise NotImplementedError

@@ -1,97 +1,149 @@
-"""The plugin host: finds plugins, keeps what went wrong with them, and makes components by name."""
+"""The plugin host: all components by role and name, and their creation."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
-import importlib.metadata
 import os
-import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
-import pluggy
+from patchcore_plugin.errors import PatchcoreError, PluginError, did_you_mean
 
-from patchcore_plugin.errors import PatchcoreError, PluginError
-
-from . import builtin, hookspecs
+from .discovery import OWN_DISTRIBUTION, Plugin, candidates, canonical_name, discover, failure_reason
 from .options import validate
 from .protocols import Aggregator, Backbone, Sampler, Scorer
-from .specs import CONTRACT_VERSION, ROLES, ComponentSpec
+from .specs import ROLES, Capabilities, ComponentSpec
 
-OWN_DISTRIBUTION = "patchcore-plugin"
+__all__ = ["OWN_DISTRIBUTION", "Component", "Host", "Plugin", "default_host"]
+
 _PROTOCOLS = {"backbone": Backbone, "aggregator": Aggregator, "sampler": Sampler, "scorer": Scorer}
-_HOOKS = tuple(f"patchcore_{role}s" for role in ROLES)
-_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plugin:
-    """A plugin as it was found, whether or not it could be loaded.
-
-    Parameters
-    ----------
-    name
-        The entry point's name, by which it is blocked; so is the distribution's.
-    distribution, version
-        What it was installed with.
-    status
-        "loaded", "failed" or "blocked".
-    reason
-        Why it is not loaded, in one line.
-    records
-        What it provides.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    status: Literal["loaded", "failed", "blocked"]
-    reason: str = ""
-    records: tuple[ComponentSpec, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.distribution} {self.version})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One component and the plugin that provides it."""
+    """One component and the plugin that provides it.
+
+    Parameters
+    ----------
+    spec
+        Its record.
+    plugin
+        Its plugin.
+
+    Examples
+    --------
+    >>> component = Host(entry_points=False).component("sampler", "all")
+    >>> config = component.configure({})
+    >>> component.capabilities(config).keeps_all
+    True
+    """
 
     spec: ComponentSpec
     plugin: Plugin
 
+    def __str__(self) -> str:
+        return f"{self.spec.role} {self.spec.name!r}"
+
+    def configure(self, options: Mapping[str, Any]) -> Any:
+        """Return the config for `options`, without importing anything heavy.
+
+        Raises
+        ------
+        OptionError
+            If an option does not exist or its value is invalid.
+        PluginError
+            If the config class of the plugin is broken.
+        """
+        try:
+            return validate(self.spec.config, options, str(self))
+        except PatchcoreError:
+            raise
+        except Exception as error:  # a field type that cannot be checked, or a broken __post_init__
+            reason = str(error).partition("\n")[0]
+            raise PluginError(
+                f"{self} of {self.plugin}: cannot check its options: {type(error).__name__}: {reason}; "
+                "report it to the author of the plugin"
+            ) from error
+
+    def build(self, config: Any) -> Any:
+        """Create the component from its config.
+
+        Raises
+        ------
+        PluginError
+            If `create` of the plugin fails or returns something else.
+        """
+        try:
+            created = self.spec.create(config)
+        except PatchcoreError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"cannot create {self} of {self.plugin}: {failure_reason(error)}; "
+                "check its options and its installation"
+            ) from error
+        protocol = _PROTOCOLS[self.spec.role]
+        if not isinstance(created, protocol):
+            raise PluginError(
+                f"{self} of {self.plugin}: create returned {type(created).__name__}, which is not a "
+                f"{protocol.__name__}; see patchcore_plugin.plugins.protocols"
+            )
+        return created
+
+    def capabilities(self, config: Any) -> Capabilities:
+        """Return what the component can do, from its record; create it from `config` only if the record does not say.
+
+        Raises
+        ------
+        PluginError
+            If it has to be created and that fails.
+        """
+        stated = {name: getattr(self.spec, name) for name in self.spec.CAPABILITIES}
+        if None in stated.values():
+            actual = Capabilities.of(self.build(config))
+            stated = {name: getattr(actual, name) if value is None else value for name, value in stated.items()}
+        return Capabilities(**stated)
+
 
 class Host:
-    """All components that are installed, by role and name.
+    """All installed components, by role and name.
 
-    Each entry point of the group ``patchcore_plugin`` is loaded on its own: one that is broken is remembered with
-    the reason in `plugins`, and everything else works.
+    Plugins are the built-in ones, those of the entry-point group ``patchcore_plugin``, and `extra`. A plugin that fails
+    to load is listed in `plugins` with the reason; all others work.
 
     Parameters
     ----------
     block
-        Names of plugins or distributions that are not loaded at all, added to those in the environment variable
-        PATCHCORE_BLOCK_PLUGINS (separated by commas), which may name some that are not installed.
+        Names of plugins or distributions that are not loaded, in addition to those in the environment variable
+        PATCHCORE_BLOCK_PLUGINS (comma-separated; names there need not be installed).
     entry_points
-        Whether installed plugins are looked for; the built-in ones always are there unless blocked.
+        Whether to load installed plugins; the built-in ones are loaded unless blocked.
     extra
-        More plugins by name, as modules or objects with hooks; for tests and notebooks.
+        Further plugins by name, as modules or objects with hooks, for tests and notebooks.
     strict
-        Raise what went wrong with a plugin; if None, whether PATCHCORE_STRICT_PLUGINS is 1.
+        Whether to raise the failure of a plugin; if None, whether PATCHCORE_STRICT_PLUGINS is 1.
+    trace
+        Function that receives pluggy's trace of hook calls as text, for example ``print``.
+
+    Attributes
+    ----------
+    plugins : tuple of Plugin
+        All plugins with their status.
 
     Raises
     ------
     PluginError
-        If `block` names what is not installed, or, if strict, a plugin is broken.
+        If a name in `block` is not installed, or, if strict, a plugin fails.
 
     Examples
     --------
     >>> host = Host(entry_points=False)
     >>> host.names("aggregator")
     ['average-pool', 'global-pool']
+    >>> host.create("sampler", "greedy-coreset", ratio=0.01)
+    <patchcore_plugin.plugins.builtin.greedy_coreset.GreedyCoreset object at ...>
     """
 
     def __init__(
@@ -101,69 +153,59 @@ class Host:
         entry_points: bool = True,
         extra: Mapping[str, object] | None = None,
         strict: bool | None = None,
+        trace: Callable[[str], object] | None = None,
     ) -> None:
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
-        block = list(block)
-        from_environment = os.environ.get("PATCHCORE_BLOCK_PLUGINS", "").split(",")
-        self._blocked = {_canonical(name) for name in (*block, *from_environment)} - {""}
-        self._strict = os.environ.get("PATCHCORE_STRICT_PLUGINS") == "1" if strict is None else strict
-        self.plugins: list[Plugin] = []
-        own = _version_of(OWN_DISTRIBUTION)
-        shipped = [(name, OWN_DISTRIBUTION, own, _giving(module)) for name, module in builtin.PLUGINS.items()]
-        entries = sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda each: each.name)
-        installed = [(entry.name, *_origin(entry), entry.load) for entry in entries]
-        added = [(name, "-", "-", _giving(plugin)) for name, plugin in (extra or {}).items()]
-        # Before anything is imported: a misspelt name would let in what was to be kept out.
-        _require_known(block, [name for each in (*shipped, *installed, *added) for name in each[:2]])
-        for each in (*shipped, *(installed if entry_points else ()), *added):
-            self._add(*each)
+        block, extra = list(block), extra or {}
+        found = candidates(entry_points=entry_points, extra=extra)
+        if block:  # checked before any import: a misspelt name would load what is to be blocked
+            known = found if entry_points else candidates(entry_points=True, extra=extra)
+            _require_known(block, [name for each in known for name in (each.name, each.distribution)])
+        variable = os.environ.get("PATCHCORE_BLOCK_PLUGINS", "").split(",")
+        blocked = {canonical_name(name) for name in (*block, *variable)} - {""}
+        strict = os.environ.get("PATCHCORE_STRICT_PLUGINS") == "1" if strict is None else strict
+        plugins, records = discover(found, blocked=blocked, strict=strict, trace=trace)
+        self.plugins: tuple[Plugin, ...] = tuple(plugins)
+        self._components = [Component(spec=record, plugin=plugin) for record, plugin in records]
 
     def names(self, role: str) -> list[str]:
-        """Return the names of a role's components, sorted, those claimed twice included."""
+        """Return the names of the components of a role, sorted, including those claimed twice."""
         return sorted({component.spec.name for component in self.components(role)})
 
     def components(self, role: str | None = None) -> list[Component]:
-        """Return all components of a role, or of all roles in the order of the data flow."""
-        if role is not None and role not in ROLES:
-            raise PluginError(f"unknown role {role!r}; the roles are: {', '.join(ROLES)}")
-        return [
-            Component(spec=spec, plugin=plugin)
-            for wanted in ROLES
-            if role in (None, wanted)
-            for plugin in self.plugins
-            for spec in plugin.records
-            if spec.role == wanted
-        ]
-
-    def component(self, role: str, name: str) -> Component:
-        """Return the component of that name.
+        """Return all components of a role, or of all roles in the order of the data flow.
 
         Raises
         ------
         PluginError
-            If there is none (with the choices and the plugins that failed), or more than one.
+            If there is no such role.
+        """
+        if role is not None and role not in ROLES:
+            raise PluginError(f"unknown role {role!r}; {did_you_mean(role, ROLES)}the roles are: {', '.join(ROLES)}")
+        return [component for component in self._components if role in (None, component.spec.role)]
+
+    def component(self, role: str, name: str) -> Component:
+        """Return a component by name.
+
+        Raises
+        ------
+        PluginError
+            If no plugin provides it, or more than one does.
         """
         found = [component for component in self.components(role) if component.spec.name == name]
         if len(found) == 1:
             return found[0]
         if found:
             providers = [component.plugin for component in found]
-            claims = " and ".join(str(plugin) for plugin in providers)
             last = providers[-1]
-            alone = [plugin.name for plugin in providers].count(last.name) == 1
+            unique = [plugin.name for plugin in providers].count(last.name) == 1
             raise PluginError(
-                f"{role} {name!r} is claimed by {claims}; block one of them, for example with "
-                f"--block {last.name if alone else last.distribution}"
+                f"{role} {name!r} is claimed by {' and '.join(str(plugin) for plugin in providers)}; "
+                f"block one of them, for example with --block {last.name if unique else last.distribution}"
             )
         names = self.names(role)
-        close = difflib.get_close_matches(name, names, n=1)
-        message = f"unknown {role} {name!r}; " + (f"did you mean {close[0]!r}? " if close else "")
-        message += f"available: {', '.join(names) or 'none'}"
+        message = f"unknown {role} {name!r}; {did_you_mean(name, names)}available: {', '.join(names) or 'none'}"
         missing = [f"{plugin}: {plugin.reason}" for plugin in self.plugins if plugin.status != "loaded"]
-        if missing:
-            message += f"; not loaded: {'; '.join(missing)}"
-        raise PluginError(message)
+        raise PluginError(f"{message}; not loaded: {'; '.join(missing)}" if missing else message)
 
     def clashes(self) -> list[str]:
         """Return one line for each name that more than one plugin claims."""
@@ -177,23 +219,8 @@ class Host:
         return lines
 
     def configure(self, role: str, name: str, options: Mapping[str, Any]) -> Any:
-        """Return the component's config made of `options`, without importing anything heavy.
-
-        Raises
-        ------
-        OptionError
-            For an option that does not exist, or a value that it cannot take.
-        """
-        component = self.component(role, name)
-        try:
-            return validate(component.spec.config, options, f"{role} {name!r}")
-        except PatchcoreError:
-            raise
-        except Exception as error:  # a field's type that cannot be checked, or a __post_init__ that is broken
-            raise PluginError(
-                f"{role} {name!r} of {component.plugin}: its options cannot be checked: {_reason(error, lines=1)}; "
-                "report it to the plugin's author"
-            ) from error
+        """Return the config of a component for `options`; see `Component.configure`."""
+        return self.component(role, name).configure(options)
 
     @overload
     def create(self, role: Literal["backbone"], name: str, **options: Any) -> Backbone: ...
@@ -204,141 +231,60 @@ class Host:
     @overload
     def create(self, role: Literal["scorer"], name: str, **options: Any) -> Scorer: ...
     def create(self, role: str, name: str, **options: Any) -> Any:
-        """Make a component.
+        """Create a component.
+
+        Parameters
+        ----------
+        role
+            "backbone", "aggregator", "sampler" or "scorer".
+        name
+            Name of the component.
+        **options
+            Its options; see ``patchcore plugins show ROLE NAME``.
 
         Raises
         ------
         PluginError
-            If the name is unknown or claimed twice, or the plugin fails to make it.
+            If the name is unknown or claimed twice, or the plugin fails to create it.
         OptionError
-            For an option that does not exist, or a value that it cannot take.
+            If an option does not exist or its value is invalid.
         """
         return self.build(role, name, self.configure(role, name, options))
 
     def build(self, role: str, name: str, config: Any) -> Any:
-        """Make a component from its config."""
-        component = self.component(role, name)
-        try:
-            made = component.spec.create(config)
-        except PatchcoreError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"{role} {name!r} of {component.plugin} cannot be made: {_reason(error)}; "
-                "check its options and its installation"
-            ) from error
-        if not isinstance(made, _PROTOCOLS[role]):
-            raise PluginError(
-                f"{role} {name!r} of {component.plugin}: create returned {type(made).__name__}, which is no "
-                f"{_PROTOCOLS[role].__name__}; see patchcore_plugin.plugins.protocols"
-            )
-        return made
+        """Create a component from its config; see `Component.build`."""
+        return self.component(role, name).build(config)
 
-    def _add(self, name: str, distribution: str, version: str, load: Any) -> None:
-        found = functools.partial(Plugin, name=name, distribution=distribution, version=version)
-        if self._blocked & {_canonical(name), _canonical(distribution)}:
-            self.plugins.append(found(status="blocked", reason="blocked by name"))
-            return
-        registered = f"{distribution}:{name}"
-        try:
-            # A plugin that calls sys.exit on import must not take the host with it.
-            plugin = load()
-            self._manager.register(plugin, name=registered)
-            self._manager.check_pending()
-            records = self._records(plugin)
-        except (Exception, SystemExit) as error:
-            if self._manager.has_plugin(registered):
-                self._manager.unregister(name=registered)
-            if self._strict:
-                raise PluginError(f"{name} ({distribution} {version}): {_reason(error)}") from error
-            self.plugins.append(found(status="failed", reason=_reason(error)))
-        else:
-            self.plugins.append(found(status="loaded", records=records))
-
-    def _records(self, plugin: object) -> tuple[ComponentSpec, ...]:
-        records: list[ComponentSpec] = []
-        callers = self._manager.get_hookcallers(plugin) or []
-        marked = {caller.name for caller in callers}
-        for hook in _HOOKS:
-            if hook not in marked and callable(getattr(plugin, hook, None)):
-                raise PluginError(f"{hook} is not marked as a hook; write @patchcore_plugin.hookimpl above it")
-        if not callers:
-            raise PluginError("it has no hooks; mark a function such as patchcore_samplers with hookimpl")
-        for caller in callers:
-            if caller.spec is None:
-                continue  # marked as optional: a hook of another version of the contract
-            expected = ROLES[caller.name.removeprefix("patchcore_").removesuffix("s")]
-            (implementation,) = (each for each in caller.get_hookimpls() if each.plugin is plugin)
-            returned = implementation.function()
-            if not isinstance(returned, list):
-                raise PluginError(f"{caller.name} must return a list, got {type(returned).__name__}")
-            for record in returned:
-                _check_record(record, expected, caller.name)
-                records.append(record)
-        return tuple(records)
+    def capabilities(self, role: str, name: str, config: Any) -> Capabilities:
+        """Return what a component can do, without creating it where possible; see `Component.capabilities`."""
+        return self.component(role, name).capabilities(config)
 
 
-def _check_record(record: object, expected: type[ComponentSpec], hook: str) -> None:
-    if not isinstance(record, expected):
-        raise PluginError(f"{hook} must return {expected.__name__} records, got {type(record).__name__}")
-    if record.contract > CONTRACT_VERSION:
-        raise PluginError(
-            f"{record.role} {record.name!r} is written for contract {record.contract}, this host speaks "
-            f"{CONTRACT_VERSION}; upgrade {OWN_DISTRIBUTION}"
-        )
-    if not _NAME.fullmatch(record.name.replace("_", "-")):
-        raise PluginError(f"{record.role} {record.name!r}: a name is lower-case words joined by '-', '_' or '.'")
-    if not (isinstance(record.config, type) and dataclasses.is_dataclass(record.config)):
-        raise PluginError(f"{record.role} {record.name!r}: config must be a dataclass")
+def default_host() -> Host:
+    """Return the host of all installed plugins, the same one for all callers in a process.
+
+    A change of PATCHCORE_BLOCK_PLUGINS, PATCHCORE_STRICT_PLUGINS or ``sys.path`` is respected: the next call returns
+    another host. To use a plugin that was installed after the first call, create a `Host`.
+
+    Examples
+    --------
+    >>> default_host() is default_host()
+    True
+    """
+    variables = ("PATCHCORE_BLOCK_PLUGINS", "PATCHCORE_STRICT_PLUGINS")
+    return _cached_host(tuple(os.environ.get(name) for name in variables), tuple(sys.path))
 
 
-def _canonical(name: str) -> str:
-    """Return a name as distributions are compared: ``My_Plugin`` is ``my-plugin``."""
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-def _giving(plugin: object) -> Callable[[], object]:
-    return lambda: plugin
+@functools.lru_cache(maxsize=4)
+def _cached_host(_variables: tuple[str | None, ...], _path: tuple[str, ...]) -> Host:
+    return Host()
 
 
 def _require_known(block: Iterable[str], names: Iterable[str]) -> None:
-    known = {_canonical(name): name for name in names if name not in ("-", "?")}
+    known = {canonical_name(name): name for name in names if name not in ("-", "?")}
     for name in block:
-        if _canonical(name) not in known:
-            close = difflib.get_close_matches(_canonical(name), known, n=1)
-            hint = f"did you mean {known[close[0]]!r}? " if close else ""
+        if canonical_name(name) not in known:
             raise PluginError(
-                f"cannot block {name!r}: no plugin or distribution of that name is installed; {hint}"
-                "'patchcore plugins list' has them all"
+                f"cannot block {name!r}: no plugin or distribution of that name is installed; "
+                f"{did_you_mean(name, known.values())}run 'patchcore plugins list' for all names"
             )
-
-
-def _origin(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Return distribution and version of an entry point, even one whose installation is half gone."""
-    if entry.dist is None:
-        return "?", "?"
-    try:
-        name, version = entry.dist.metadata["Name"], entry.dist.metadata["Version"]
-    except Exception:  # which exception a missing METADATA has depends on the Python version
-        return "?", "?"
-    return name or "?", version or "?"
-
-
-def _version_of(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "?"
-
-
-def _reason(error: BaseException, lines: int | None = None) -> str:
-    if isinstance(error, pluggy.PluginValidationError):
-        match = re.search(r"unknown hook '(\w+)'", str(error))
-        if match:
-            close = difflib.get_close_matches(match[1], _HOOKS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            return f"unknown hook {match[1]!r}; {hint}the hooks are: {', '.join(_HOOKS)}"
-    text = " ".join(" ".join(str(error).splitlines()[:lines]).split())
-    if isinstance(error, PluginError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

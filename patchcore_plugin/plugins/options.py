@@ -1,10 +1,9 @@
-"""Options of components and recipes: checked against a dataclass, and described from it."""
+"""Options of components and recipes: validation against a dataclass, and descriptions of its fields."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
 import textwrap
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from patchcore_plugin.errors import OptionError
+from patchcore_plugin.errors import OptionError, did_you_mean
 
 
 def validate(config: type[Any], options: Mapping[str, Any], owner: str) -> Any:
-    """Return an instance of the dataclass `config` made of `options`.
+    """Return an instance of a dataclass with validated field values.
 
     Parameters
     ----------
@@ -25,16 +24,25 @@ def validate(config: type[Any], options: Mapping[str, Any], owner: str) -> Any:
         A dataclass with annotated fields. A class variable ``renamed_options`` maps older names of fields, which model
         files may contain, to the present ones.
     options
-        Field values, as they come from Python, TOML or the command line.
+        Field values from Python, TOML or the command line.
     owner
-        Whose options these are, for messages: ``sampler 'greedy-coreset'``.
+        The component or table that the options belong to, for messages: ``sampler 'greedy-coreset'``.
 
     Raises
     ------
     OptionError
-        For a field that does not exist, is missing, or cannot take its value.
+        If a field does not exist, is missing, or its value is invalid.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Config:
+    ...     step: int = 10
+    >>> validate(Config, {"step": "3"}, "sampler 'every'").step
+    3
     """
-    # Imported here because it takes as long as the rest of the host, and listing plugins does not need it.
+    # Listing plugins does not need pydantic, whose import takes as long as that of the rest of the host.
     from pydantic import TypeAdapter, ValidationError
 
     names = [field.name for field in dataclasses.fields(config)]
@@ -42,31 +50,30 @@ def validate(config: type[Any], options: Mapping[str, Any], owner: str) -> Any:
     options = {renamed.get(name, name): value for name, value in options.items()}
     for name in options:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = did_you_mean(name, names)
             raise OptionError(f"{owner}: unknown option {name!r}; {hint}its options are: {', '.join(names) or 'none'}")
     try:
         return TypeAdapter(config).validate_python(dict(options))
     except ValidationError as error:
-        raise OptionError(f"{owner}: {_first(error.errors(include_url=False))}") from None
+        raise OptionError(f"{owner}: {_first_problem(error.errors(include_url=False))}") from None
 
 
-def _first(problems: list[Any]) -> str:
-    """Say what is wrong with one option; of a union's complaints, that of the type that came closest."""
+def _first_problem(problems: list[Any]) -> str:
+    """Return what is wrong with the first invalid option; a union has one problem for each of its types."""
     first = problems[0]
     if not first["loc"]:
         return str(first["msg"]).removeprefix("Value error, ")
     field = first["loc"][0]
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"option {field!r} is required"
-    texts = [_expected(problem) for problem in problems if problem["loc"] and problem["loc"][0] == field]
+    texts = [_requirement(problem) for problem in problems if problem["loc"] and problem["loc"][0] == field]
     return f"option {field!r} must {' or '.join(dict.fromkeys(texts))}, got {first['input']!r}".replace(
         " or be ", " or "
     )
 
 
-def _expected(problem: Mapping[str, Any]) -> str:
-    """Return one of pydantic's complaints about a value so that it goes on after "must"."""
+def _requirement(problem: Mapping[str, Any]) -> str:
+    """Return a problem that pydantic found as text that continues "must"."""
     kind, limits = problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return "have more values"
@@ -78,13 +85,13 @@ def _expected(problem: Mapping[str, Any]) -> str:
         return f"have at least {limits['min_length']} values"
     text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if kind.endswith(("_parsing", "_from_float")):
-        text = text.partition(", ")[0]  # why the text is no number is seen from the value that is shown
+        text = text.partition(", ")[0]  # the rest says why; the message shows the value instead
     return f"be {text}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option, for people: its name, type and default, and its meaning."""
+    """Description of one option: name, type, default and meaning, as text."""
 
     name: str
     type: str
@@ -93,7 +100,25 @@ class Option:
 
 
 def describe(config: type[Any]) -> list[Option]:
-    """Return the options of the dataclass `config`; the meaning is the string below each field."""
+    """Return descriptions of the fields of a dataclass.
+
+    Parameters
+    ----------
+    config
+        A dataclass. The string below each field is its meaning.
+
+    Returns
+    -------
+    list of Option
+        In the order of the fields.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> options = describe(pp.Host(entry_points=False).component("scorer", "knn").spec.config)
+    >>> options[0].name, options[0].type, options[0].default
+    ('neighbours', 'int, >= 2', '9')
+    """
     meanings, hints = _field_docstrings(config), _hints(config)
     options = []
     for field in dataclasses.fields(config):
@@ -112,21 +137,21 @@ def _hints(config: type[Any]) -> dict[str, Any]:
     try:
         return get_type_hints(config, include_extras=True)
     except (NameError, TypeError, AttributeError):
-        return {}  # a name that only a type checker knows: annotations are shown as they are written
+        return {}  # a name imported for type checkers only: show annotations as written
 
 
 def _kind(hint: Any) -> str:
-    """Return a type for people: ``Annotated[float, Gt(0), Le(1)]`` is "float, > 0, <= 1"."""
+    """Return a type as readable text: ``Annotated[float, Gt(0), Le(1)]`` is "float, > 0, <= 1"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return ", ".join([_kind(arguments[0]), *_limits(arguments[1:])])
     if origin in (Union, UnionType):
-        limited = any(get_origin(each) is Annotated for each in arguments)
-        return (", or " if limited else " or ").join(_kind(each) for each in arguments)
+        limited = any(get_origin(argument) is Annotated for argument in arguments)
+        return (", or " if limited else " or ").join(_kind(argument) for argument in arguments)
     if origin is Literal:
-        return " or ".join(repr(each) for each in arguments)
+        return " or ".join(repr(value) for value in arguments)
     if origin is not None and arguments:
-        inner = ["..." if each is Ellipsis else _kind(each).replace(", ", " ") for each in arguments]
+        inner = ["..." if argument is Ellipsis else _kind(argument).replace(", ", " ") for argument in arguments]
         return f"{getattr(origin, '__name__', origin)}[{', '.join(inner)}]"
     if hint is type(None):
         return "None"
@@ -145,22 +170,22 @@ _LIMITS = {
 
 
 def _limits(metadata: Iterable[Any]) -> Iterator[str]:
-    """Yield what annotated_types, or a pydantic ``Field``, say about a value."""
-    for each in metadata:
-        yield from _limits(getattr(each, "metadata", ()))
+    """Yield the limits in annotations from annotated_types or a pydantic ``Field``."""
+    for annotation in metadata:
+        yield from _limits(getattr(annotation, "metadata", ()))
         for name, text in _LIMITS.items():
-            limit = getattr(each, name, None)
+            limit = getattr(annotation, name, None)
             if limit is not None:
                 yield text.format(limit)
 
 
 def _field_docstrings(config: type[Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for cls in reversed(config.__mro__[:-1]):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
         except (OSError, TypeError, SyntaxError):
-            continue  # made at run time; its options have no meanings to show
+            continue  # a class created at run time has no source
         (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
         for statement, after in itertools.pairwise(body):
             if (
@@ -170,5 +195,5 @@ def _field_docstrings(config: type[Any]) -> dict[str, str]:
                 and isinstance(after.value, ast.Constant)
                 and isinstance(after.value.value, str)
             ):
-                found[statement.target.id] = inspect.cleandoc(after.value.value)
-    return found
+                docstrings[statement.target.id] = inspect.cleandoc(after.value.value)
+    return docstrings

@@ -3,8 +3,8 @@
     images [B,3,H,W] -> Backbone -> [B,C_i,h_i,w_i] -> Aggregator -> Patches
     Patches -> Sampler (fit only) -> MemoryBank -> Scorer.fit;  Patches -> Scorer -> Scores
 
-Every tensor of one call lives on one device; components compute there and change no input in place.
-This module imports no torch, so that plugins may import it at the top.
+All tensors of a call are on one device. Components compute there and modify no input in place.
+This module does not import torch, so plugins may import it at the top.
 """
 
 from __future__ import annotations
@@ -22,16 +22,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patches:
-    """Patch vectors of a batch of images.
+    """Patch embeddings of a batch of images.
 
     Parameters
     ----------
     grid
-        Patch vectors by position, [B, h, w, D], floating point.
+        Patch embeddings by position, [B, h, w, D], floating point.
     descriptors
-        A descriptor of each whole image, [B, G], for methods that use one.
+        Image descriptors, [B, G], for methods that use one for each image.
     levels
-        How many of the D values come from each feature map, in their order, for methods that treat maps apart.
+        How many of the D values come from each feature map, in order, for methods that treat maps separately.
+
+    Raises
+    ------
+    TensorError
+        If a tensor has the wrong number of dimensions, or `levels` do not add up to D.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Patches(grid=torch.zeros(2, 28, 28, 1536)).grid.shape[-1]
+    1536
     """
 
     grid: Tensor
@@ -39,28 +50,39 @@ class Patches:
     levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _expect("Patches.grid", self.grid, "[B, h, w, D]", ndim=4)
+        _check_dimensions("Patches.grid", self.grid, "[B, h, w, D]", ndim=4)
         if self.descriptors is not None:
-            _expect("Patches.descriptors", self.descriptors, "[B, G]", ndim=2)
+            _check_dimensions("Patches.descriptors", self.descriptors, "[B, G]", ndim=2)
         _check_levels("Patches", self.levels, self.grid.shape[-1])
 
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """The normal patches that a scorer compares with.
+    """Normal patches that a scorer compares with.
 
     Parameters
     ----------
     vectors
-        Patch vectors, [M, D], floating point.
+        Patch embeddings, [M, D], floating point.
     origin
-        Where each comes from: training image, row, column of its grid; int64 [M, 3].
+        Training image, grid row and grid column of each vector, int64 [M, 3].
     seen
-        Number of patches that the bank stands for (the sampler's input); M if not given.
+        Number of patches that the bank represents (the input of the sampler); M if None.
     descriptors
-        Descriptors of all training images, [P, G], whichever of their patches stay; None if the aggregator has none.
+        Image descriptors of all training images, [P, G]; None if the aggregator has none.
     levels
-        As in `Patches`.
+        How many of the D values come from each feature map, in order.
+
+    Raises
+    ------
+    TensorError
+        If shapes do not match.
+
+    Examples
+    --------
+    >>> import torch
+    >>> MemoryBank(torch.zeros(5, 8), torch.zeros(5, 3, dtype=torch.int64)).seen
+    5
     """
 
     vectors: Tensor
@@ -70,15 +92,15 @@ class MemoryBank:
     levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _expect("MemoryBank.vectors", self.vectors, "[M, D]", ndim=2)
-        _expect("MemoryBank.origin", self.origin, "[M, 3]", ndim=2)
+        _check_dimensions("MemoryBank.vectors", self.vectors, "[M, D]", ndim=2)
+        _check_dimensions("MemoryBank.origin", self.origin, "[M, 3]", ndim=2)
         if tuple(self.origin.shape) != (len(self.vectors), 3):
             raise TensorError(
                 f"MemoryBank.origin: expected shape [{len(self.vectors)}, 3], one row per vector, "
                 f"got {list(self.origin.shape)}"
             )
         if self.descriptors is not None:
-            _expect("MemoryBank.descriptors", self.descriptors, "[P, G]", ndim=2)
+            _check_dimensions("MemoryBank.descriptors", self.descriptors, "[P, G]", ndim=2)
         _check_levels("MemoryBank", self.levels, self.vectors.shape[1])
         if self.seen is None:
             object.__setattr__(self, "seen", len(self.vectors))
@@ -91,16 +113,21 @@ class MemoryBank:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a sampler is told of vectors that are not simply the patches of some images.
+    """Instructions for a sampler that selects from a bank and new patches.
 
     Parameters
     ----------
     rows
-        How many of the vectors, the first ones, are the rows of a bank; new patches follow. 0 if all are new.
+        How many of the vectors, the first ones, are rows of a bank; new patches follow. 0 if all are new.
     seen
-        How many patches all of them stand for, the rows of the bank for more than they are: a fraction is of this.
+        Number of patches that all vectors represent; a bank represents more than its rows. Fractions refer to this.
     limit
-        How many vectors may stay at most; None for as many as the options say.
+        Largest number of vectors to select; None for no limit except that of the options.
+
+    Examples
+    --------
+    >>> Reduction(rows=100, seen=5000)
+    Reduction(rows=100, seen=5000, limit=None)
     """
 
     rows: int
@@ -110,16 +137,27 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Scores:
-    """How far each image, and each of its patches, is from normal.
+    """Anomaly scores of images and of their patches.
 
     Parameters
     ----------
     image
-        One score per image, [B], float32; larger is more anomalous.
+        Image scores, [B], float32; larger is more anomalous.
     map
-        One score per patch, [B, h, w], float32; None for methods that judge whole images only.
+        Patch scores, [B, h, w], float32; None for methods that score whole images only.
     nearest
-        Row of the bank nearest to each patch, [B, h, w], int64; None where there is no such row.
+        Row of the bank nearest to each patch, [B, h, w], int64; None for methods without such a row.
+
+    Raises
+    ------
+    TensorError
+        If a tensor has the wrong number of dimensions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Scores(image=torch.tensor([0.2, 3.1])).map is None
+    True
     """
 
     image: Tensor
@@ -127,27 +165,27 @@ class Scores:
     nearest: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _expect("Scores.image", self.image, "[B]", ndim=1)
+        _check_dimensions("Scores.image", self.image, "[B]", ndim=1)
         for name in ("map", "nearest"):
             tensor = getattr(self, name)
             if tensor is not None:
-                _expect(f"Scores.{name}", tensor, "[B, h, w]", ndim=3)
+                _check_dimensions(f"Scores.{name}", tensor, "[B, h, w]", ndim=3)
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A frozen feature extractor."""
+    """Frozen feature extractor."""
 
     mean: tuple[float, float, float]
-    """Channel means (RGB, images in 0..1) that the network's input is normalised with."""
+    """Channel means (RGB, images in 0..1) that the input of the network is normalised with."""
     std: tuple[float, float, float]
     """Channel standard deviations, likewise."""
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Return feature maps [B, C_i, h_i, w_i], finest first, of normalised images [B, 3, H, W].
 
-        A backbone whose option ``layers`` chooses maps by name may have an attribute ``layers``, the names of those it
-        returns, in order: members of an ensemble that differ in that option alone then share it.
+        A backbone with an option ``layers`` may also have an attribute ``layers``: the names of the maps that it
+        returns, in order.
         """
         ...
 
@@ -156,82 +194,90 @@ class Backbone(Protocol):
         ...
 
     def weight_hash(self) -> str:
-        """Return a hex digest that is equal exactly for equal weights (see `hash_weights`)."""
+        """Return a hex digest of the weights, different for different weights (see `hash_weights`)."""
         ...
 
 
 @runtime_checkable
 class Aggregator(Protocol):
-    """Turns feature maps into locally aware patch vectors."""
+    """Conversion of feature maps into locally aware patch embeddings."""
 
     def __call__(self, maps: Sequence[Tensor]) -> Patches:
-        """Return patches on the grid of ``maps[0]`` (the finest)."""
+        """Return patches on the grid of ``maps[0]``, the finest map."""
         ...
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Chooses which patches stay in the memory bank."""
+    """Selection of the patches that the memory bank keeps."""
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Return int64 indices [M] of the rows of `vectors` [N, D] that stay, in selection order.
+        """Return int64 indices [M] of the selected rows of `vectors` [N, D], in selection order.
 
-        A sampler that knows how well they cover the rest may leave a float64 tensor [M] in an
-        attribute ``radii_``: after each pick, the largest distance from any row to its nearest pick.
-        One that always keeps every row says so by an attribute ``keeps_all`` that is true.
+        Three attributes are optional:
 
-        One that can choose from a bank and new patches, so that a model gets more images or a fit stays within its
-        memory, has an attribute ``reduction``, None or a `Reduction`, which is set before a call and holds for it. It
-        keeps a fraction of ``seen`` then, and no more rows than ``limit``.
+        - ``radii_``: float64 [M], the covering radius after each pick: the largest distance from any row to its
+          nearest pick. None if unknown.
+        - ``keeps_all``: true if the sampler always returns every row.
+        - ``reduction``: None or a `Reduction`, set before a call and valid for it. A sampler with this attribute can
+          select from a bank and new patches, which updates and bounded memory need. It then returns a fraction of
+          ``seen``, and at most ``limit`` rows.
         """
         ...
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Measures how far patches are from the bank.
+    """Anomaly scores of patches, relative to the memory bank.
 
-    A fitted scorer whose models ``patchcore export`` is to export has a method ``export_module()`` as well. It returns
-    the same computation as a ``torch.nn.Module``, called with `Patches` and returning `Scores`: operations
-    that torch.export can follow for any number of images, with all tensors that it needs registered as buffers.
+    A scorer may have a method ``export_module()``, which makes a fitted model exportable as a whole
+    (``patchcore export``). It returns a ``torch.nn.Module`` that takes `Patches` and returns `Scores`. The module uses
+    operations that torch.export can trace for any number of images, and registers all tensors as buffers.
     """
 
     def fit(self, bank: MemoryBank) -> None:
-        """Learn what is normal."""
+        """Fit to the normal patches of a bank."""
         ...
 
     def __call__(self, patches: Patches) -> Scores:
-        """Score patches; `fit` or `restore` came before."""
+        """Return the scores of patches, after `fit` or `restore`."""
         ...
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return what `fit` computed beyond the bank itself, to be saved beside it (often nothing)."""
+        """Return the tensors that `fit` computed in addition to the bank (often none), to be saved in model files."""
         ...
 
     def restore(self, bank: MemoryBank, state: Mapping[str, Tensor]) -> None:
-        """Become what `fit(bank)` and then `state()` described, without computing it again."""
+        """Restore the result of ``fit(bank)`` from its `state`, without computing it again."""
         ...
 
 
 @runtime_checkable
 class StreamingScorer(Scorer, Protocol):
-    """A scorer that can also learn from patches as they come, so that a fit need not hold those of all images.
+    """Scorer that can also be fitted batch by batch, so that a fit does not have to store the patches of all images.
 
-    It is used so where the sampler keeps every patch (``keeps_all``). There is no bank then: `restore` gets one without
-    rows. What it learns must be what `fit` would learn from the bank of the same patches, up to rounding.
+    A fit streams if the sampler keeps every patch (``keeps_all``). There is no bank then: `restore` receives one
+    without rows. Streaming must give the result of `fit` on a bank of the same patches, up to rounding.
     """
 
     def update(self, patches: Patches) -> None:
-        """Learn from the patches of some more images; what `__call__` returns does not change yet."""
+        """Add the patches of further images; scores do not change before `finish`."""
         ...
 
     def finish(self) -> None:
-        """Score from now on by everything that was learned; `update` may go on afterwards."""
+        """Use all patches added so far for scoring; further calls of `update` may follow."""
         ...
 
 
 def hash_weights(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of named tensors: names, dtypes, shapes and bytes, whatever their order."""
+    """Return the SHA-256 of named tensors: names, dtypes, shapes and bytes, independent of their order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hash_weights({"weight": torch.zeros(2)})[:8]
+    '80617417'
+    """
     import hashlib
 
     import torch
@@ -244,11 +290,11 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _expect(what: str, tensor: Tensor, shape: str, *, ndim: int) -> None:
+def _check_dimensions(name: str, tensor: Tensor, shape: str, *, ndim: int) -> None:
     if tensor.ndim != ndim:
-        raise TensorError(f"{what}: expected shape {shape}, got {list(tensor.shape)}")
+        raise TensorError(f"{name}: expected shape {shape}, got {list(tensor.shape)}")
 
 
-def _check_levels(what: str, levels: tuple[int, ...] | None, dims: int) -> None:
+def _check_levels(name: str, levels: tuple[int, ...] | None, dims: int) -> None:
     if levels is not None and sum(levels) != dims:
-        raise TensorError(f"{what}.levels: expected counts that add up to {dims} values, got {list(levels)}")
+        raise TensorError(f"{name}.levels: expected counts that add up to {dims} values, got {list(levels)}")

@@ -1,4 +1,4 @@
-"""The records that hooks return: one per component that a plugin provides."""
+"""Records that hooks return: one for each component that a plugin provides."""
 
 from __future__ import annotations
 
@@ -6,37 +6,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .protocols import StreamingScorer
+
 if TYPE_CHECKING:
     from .protocols import Aggregator, Backbone, Sampler, Scorer
 
 CONTRACT_VERSION = 1
-"""The contract that this host speaks. It grows when the roles or records change incompatibly."""
+"""Version of the contract that this host supports. It grows when roles or records change incompatibly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentSpec:
-    """What a plugin says about one component.
+    """Description of one component.
 
     Parameters
     ----------
     name
-        Lower-case name by which users ask for it, unique within its role.
+        Lower-case name that users select the component by, unique within its role.
     config
-        A frozen dataclass with typed, documented fields: the options. The host validates what
-        the user wrote against it before `create` is called. A field named ``seed`` receives the
-        run's seed unless it was set.
+        Frozen dataclass with typed, documented fields: the options. The host validates the user's options against it
+        before it calls `create`. A field named ``seed`` receives the seed of the run unless the user sets it.
     create
-        Takes a `config` and returns the component. Heavy imports belong inside it.
+        Function that takes a `config` and returns the component. Import heavy packages inside it.
     summary
         One line for ``patchcore plugins list``.
     contract
-        The contract version that the plugin was written for; see `CONTRACT_VERSION`.
+        Contract version that the plugin was written for; see `CONTRACT_VERSION`.
     kernels
-        Takes a kind of device ("cpu", "cuda") and says in a few words what will compute there, where that depends on
-        the machine; for ``patchcore plugins show`` and the model's manifest. It must not import torch.
+        Function that takes a device type ("cpu", "cuda") and returns a few words on what computes there. Give it if
+        that depends on the machine. It is shown by ``patchcore plugins show``, is stored in model files, and must not
+        import torch.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Config:
+    ...     step: int = 10
+    >>> SamplerSpec(name="every", config=Config, create=print, summary="every n-th patch").role
+    'sampler'
     """
 
     role: ClassVar[str]
+    CAPABILITIES: ClassVar[tuple[str, ...]] = ()
+    """Fields of the record that state `Capabilities`."""
 
     name: str
     config: type[Any]
@@ -48,7 +61,7 @@ class ComponentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec(ComponentSpec):
-    """A feature extractor; `create` returns a `patchcore_plugin.plugins.protocols.Backbone`."""
+    """Description of a feature extractor; `create` returns a `Backbone`. See `ComponentSpec` for the parameters."""
 
     role: ClassVar[str] = "backbone"
     create: Callable[[Any], Backbone]
@@ -56,7 +69,7 @@ class BackboneSpec(ComponentSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class AggregatorSpec(ComponentSpec):
-    """Feature maps to patch vectors; `create` returns a `patchcore_plugin.plugins.protocols.Aggregator`."""
+    """Description of an aggregator; `create` returns an `Aggregator`. See `ComponentSpec` for the parameters."""
 
     role: ClassVar[str] = "aggregator"
     create: Callable[[Any], Aggregator]
@@ -64,21 +77,68 @@ class AggregatorSpec(ComponentSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec(ComponentSpec):
-    """Which patches stay in the bank; `create` returns a `patchcore_plugin.plugins.protocols.Sampler`."""
+    """Description of a sampler; `create` returns a `Sampler`. See `ComponentSpec` for the other parameters.
+
+    Parameters
+    ----------
+    keeps_all
+        Whether the sampler returns every row, whatever its options. None: the host creates one to find out.
+    reduces
+        Whether the sampler can select from a bank and new patches (attribute ``reduction``). None: likewise.
+    """
 
     role: ClassVar[str] = "sampler"
+    CAPABILITIES: ClassVar[tuple[str, ...]] = ("keeps_all", "reduces")
     create: Callable[[Any], Sampler]
+    keeps_all: bool | None = None
+    reduces: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerSpec(ComponentSpec):
-    """Distance to normality; `create` returns a `patchcore_plugin.plugins.protocols.Scorer`."""
+    """Description of a scorer; `create` returns a `Scorer`. See `ComponentSpec` for the other parameters.
+
+    Parameters
+    ----------
+    streaming
+        Whether the scorer is a `StreamingScorer`, whatever its options. None: the host creates one to find out.
+    """
 
     role: ClassVar[str] = "scorer"
+    CAPABILITIES: ClassVar[tuple[str, ...]] = ("streaming",)
     create: Callable[[Any], Scorer]
+    streaming: bool | None = None
 
 
 ROLES: dict[str, type[ComponentSpec]] = {
     spec.role: spec for spec in (BackboneSpec, AggregatorSpec, SamplerSpec, ScorerSpec)
 }
-"""The four roles, in the order of the data flow, and the record of each."""
+"""The record type of each role, in the order of the data flow."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a component can do beyond its basic contract.
+
+    Parameters
+    ----------
+    keeps_all
+        The sampler returns every row.
+    reduces
+        The sampler can select from a bank and new patches (attribute ``reduction``).
+    streaming
+        The scorer is a `StreamingScorer`.
+    """
+
+    keeps_all: bool = False
+    reduces: bool = False
+    streaming: bool = False
+
+    @classmethod
+    def of(cls, component: object) -> Capabilities:
+        """Return the capabilities of a component, as its attributes show them."""
+        return cls(
+            keeps_all=bool(getattr(component, "keeps_all", False)),
+            reduces=hasattr(component, "reduction"),
+            streaming=isinstance(component, StreamingScorer),
+        )

@@ -161,7 +161,7 @@ def test_rejected_images_and_folders_are_reported(window: BrowserWindow, app: Ru
     page.get_by_label("False-alarm rate (%)", exact=True).locator("visible=true").fill("1")
     choose_backbone(page)
     page.get_by_role("button", name="Fit", exact=True).click()
-    expect(page.get_by_text("a false-alarm rate of 0.01 needs at least 99 good images")).to_be_visible()
+    expect(page.get_by_text("a false-alarm rate of 0.01 needs at least 99 held-out")).to_be_visible()
 
 
 def test_page_fits_its_width_and_text_has_contrast(window: BrowserWindow, app: RunningApp, fitted: Path) -> None:

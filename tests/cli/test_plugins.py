@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.builtin import PLUGINS
 from patchcore_plugin.plugins.specs import ROLES
 from tests.commands import SMALL, done, failure, loaded, patchcore
@@ -118,7 +118,7 @@ def test_show() -> None:
 
 def test_show_names_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("knn", "greedy-coreset"):
-        assert f"kernels: {description()}\n" in done("plugins", "show", name).out
+        assert f"kernels: {describe()}\n" in done("plugins", "show", name).out
     assert "kernels" not in done("plugins", "show", "average-pool").out
     monkeypatch.setenv("PATCHCORE_COMPILED", "0")
     assert loaded("plugins", "show", "knn")[0]["kernels"] == "torch"

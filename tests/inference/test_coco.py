@@ -27,9 +27,9 @@ def predictions() -> list[Prediction]:
     values[8, 10] = 0
     clean = np.zeros((30, 20), dtype=np.float32)
     return [
-        Prediction.against(CALIBRATION, os.path.join("parts", "a", "1.png"), (20, 30), 2.0, values, None),  # noqa: PTH118
-        Prediction.against(CALIBRATION, os.path.join("parts", "b", "1.png"), (30, 20), 0.7, clean, None),  # noqa: PTH118
-        Prediction.against(CALIBRATION, os.path.join("parts", "b", "2.png"), (40, 50), 0.2, None, None),  # noqa: PTH118
+        Prediction.compare(CALIBRATION, os.path.join("parts", "a", "1.png"), (20, 30), 2.0, values),  # noqa: PTH118
+        Prediction.compare(CALIBRATION, os.path.join("parts", "b", "1.png"), (30, 20), 0.7, clean),  # noqa: PTH118
+        Prediction.compare(CALIBRATION, os.path.join("parts", "b", "2.png"), (40, 50), 0.2, None),  # noqa: PTH118
     ]
 
 

@@ -1,4 +1,4 @@
-"""The GPU kernels are compiled, as they are launched, for GPUs that need not be there; nothing is computed."""
+"""The GPU kernels compile, with the arguments of real launches, for GPUs that need not be present."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ triton = pytest.importorskip("triton")
 backends = pytest.importorskip("triton.backends.compiler")
 compiler = pytest.importorskip("triton.compiler")
 
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled there")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
+]
 
 KERNELS = {
     "nearest": ("encode", "find_witness", "mark_near", "measure_witness", "measure_marked"),
@@ -34,7 +37,7 @@ TYPES = {
 
 
 class Gpu(NamedTuple):
-    """A kind of GPU: its capability, and the bytes of shared memory that a program may have."""
+    """A kind of GPU: its capability, and the bytes of shared memory for a program."""
 
     capability: int
     shared: int
@@ -47,7 +50,7 @@ RTX_3060 = Gpu(86, 99 * 1024, "mma.sync.aligned.m16n8k32")
 H100 = Gpu(90, 227 * 1024, "wgmma.mma_async")
 
 
-class Made(NamedTuple):
+class CompiledKernel(NamedTuple):
     """A compiled kernel."""
 
     name: str
@@ -56,17 +59,17 @@ class Made(NamedTuple):
 
 
 class Launches:
-    """Stands for a kernel: compiles what is launched."""
+    """Replaces a kernel, and compiles each launch of it."""
 
-    def __init__(self, kernel: Any, gpu: Gpu, made: list[Made]) -> None:
-        self._kernel, self._gpu, self._made = kernel, gpu, made
+    def __init__(self, kernel: Any, gpu: Gpu, compiled_kernels: list[CompiledKernel]) -> None:
+        self._kernel, self._gpu, self._made = kernel, gpu, compiled_kernels
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return self._launch
 
     def _launch(self, *args: Any, **options: Any) -> None:
-        names = [each.name for each in self._kernel.params]
-        fixed = [each.name for each in self._kernel.params if each.is_constexpr]
+        names = [parameter.name for parameter in self._kernel.params]
+        fixed = [parameter.name for parameter in self._kernel.params if parameter.is_constexpr]
         given = {**dict(zip(names, args, strict=False)), **{name: options.pop(name) for name in fixed}}
         source = compiler.ASTSource(
             self._kernel,
@@ -75,10 +78,10 @@ class Launches:
             {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if isinstance(given[name], Tensor)},
         )
         compiled = triton.compile(source, target=backends.GPUTarget("cuda", self._gpu.capability, 32), options=options)
-        self._made.append(Made(self._kernel.__name__, compiled.asm["ptx"], compiled.metadata.shared))
+        self._made.append(CompiledKernel(self._kernel.__name__, compiled.asm["ptx"], compiled.metadata.shared))
         for name in OUTPUTS:
             if name in given:
-                given[name].zero_()  # whoever launches it may look at them
+                given[name].zero_()  # the caller may read them
 
 
 def _type(value: object) -> str:
@@ -90,26 +93,27 @@ def _type(value: object) -> str:
     [(H100, 1024, torch.float32), (A100, 128, torch.float16), (RTX_3060, 100, torch.float32)],
     ids=["9.0", "8.0", "8.6"],
 )
-def test_they_compile_and_fit(
+def test_kernels_compile_and_fit(
     kind: Gpu, dims: int, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Made] = []
+    compiled_kernels: list[CompiledKernel] = []
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for folder, names in KERNELS.items():
         module = importlib.import_module(f"patchcore_plugin.kernels.{folder}.gpu_triton")
         for name in names:
-            monkeypatch.setattr(module, name, Launches(getattr(module, name), kind, made))
+            monkeypatch.setattr(module, name, Launches(getattr(module, name), kind, compiled_kernels))
     from patchcore_plugin.kernels.coreset.gpu import GreedyOnGpu
+    from patchcore_plugin.kernels.coreset.task import Task
     from patchcore_plugin.kernels.nearest import gpu
 
     if kind.shared < 160 * 1024:
         monkeypatch.setattr(gpu, "TILES", gpu.SMALL_TILES)
     points = torch.randn(600, dims, generator=torch.Generator().manual_seed(0)).to(dtype)
-    GreedyOnGpu(points, 10, 0).run()
-    assert {each.name for each in made} == {name for names in KERNELS.values() for name in names}
-    for each in made:
-        assert each.shared <= kind.shared, each.name
-        # A fused multiply-add rounds once: distances would not be those of the CPU.
-        assert "fma.rn.f64" not in each.ptx, each.name
-        if each.name in ("find_witness", "mark_near"):
-            assert kind.product in each.ptx, each.name
+    GreedyOnGpu(points, Task(10)).run()
+    assert {kernel.name for kernel in compiled_kernels} == {name for names in KERNELS.values() for name in names}
+    for kernel in compiled_kernels:
+        assert kernel.shared <= kind.shared, kernel.name
+        # A fused multiply-add rounds once, so distances would differ from those of the CPU.
+        assert "fma.rn.f64" not in kernel.ptx, kernel.name
+        if kernel.name in ("find_witness", "mark_near"):
+            assert kind.product in kernel.ptx, kernel.name

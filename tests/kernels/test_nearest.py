@@ -13,22 +13,14 @@ from torch import Tensor
 
 from patchcore_plugin.errors import TensorError
 from patchcore_plugin.kernels.nearest import NearestRows
+from patchcore_plugin.kernels.nearest.int8 import Int8Rows
 from patchcore_plugin.kernels.nearest.reference import nearest_rows
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def grid(side: int) -> Tensor:
-    return torch.cartesian_prod(torch.arange(float(side)), torch.arange(float(side)))
-
+from tests.kernels.vectors import grid, normal
 
 CASES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
     "normal": lambda: (normal(200, 32, seed=1), normal(3000, 32)),
-    "several tiles": lambda: (normal(1500, 8, seed=1), normal(9001, 8)),
+    "several tiles": lambda: (normal(1100, 8, seed=1), normal(4500, 8)),
     "offset": lambda: (normal(100, 32, seed=1) + 1e4, normal(3000, 32) + 1e4),
-    "distances of 1e4": lambda: (normal(100, 32, seed=1) * 2000, normal(3000, 32)),
     "far away": lambda: (normal(50, 32, seed=1) * 1e8, normal(2000, 32)),
     "some beyond float32": lambda: (normal(20, 8, seed=1) * torch.logspace(0, 30, 20)[:, None], normal(500, 8)),
     "rows of the bank": lambda: (normal(3000, 16)[:100], normal(3000, 16)),
@@ -61,6 +53,18 @@ CASES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
     ),
     "no query": lambda: (normal(0, 16), normal(20, 16)),
 }
+SEVERAL = (
+    "several tiles",
+    "copies by the hundred",
+    "ties",
+    "small bank",
+    "float64",
+    "many dimensions, huge",
+    "no query",
+)
+"""Searched for nine rows, too."""
+AWKWARD = ("ties", "one dimension", "float16", "many dimensions, huge", "many dimensions, few differ")
+"""Searched with every instruction set."""
 
 
 @cache
@@ -68,28 +72,58 @@ def reference(name: str, k: int) -> tuple[Tensor, Tensor]:
     return nearest_rows(*CASES[name](), k)
 
 
-@pytest.mark.parametrize("k", [1, 2, 9])
-@pytest.mark.parametrize("name", CASES)
-def test_equals_brute_force(kernels: str, name: str, k: int) -> None:
+def check(name: str, k: int) -> None:
     queries, bank = CASES[name]()
     k = min(k, len(bank))
     distance, row = NearestRows(bank)(queries, k)
     if not len(queries):
         assert distance.shape == row.shape == (0, k)
         return
-    wanted_distance, wanted_row = reference(name, k)
-    assert torch.equal(row, wanted_row)
-    assert torch.equal(distance, wanted_distance)
+    expected_distance, expected_row = reference(name, k)
+    assert torch.equal(row, expected_row)
+    assert torch.equal(distance, expected_distance)
 
 
-@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.parametrize(
+    ("name", "k"),
+    [*((name, 1) for name in CASES), *((name, 9) for name in SEVERAL)],
+)
+def test_search_equals_brute_force(kernels: str, name: str, k: int) -> None:
+    check(name, k)
+
+
+def test_search_equals_brute_force_with_every_instruction_set(instruction_set: str) -> None:
+    for name in AWKWARD:
+        check(name, 1)
+    check("ties", 9)
+
+
+@pytest.mark.parametrize("name", ["normal", "ties", "float16", "many dimensions, offset"])
+def test_float32_products_serve_processors_without_vnni(
+    torch_kernels: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    check(name, 1)
+
+
+@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this processor has no VNNI")
+def test_8_bit_products_give_up_if_codes_are_too_coarse(torch_kernels: None) -> None:
+    bank = torch.cat([normal(3000, 32) * 1e-4, normal(300, 32)])
+    queries = normal(20, 32, seed=1) * 1e-4
+    assert (Int8Rows(bank)(queries)[1] < 0).any()
+    distance, row = NearestRows(bank)(queries)
+    expected_distance, expected_row = nearest_rows(queries, bank)
+    assert torch.equal(row, expected_row)
+    assert torch.equal(distance, expected_distance)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_reduced_precision_of_products_changes_nothing(torch_kernels: None, precision: str, when: str) -> None:
+def test_reduced_precision_of_products_changes_nothing(torch_kernels: None, when: str) -> None:
     before = torch.get_float32_matmul_precision()
-    queries, bank = normal(300, 256, seed=1), normal(6000, 256)
+    queries, bank = normal(60, 256, seed=1).double(), normal(5000, 256).double()  # which float32 products serve
     search = NearestRows(bank)
     try:
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision("medium")
         if when == "before":
             search = NearestRows(bank)
         _, row = search(queries)
@@ -99,7 +133,7 @@ def test_reduced_precision_of_products_changes_nothing(torch_kernels: None, prec
 
 
 def test_autocast_changes_nothing(kernels: str) -> None:
-    queries, bank = normal(300, 256, seed=1), normal(6000, 256)
+    queries, bank = normal(60, 256, seed=1), normal(5000, 256)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, row = NearestRows(bank)(queries)
     assert torch.equal(row, nearest_rows(queries, bank)[1])
@@ -117,15 +151,14 @@ assert NearestRows(bank)(bank)[1].flatten().tolist() == list(range(500))
 """
 
 
-def test_the_newer_way_to_set_precision_is_understood() -> None:
-    # In a process of its own, because torch does not let both ways be used, and one is used above.
-    done = subprocess.run([sys.executable, "-c", BACKEND_SETTING], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def test_precision_set_through_torch_backends_changes_nothing() -> None:
+    # In another process: torch allows only one way of setting the precision per process.
+    ended = subprocess.run([sys.executable, "-c", BACKEND_SETTING], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
 
 
-def test_refuses_what_is_not_finite(kernels: str) -> None:
-    bank = normal(50, 4)
-    with pytest.raises(TensorError, match="distances need finite values below 1e150"):
-        NearestRows(bank)(torch.full((3, 4), torch.nan))
-    with pytest.raises(TensorError, match="distances need finite values below 1e150"):
+def test_values_that_are_not_finite_are_refused(kernels: str) -> None:
+    with pytest.raises(TensorError, match="finite"):
+        NearestRows(normal(50, 4))(torch.full((3, 4), torch.nan))
+    with pytest.raises(TensorError, match="finite"):
         NearestRows(torch.full((3, 4), torch.nan))

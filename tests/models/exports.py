@@ -1,4 +1,4 @@
-"""Small models of every kind that can be exported, and what equal predictions are."""
+"""Small models of every kind that can be exported, and the comparison of predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import patchcore_plugin as pp
-from patchcore_plugin import Detector, Ensemble
+from patchcore_plugin import Detector
 
 Image = NDArray[Any]
 SIZES = ((72, 96), (48, 64), (131, 61), (200, 150), (9, 8))
@@ -37,7 +37,7 @@ def tiny(config: TinyConfig) -> pp.StagedBackbone:
 
 
 class ByNumpy:
-    """A backbone that torch.export cannot follow."""
+    """A backbone that torch.export cannot trace."""
 
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -82,17 +82,17 @@ MEMBERS = [
     {"recipe": "padim", "backbone": "tiny", "aggregator": {"channels": 10}},
     {"recipe": "dn2", "backbone": "tiny"},
 ]
-KEPT = {"size": [48, 48], "crop": [40, 32], "keep_aspect": True}
+CROP = {"size": [48, 48], "crop": [40, 32], "keep_aspect": True}
 ENSEMBLES: dict[str, dict[str, Any]] = {
     "ensemble": {"preprocessing": SIZE, "members": MEMBERS},
-    "cropped ensemble": {"preprocessing": KEPT, "members": MEMBERS[1::2]},
+    "cropped ensemble": {"preprocessing": CROP, "members": MEMBERS[1::2]},
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "patchcore": ("patchcore", {"preprocessing": SIZE}),
     "all": ("patchcore", {"preprocessing": SIZE, "sampler": "all"}),
     "paper": (
         "patchcore-paper",
-        {"preprocessing": KEPT, "aggregator": {"embed_dim": 16}},
+        {"preprocessing": CROP, "aggregator": {"embed_dim": 16}},
     ),
     "tiles": ("patchcore", {"preprocessing": {"size": [48, 96], "tile": [32, 64], "overlap": 8}}),
     "plain": (
@@ -110,32 +110,36 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @functools.cache
-def fitted(case: str) -> Detector | Ensemble:
-    """Return the model of a case; not to be changed."""
+def fitted_model(case: str) -> Detector:
+    """Return the model of a case, which tests must not change."""
     if case in ENSEMBLES:
         recipe = pp.Recipe.from_dict({"name": "mine", **ENSEMBLES[case]})
-        return Ensemble(recipe, device="cpu", host=HOST).fit(GOOD)
+        return Detector(recipe, device="cpu", host=HOST).fit(GOOD)
     name, changes = CASES[case]
     return Detector.from_recipe(name, backbone="tiny", device="cpu", host=HOST, **changes).fit(GOOD)
 
 
-def same(found: Sequence[pp.Prediction], expected: Sequence[pp.Prediction]) -> None:
-    """Check that predictions are equal up to the rounding of float32, and that this says something."""
-    assert len(found) == len(expected) > 0
-    for got, wanted in zip(found, expected, strict=True):
-        assert wanted.score > 0
-        assert got.score == pytest.approx(wanted.score, rel=1e-4)
-        assert (got.path, got.threshold, got.is_anomalous) == (wanted.path, wanted.threshold, wanted.is_anomalous)
-        assert got.p_value == wanted.p_value
-        assert (got.anomaly_map is None) == (wanted.anomaly_map is None)
-        if got.anomaly_map is not None and wanted.anomaly_map is not None:
-            scale = float(np.ptp(wanted.anomaly_map))
+def same(predictions: Sequence[pp.Prediction], references: Sequence[pp.Prediction]) -> None:
+    """Check that predictions are equal up to the rounding of float32, and not all zero."""
+    assert len(predictions) == len(references) > 0
+    for actual, expected in zip(predictions, references, strict=True):
+        assert expected.score > 0
+        assert actual.score == pytest.approx(expected.score, rel=1e-4)
+        assert (actual.path, actual.threshold, actual.is_anomalous) == (
+            expected.path,
+            expected.threshold,
+            expected.is_anomalous,
+        )
+        assert actual.p_value == expected.p_value
+        assert (actual.anomaly_map is None) == (expected.anomaly_map is None)
+        if actual.anomaly_map is not None and expected.anomaly_map is not None:
+            scale = float(np.ptp(expected.anomaly_map))
             assert scale > 0
-            np.testing.assert_allclose(got.anomaly_map, wanted.anomaly_map, rtol=0, atol=1e-4 * scale)
-            assert got.anomaly_map.dtype == np.float32
-        assert (got.nearest is None) == (wanted.nearest is None)
-        if got.nearest is not None and wanted.nearest is not None:
-            assert got.nearest.distance == pytest.approx(wanted.nearest.distance, rel=1e-4)
-            assert (got.nearest.peak_x, got.nearest.peak_y) == (wanted.nearest.peak_x, wanted.nearest.peak_y)
-            assert got.nearest.image == wanted.nearest.image
-            assert (got.nearest.x, got.nearest.y) == (wanted.nearest.x, wanted.nearest.y)
+            np.testing.assert_allclose(actual.anomaly_map, expected.anomaly_map, rtol=0, atol=1e-4 * scale)
+            assert actual.anomaly_map.dtype == np.float32
+        assert (actual.nearest is None) == (expected.nearest is None)
+        if actual.nearest is not None and expected.nearest is not None:
+            assert actual.nearest.distance == pytest.approx(expected.nearest.distance, rel=1e-4)
+            assert (actual.nearest.peak_x, actual.nearest.peak_y) == (expected.nearest.peak_x, expected.nearest.peak_y)
+            assert actual.nearest.image == expected.nearest.image
+            assert (actual.nearest.x, actual.nearest.y) == (expected.nearest.x, expected.nearest.y)

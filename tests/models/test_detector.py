@@ -1,10 +1,9 @@
-"""The detector as a whole, on small drawn images."""
+"""The detector as a whole."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +13,57 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import write_png
-from tests.evaluation.plates import Image, draw, make
+from tests.models import tiny
+from tests.models.tiny import draw, map_of, scores
+
+GOOD = [draw(seed) for seed in range(12)]
+SMALL: dict[str, Any] = {"backbone": "efficientnet-lite0", "preprocessing": {"size": [64, 64]}, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def fitted() -> pp.Detector:
-    return make().fit([draw(seed) for seed in range(12)])
+    return tiny.detector(sampler={"ratio": 0.2}).fit(GOOD)
 
 
-def test_finds_the_defect_where_it_is(fitted: pp.Detector) -> None:
+def test_a_defect_is_found_at_its_place(fitted: pp.Detector) -> None:
     good, bad = fitted.predict([draw(100), draw(101, defect=True)])
-    assert bad.score > good.score
-    assert bad.is_anomalous is True
-    assert bad.anomaly_map is not None
-    y, x = np.unravel_index(int(bad.anomaly_map.argmax()), bad.anomaly_map.shape)
-    assert abs(x - 96) < 14
-    assert abs(y - 72) < 14
+    assert (good.is_anomalous, bad.is_anomalous) == (False, True)
+    assert bad.p_value == 1 / 13
+    y, x = np.unravel_index(int(map_of(bad).argmax()), map_of(bad).shape)
     assert bad.nearest is not None
-    assert abs(bad.nearest.peak_x - 96) < 14
-    assert abs(bad.nearest.peak_y - 72) < 14
+    for place in ((x, y), (bad.nearest.peak_x, bad.nearest.peak_y)):
+        assert abs(place[0] - 36) < 9
+        assert abs(place[1] - 30) < 8
+    assert any(region.x <= 36 < region.x + region.width for region in bad.regions)
 
 
-@pytest.mark.parametrize("shape", [(96, 128), (33, 200), (301, 64), (8, 8), (64, 64)])
-def test_maps_have_the_images_own_size(fitted: pp.Detector, shape: tuple[int, int]) -> None:
-    (found,) = fitted.predict([draw(7, shape=shape)])
-    assert found.anomaly_map is not None
-    assert found.anomaly_map.shape == shape
-    assert found.anomaly_map.dtype == np.float32
-    assert np.isfinite(found.anomaly_map).all()
+@pytest.mark.parametrize("shape", [(96, 128), (33, 200), (8, 8), (32, 32)])
+def test_maps_have_the_size_of_the_image(fitted: pp.Detector, shape: tuple[int, int]) -> None:
+    (prediction,) = fitted.predict([draw(7, shape=shape)])
+    assert map_of(prediction).shape == prediction.size == shape
+    assert map_of(prediction).dtype == np.float32
+    assert np.isfinite(map_of(prediction)).all()
 
 
-def test_paths_and_arrays_give_the_same(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_paths_and_arrays_give_the_same_scores(fitted: pp.Detector, tmp_path: Path) -> None:
     image = draw(50, defect=True)
     write_png(tmp_path / "image.png", image)
-    (from_array,) = fitted.predict([image])
-    (from_path,) = fitted.predict([tmp_path / "image.png"])
+    from_array, from_path = fitted.predict([image, tmp_path / "image.png"])
     assert from_path.score == from_array.score
-    assert from_path.path == str(tmp_path / "image.png")
-    assert from_array.path is None
+    assert (from_path.path, from_array.path) == (str(tmp_path / "image.png"), None)
+
+
+def test_pixels_are_kept_on_request(fitted: pp.Detector) -> None:
+    (prediction,) = fitted.predict_each([GOOD[0]], keep_pixels=True)
+    assert isinstance(prediction, pp.Prediction)
+    assert np.array_equal(prediction.pixels, GOOD[0])  # type: ignore[arg-type]
+    assert fitted.predict([GOOD[0]])[0].pixels is None
 
 
 def test_global_state_is_left_alone() -> None:
     torch.manual_seed(5)
     state, threads, numpy_state = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state(legacy=False)  # noqa: NPY002
-    make().fit([draw(0), draw(1)]).predict([draw(2)])
+    tiny.detector().fit(GOOD[:3]).predict([draw(2)])
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     now = np.random.get_state(legacy=False)  # noqa: NPY002
@@ -65,104 +71,136 @@ def test_global_state_is_left_alone() -> None:
     assert now["state"]["pos"] == numpy_state["state"]["pos"]
 
 
-def test_crop_leaves_the_border_uninspected() -> None:
-    detector = make(preprocessing={"size": [80, 80], "keep_aspect": True, "crop": [64, 64]})
-    detector.fit([draw(seed) for seed in range(3)])
-    (found,) = detector.predict([draw(9, shape=(160, 240))])
-    assert found.anomaly_map is not None
-    assert found.anomaly_map.shape == (160, 240)
+def test_one_seed_gives_one_bank() -> None:
+    torch.manual_seed(1)
+    first = tiny.detector(seed=3).fit(GOOD[:4])
+    torch.manual_seed(2)
+    second, other = tiny.detector(seed=3).fit(GOOD[:4]), tiny.detector(seed=4).fit(GOOD[:4])
+    assert torch.equal(first.bank.vectors, second.bank.vectors)
+    assert torch.equal(first.bank.origin, second.bank.origin)
+    assert first.threshold == second.threshold
+    assert not torch.equal(first.bank.vectors, other.bank.vectors)
+
+
+def test_a_crop_leaves_the_border_out() -> None:
+    preprocessing = {"size": [40, 40], "keep_aspect": True, "crop": [32, 32]}
+    detector = tiny.detector(preprocessing=preprocessing).fit(GOOD[:3])
+    (prediction,) = detector.predict([draw(9, shape=(160, 240))])
     inside = np.zeros((160, 240), dtype=bool)
     inside[16:144, 56:184] = True
-    assert (found.anomaly_map[~inside] == 0).all()
-    assert (found.anomaly_map[inside] > 0).mean() > 0.99
+    assert (map_of(prediction)[~inside] == 0).all()
+    assert (map_of(prediction)[inside] > 0).mean() > 0.99
 
 
-def test_unreadable_images_stop_or_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    images: list[Any] = [draw(0), tmp_path / "broken.png", draw(1)]
+def test_unreadable_images_stop_or_are_skipped(fitted: pp.Detector, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    images: list[Any] = [draw(0), broken, draw(1)]
     with pytest.raises(pp.ImageError, match=r"broken\.png"):
-        make().fit(images)
-    detector = make().fit(images, on_error="skip")
-    assert next(str(error) for error in detector.skipped).startswith(str(tmp_path / "broken.png"))
-    found = list(detector.predict_each(images, on_error="skip"))
-    assert [type(each) for each in found] == [pp.Prediction, pp.ImageError, pp.Prediction]
-    with pytest.raises(pp.ImageError, match="no image to fit on"):
-        make().fit([tmp_path / "broken.png"], on_error="skip")
+        tiny.detector().fit(images)
+    detector = tiny.detector().fit(images, on_error="skip")
+    assert [error.path for error in detector.skipped] == [str(broken)]
+    assert len(detector.images) == len(detector.held_out_scores) == 2
+    predictions = list(fitted.predict_each(images, on_error="skip"))
+    assert [type(each) for each in predictions] == [pp.Prediction, pp.ImageError, pp.Prediction]
+    assert len(fitted.predict(images, on_error="skip")) == 2
+    with pytest.raises(pp.ImageError, match="no readable image"):
+        tiny.detector().fit([broken], on_error="skip")
 
 
-def test_bf16_stays_near_fp32(fitted: pp.Detector, tmp_path: Path) -> None:
-    images = [draw(seed, defect=seed % 2 == 0) for seed in range(30, 36)]
-    fitted.save(tmp_path / "part.safetensors")
-    coarse = pp.Detector.load(tmp_path / "part.safetensors", device="cpu", precision="bf16")
-    wanted = [found.score for found in fitted.predict(images)]
-    got = [found.score for found in coarse.predict(images)]
-    assert got == pytest.approx(wanted, rel=0.1, abs=2)
-    assert got != wanted
-    coarse.save(tmp_path / "coarse.safetensors")
-    assert pp.Detector.load(tmp_path / "coarse.safetensors").precision == "bf16"
-    with pytest.raises(pp.OptionError, match="precision must be fp32 or bf16, got 'fp16'"):
-        make(precision="fp16")
-
-
-def test_not_fitted() -> None:
-    with pytest.raises(pp.TensorError, match="the detector is not fitted; call fit or load first"):
-        make().predict([draw(0)])
+def test_errors_come_at_their_place(fitted: pp.Detector) -> None:
+    images: list[Any] = [*GOOD[:9], "missing.png", draw(10)]
+    predictions = fitted.predict_each(images)
+    assert all(isinstance(next(predictions), pp.Prediction) for _ in range(9))
+    with pytest.raises(pp.ImageError, match=r"missing\.png"):
+        next(predictions)
 
 
 def test_batches_do_not_change_scores(fitted: pp.Detector) -> None:
     images = [draw(seed, defect=seed % 2 == 0) for seed in range(10)]
-    together = [found.score for found in fitted.predict(images)]
-    alone = [fitted.predict([image])[0].score for image in images]
-    assert together == pytest.approx(alone, rel=1e-4)
+    assert scores(fitted, images) == pytest.approx([scores(fitted, [image])[0] for image in images], rel=1e-4)
+
+
+def test_an_unfitted_detector_says_so() -> None:
+    detector = tiny.detector()
+    assert detector.threshold is None
+    for call in (lambda: detector.predict([draw(0)]), lambda: detector.update([draw(0)]), lambda: detector.bank):
+        with pytest.raises(pp.TensorError, match="not fitted"):
+            call()
+
+
+def test_a_detector_of_several_members_has_no_single_bank() -> None:
+    detector = tiny.ensemble({}, {"sampler": {"ratio": 0.2}}).fit(GOOD)
+    with pytest.raises(pp.OptionError, match="2 members"):
+        _ = detector.bank
+    assert detector.covering_radius is None
+    assert detector.bank_rows == sum(member.bank_rows for member in detector.members)
+
+
+def test_a_recipe_is_changed_by_keywords() -> None:
+    detector = pp.Detector.from_recipe(
+        "patchcore", host=tiny.host(), device="cpu", seed=4, backbone="tiny", sampler={"ratio": 0.3}, map=None
+    )
+    assert detector.recipe.sampler.options["ratio"] == 0.3
+    assert detector.recipe.sampler.options["seed"] == 4
+    assert str(detector.device) == "cpu"
+
+
+def test_training_images_are_those_with_a_path(tmp_path: Path) -> None:
+    paths = tiny.write(tmp_path, 2)
+    detector = tiny.detector().fit([paths[1], draw(7), paths[0]], keep_thumbnails=True)
+    assert detector.training_images == (str(paths[1]), str(paths[0]))
+    assert [image["path"] for image in detector.images] == [str(paths[1]), None, str(paths[0])]
+    assert sorted(detector.thumbnails) == [0, 1, 2]
+    assert [path for path, _ in detector.held_out_scores] == [str(paths[1]), None, str(paths[0])]
+    assert detector.fit(GOOD[:3]).thumbnails == {}
+
+
+def test_the_description_has_no_images() -> None:
+    description = tiny.detector().fit(GOOD[:3]).describe()
+    assert description["bank_rows"] == 20
+    assert not {"photos", "images", "calibration"} & description.keys()
+    several = tiny.ensemble({}, {}).fit(GOOD[:3]).describe()
+    assert [member["bank_rows"] for member in several["members"]] == [20, 20]
+
+
+def test_bf16_stays_near_fp32(tmp_path: Path) -> None:
+    images = [draw(seed, defect=seed % 2 == 0) for seed in range(30, 36)]
+    exact = pp.Detector.from_recipe("patchcore", **SMALL).fit(GOOD)
+    exact.save(tmp_path / "part.safetensors")
+    coarse = pp.Detector.load(tmp_path / "part.safetensors", device="cpu", precision="bf16")
+    assert scores(coarse, images) == pytest.approx(scores(exact, images), rel=0.1, abs=2)
+    assert scores(coarse, images) != scores(exact, images)
+    coarse.save(tmp_path / "coarse.safetensors")
+    assert pp.Detector.load(tmp_path / "coarse.safetensors").precision == "bf16"
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(pp.OptionError, match="'fp16'"):
+        pp.Detector(tiny.recipe(), device="cpu", precision="fp16", host=tiny.host())  # type: ignore[arg-type]
 
 
 LOAD = """
 import sys
 import numpy as np
 import patchcore_plugin as pp
-from patchcore_plugin import memory
 
-images = list(np.load(sys.argv[2]))
-for found in pp.Detector.load(sys.argv[1], device="cpu").predict(images):
-    print(found.score.hex(), found.anomaly_map.tobytes().hex()[:4000], found.threshold.hex(), found.nearest)
+for each in pp.Detector.load(sys.argv[1], device="cpu").predict(list(np.load(sys.argv[2]))):
+    print(each.score.hex(), each.anomaly_map.tobytes().hex()[:4000], each.threshold.hex(), each.nearest)
 """
 
 
-def test_another_process_gives_the_same_bits(fitted: pp.Detector, tmp_path: Path) -> None:
+@pytest.mark.e2e
+def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:
     images = [draw(seed, defect=seed % 2 == 0) for seed in range(200, 204)]
-    fitted.save(tmp_path / "part.safetensors")
+    detector = pp.Detector.from_recipe("patchcore", **SMALL).fit(GOOD)
+    detector.save(tmp_path / "part.safetensors")
     np.save(tmp_path / "images.npy", np.stack(images))
     files = [str(tmp_path / name) for name in ("part.safetensors", "images.npy")]
-    done = subprocess.run([sys.executable, "-c", LOAD, *files], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    wanted = []
-    for found in fitted.predict(images):
-        assert found.anomaly_map is not None
-        assert found.threshold is not None
-        bits = found.anomaly_map.tobytes().hex()[:4000]
-        wanted.append(f"{found.score.hex()} {bits} {found.threshold.hex()} {found.nearest}")
-    assert done.stdout.splitlines() == wanted
-
-
-def test_images_are_asked_for_as_they_are_needed(fitted: pp.Detector) -> None:
-    asked = 0
-
-    def endless() -> Iterator[Image]:
-        nonlocal asked
-        while True:
-            asked += 1
-            yield draw(asked)
-
-    found = fitted.predict_each(endless())
-    first = [next(found) for _ in range(3)]
-    assert [isinstance(each, pp.Prediction) for each in first] == [True] * 3
-    assert asked < 40
-
-
-def test_errors_come_at_their_place(fitted: pp.Detector, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    images: list[Any] = [*(draw(seed) for seed in range(9)), tmp_path / "broken.png", draw(10)]
-    found = fitted.predict_each(images)
-    assert all(isinstance(next(found), pp.Prediction) for _ in range(9))
-    with pytest.raises(pp.ImageError, match=r"broken\.png"):
-        next(found)
+    ended = subprocess.run([sys.executable, "-c", LOAD, *files], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    expected = [
+        f"{each.score.hex()} {map_of(each).tobytes().hex()[:4000]} {(each.threshold or 0.0).hex()} {each.nearest}"
+        for each in detector.predict(images)
+    ]
+    assert ended.stdout.splitlines() == expected

@@ -1,250 +1,118 @@
-"""`patchcore calibrate`, `fit --false-alarm-rate`, and what both say when something is wrong."""
+"""A new threshold for a fitted model, from images that it was not fitted on."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import patchcore_plugin as pp
-from benchmarks import false_alarms
-from benchmarks.false_alarms import Remembering
-from patchcore_plugin.models import file as model_file
-from patchcore_plugin.models.recalibration import recalibrate
-from tests.commands import SMALL, Ended, done, failure, loaded, patchcore
-from tests.conftest import draw, write
+from patchcore_plugin import recalibrate
+from tests.models import tiny
+from tests.models.tiny import draw, map_of, scores
+
+OTHERS = [draw(500 + seed) for seed in range(19)]
+DEFECTIVE = [draw(600 + seed, defect=True) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
-def fitted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tmp_path_factory.mktemp("fitted") / "washer.safetensors"
-    done("fit", dataset / "train" / "good", "--out", model, *SMALL)
-    return model
-
-
-@pytest.fixture
-def model(fitted: Path, tmp_path: Path) -> Path:
-    """A copy that may be changed."""
-    return Path(shutil.copy(fitted, tmp_path / "m.safetensors"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good images that the model was not fitted on."""
-    folder = tmp_path_factory.mktemp("others")
-    for number in range(19):
-        write(folder / f"{number:03}.png", draw(500 + number))
-    return folder
+def detector(folder: Path) -> pp.Detector:
+    return tiny.detector().fit(tiny.write(folder, 10))
 
 
-def calibration(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = model_file.read_manifest(path)["calibration"]
-    return found
+def test_another_rate_for_the_scores_of_the_fit(detector: pp.Detector) -> None:
+    before = detector.calibration
+    calibration, skipped = recalibrate(detector, false_alarm_rate=0.2)
+    assert calibration == before.at_rate(0.2)
+    assert calibration.threshold == before.scores[-2]
+    assert skipped == []
+    assert detector.calibration is before
 
 
-# fit
+def test_other_good_images_replace_the_scores(detector: pp.Detector) -> None:
+    calibration, _ = recalibrate(detector, OTHERS, false_alarm_rate=0.1)
+    assert calibration.scores == pytest.approx(sorted(scores(detector, OTHERS)), rel=1e-6)
+    peaks = sorted(float(map_of(prediction).max()) for prediction in detector.predict(OTHERS))
+    assert calibration.peaks == pytest.approx(peaks, rel=1e-6)
+    assert (calibration.threshold, calibration.map_threshold) == (calibration.scores[-2], calibration.peaks[-2])
+    assert "19 good images" in calibration.source
 
 
-def test_fit_for_a_rate(dataset: Path, tmp_path: Path) -> None:
-    good, out = dataset / "train" / "good", tmp_path / "m.safetensors"
-    summary = loaded("fit", good, "--out", out, "--false-alarm-rate", 0.3, *SMALL)
-    found = calibration(out)
-    assert summary["threshold"] == found["threshold"] == found["scores"][-3]
-    assert summary["map_threshold"] == found["map_threshold"] == found["peaks"][-3]
-    assert summary["false_alarm_rate"] == pytest.approx(3 / 11)
-    assert summary["threshold_source"].startswith("at most 27.27% false alarms; scores of 10 good images, ")
+def test_defective_images_choose_a_threshold_by_f1_or_cost(detector: pp.Detector) -> None:
+    calibration, _ = recalibrate(detector, defective=DEFECTIVE, criterion="f1")
+    assert calibration.threshold is not None
+    assert calibration.scores[-1] < calibration.threshold < calibration.defective[0]
+    assert calibration.scores == detector.calibration.scores
+    assert len(calibration.defective) == 3
+    both, _ = recalibrate(detector, OTHERS, DEFECTIVE, criterion="cost", cost=5)
+    assert (len(both.scores), len(both.defective), both.criterion, both.cost) == (19, 3, "cost", 5)
 
 
-def test_fit_for_a_rate_that_so_few_images_cannot_promise(dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "m.safetensors"
-    assert failure("fit", dataset / "train" / "good", "--out", out, "--false-alarm-rate", 0.05, *SMALL) == (
-        "a false-alarm rate of 0.05 needs at least 19 good images that the bank does not know, and there are 10, "
-        "which can promise 0.091 at best; give more good images, or ask for a higher rate"
-    )
-    assert failure("fit", dataset / "train" / "good", "--out", out, "--false-alarm-rate", 5, *SMALL) == (
-        "a false-alarm rate lies between 0 and 1, such as 0.01 for 1 %; got 5"
-    )
-    assert not out.exists()
+def test_scores_of_defective_images_are_kept_with_other_good_images(folder: Path, detector: pp.Detector) -> None:
+    detector.save(folder / "m.safetensors")
+    model = pp.load_model(folder / "m.safetensors", device="cpu", host=tiny.host())
+    model.calibration, _ = recalibrate(model, defective=DEFECTIVE, criterion="f1")
+    calibration, _ = recalibrate(model, OTHERS)
+    assert calibration.defective == model.calibration.defective
+    assert (calibration.criterion, len(calibration.scores)) == ("false-alarms", 19)
 
 
-# calibrate
+def test_unreadable_images_stop_or_are_skipped(detector: pp.Detector, tmp_path: Path) -> None:
+    bad: Any = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    with pytest.raises(pp.ImageError, match=re.escape(str(bad))):
+        recalibrate(detector, [bad, *OTHERS])
+    with pytest.raises(pp.CalibrationError, match="none of the good images"):
+        recalibrate(detector, [bad], on_error="skip")
+    calibration, skipped = recalibrate(detector, [bad, *OTHERS], on_error="skip")
+    assert ([error.path for error in skipped], len(calibration.scores)) == ([str(bad)], 19)
 
 
-def test_another_rate_by_the_images_of_the_fit(model: Path) -> None:
-    before, tensors = calibration(model), model_file.load(model)[0]
-    ended = done("calibrate", model, "--false-alarm-rate", 0.2, "--device", "cpu")
-    after = calibration(model)
-    changed = {"threshold": before["scores"][-2], "map_threshold": before["peaks"][-2], "rate": 0.2}
-    assert after == {**before, **changed}
-    assert ended.out == (
-        f"model      {model}\n"
-        f"threshold  {after['threshold']:.4f} (at most 18.18% false alarms; scores of 10 good images, each judged by a "
-        f"bank of the others (5 folds)), previously {before['threshold']:.4f}\n"
-        f"map        regions are above {after['map_threshold']:.4f}\n"
-    )
-    again = model_file.load(model)[0]
-    assert all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
-
-
-def test_by_other_good_images(model: Path, others: Path, tmp_path: Path) -> None:
-    before, out = calibration(model), tmp_path / "new" / "other.safetensors"
-    summary = loaded("calibrate", model, others, "--out", out, "--false-alarm-rate", 0.1, "--device", "cpu")
-    assert calibration(model) == before
-    scores = sorted(found.score for found in pp.Detector.load(model, device="cpu").predict(sorted(others.iterdir())))
-    after = calibration(out)
-    assert after["scores"] == pytest.approx(scores, rel=1e-6)
-    assert (after["threshold"], after["map_threshold"]) == (after["scores"][-2], after["peaks"][-2])
-    assert summary == {
-        "model": str(out),
-        "threshold": after["threshold"],
-        "previous_threshold": before["threshold"],
-        "map_threshold": after["map_threshold"],
-        "false_alarm_rate": 0.1,
-        "smallest_false_alarm_rate": 0.05,
-        "good_images": 19,
-        "good_above_previous_threshold": sum(score > before["threshold"] for score in scores),
-        "defective_images": 0,
-        "defective_above_threshold": 0,
-        "threshold_source": "at most 10.00% false alarms; scores of 19 good images that the model was not fitted on",
-        "skipped": [],
-    }
-
-
-def test_defective_images_given_as_good_are_noticed(model: Path, dataset: Path, others: Path, tmp_path: Path) -> None:
-    wrong = [dataset / "test" / "blot", others, "--out", tmp_path / "m.safetensors"]
-    said = done("calibrate", model, *wrong, "--false-alarm-rate", 0.1, "--device", "cpu").out
-    (above,) = re.findall(r"^good       (\d+) of 22 images score above the previous threshold$", said, re.M)
-    assert int(above) >= 3
-
-
-def test_by_defective_images_too(model: Path, dataset: Path, others: Path) -> None:
-    blots = dataset / "test" / "blot"
-    ended = done("calibrate", model, "--defective", blots, "--criterion", "f1", "--device", "cpu")
-    known = calibration(model)
-    assert known["scores"][-1] < known["threshold"] < known["defective"][0]
-    assert len(known["defective"]) == 3
-    assert " (best F1 score, 0 of 10 good images above it; scores of 10 good images, " in ended.out
-    assert "defective  3 of 3 images " in ended.out
-    # The model is the same, so what defective images got holds when the good ones are replaced.
-    loaded("calibrate", model, others, "--criterion", "cost", "--cost", 5, "--device", "cpu")
-    after = calibration(model)
-    assert after["defective"] == known["defective"]
-    assert (len(after["scores"]), after["criterion"], after["cost"]) == (19, "cost", 5)
-    rate = loaded("calibrate", model, "--false-alarm-rate", 0.5, "--device", "cpu")
-    assert (rate["defective_above_threshold"], calibration(model)["criterion"], calibration(model)["cost"]) == (
-        3,
-        "false-alarms",
-        None,
-    )
-
-
-def test_unreadable_images_stop_it_or_are_left_out(model: Path, others: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no image")
-    before = model.read_bytes()
-    assert failure("calibrate", model, bad, others, "--device", "cpu").startswith(f"{bad}: not a readable image (")
-    ended: Ended = patchcore("calibrate", model, bad, "--device", "cpu", "--on-error", "skip")
-    assert ended.code == 1
-    assert ended.err.endswith("patchcore: none of the good images can be read; nothing has changed\n")
-    assert model.read_bytes() == before
-    ended = patchcore("calibrate", model, bad, others, "--device", "cpu", "--on-error", "skip", "--json")
-    assert (ended.code, json.loads(ended.out)["good_images"]) == (1, 19)
-    assert ended.err.splitlines()[-1].startswith("patchcore: skipped 1 of 20 images")
-    assert calibration(model)["source"] == "scores of 19 good images that the model was not fitted on"
-
-
-def test_images_that_it_was_fitted_on_are_refused_copies_too(model: Path, dataset: Path, tmp_path: Path) -> None:
-    before = model.read_bytes()
-    original = dataset / "train" / "good" / "004.png"
+@pytest.mark.parametrize("role", ["good", "defective"])
+def test_training_images_and_their_copies_are_refused(role: str, detector: pp.Detector, tmp_path: Path) -> None:
+    original = Path(detector.training_images[4])
     copy = Path(shutil.copy(original, tmp_path / "copy.png"))
-    end = "and finds it too normal; calibrate with others, or without images, by those that were judged in the fit"
-    for option in ([], ["--defective"]):
-        assert failure("calibrate", model, *option, original, "--device", "cpu") == (
-            f"{original}: the model was fitted on this image {end}"
-        )
-        assert failure("calibrate", model, *option, copy, "--device", "cpu") == (
-            f"{copy}: the model was fitted on this image (as {original}) {end}"
-        )
-    assert model.read_bytes() == before
+    for path in (original, copy):
+        with pytest.raises(pp.CalibrationError, match=f"^{re.escape(str(path))}: .*used to fit") as caught:
+            recalibrate(detector, **{role: [path]})
+        assert (f"(as {original})" in str(caught.value)) == (path == copy)
 
 
-def test_what_cannot_be_chosen(model: Path, others: Path, tmp_path: Path) -> None:
-    before = model.read_bytes()
-    command = ["calibrate", model, "--device", "cpu"]
-    assert failure(*command, "--false-alarm-rate", 0.01) == (
-        "a false-alarm rate of 0.01 needs at least 99 good images that the bank does not know, and there are 10, "
-        "which can promise 0.091 at best; give more good images, or ask for a higher rate"
-    )
-    # None of them is judged before it is refused.
-    ended = patchcore(*command, others, "--false-alarm-rate", 0.01)
-    assert ended.err.startswith("patchcore: a false-alarm rate of 0.01 needs at least 99 good images ")
+def test_an_image_given_twice_is_refused(detector: pp.Detector, tmp_path: Path) -> None:
+    (path,) = tiny.write(tmp_path, 1, first=700)
+    with pytest.raises(pp.CalibrationError, match="both as good and as defective"):
+        recalibrate(detector, [path], [path])
+
+
+def test_an_impossible_threshold_is_refused_before_images_are_scored(detector: pp.Detector) -> None:
+    tiny.extracted.clear()
+    for good, facts in (((), r"at least 99 .* there are 10"), (OTHERS, r"at least 99 .* there are 19")):
+        with pytest.raises(pp.CalibrationError, match=facts):
+            recalibrate(detector, good, false_alarm_rate=0.01)
     for criterion in ("f1", "cost"):
-        assert failure(*command, "--criterion", criterion) == (
-            f"a threshold by {criterion} needs images of defective parts; give some (--defective)"
-        )
-    assert failure(*command, "--criterion", "f1", "--false-alarm-rate", 0.2) == (
-        "a false-alarm rate cannot be chosen along with criterion f1; leave one out"
-    )
-    image = others / "003.png"
-    assert failure(*command, others, "--defective", image) == (
-        f"{image}: is given as good and as defective; leave one out"
-    )
-    assert patchcore(*command, "--cost", 2).code == 2
-    assert model.read_bytes() == before
-    nowhere = tmp_path / "nowhere" / "m.safetensors"
-    assert failure("calibrate", nowhere, "--false-alarm-rate", 0.2) == (
-        f"{nowhere}: no such model file; make one with: patchcore fit IMAGES --out {nowhere}"
-    )
-    assert not nowhere.parent.exists()
+        with pytest.raises(pp.CalibrationError, match=f"{criterion} needs"):
+            recalibrate(detector, OTHERS, criterion=criterion)  # type: ignore[arg-type]
+    with pytest.raises(pp.CalibrationError, match="cannot be combined with criterion f1"):
+        recalibrate(detector, OTHERS, DEFECTIVE, criterion="f1", false_alarm_rate=0.2)
+    assert tiny.extracted == []
 
 
-def test_a_model_of_a_single_image_needs_others(dataset: Path, others: Path, tmp_path: Path) -> None:
-    out = tmp_path / "m.safetensors"
-    done("fit", dataset / "train" / "good" / "000.png", "--out", out, *SMALL)
-    assert failure("calibrate", out, "--device", "cpu") == (
-        "the model does not know how good images score; give images of good parts that it was not fitted on"
-    )
-    assert loaded("calibrate", out, others, "--device", "cpu")["false_alarm_rate"] == 0.05
+def test_a_model_of_a_single_image_needs_others() -> None:
+    single = tiny.detector().fit([draw(0)])
+    with pytest.raises(pp.CalibrationError, match="no scores of good images"):
+        recalibrate(single)
+    assert recalibrate(single, OTHERS)[0].false_alarm_rate == 0.05
 
 
-def test_the_benchmark_judges_images_that_were_not_fitted_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed = []
-
-    class Counting(Remembering):
-        def _maps(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
-            computed.append(len(self._known))
-            return super()._maps(image)
-
-    monkeypatch.setattr(false_alarms, "Remembering", Counting)
-    found = false_alarms.splits(dataset, 2)
-    # Ten of thirteen good images each time; the other three and three defective ones are judged.
-    assert [(len(each.calibration.scores), len(each.good)) for each in found] == [(10, 3), (10, 3)]
-    assert len(computed) == 2 * (10 + 3 + 3)
-    assert max(computed) <= 13 + 3
-    assert found[0].calibration.scores != found[1].calibration.scores
-    figures = false_alarms.figures(found, 0.2)
-    assert (figures["promised"], figures["possible"]) == (0.2, 0.1818)
-    thresholds = [each.calibration.scores[-2] for each in found]
-    alarms = [[image.score > limit for image in each.good] for each, limit in zip(found, thresholds, strict=True)]
-    assert figures["observed"] == pytest.approx(np.mean(alarms), abs=1e-4)
-    hits = [
-        [image.score > limit for image in each.defective["blot"]] for each, limit in zip(found, thresholds, strict=True)
-    ]
-    assert figures["detected"] == {"blot": pytest.approx(np.mean(hits), abs=1e-4)}
-
-
-def test_arrays_and_progress(fitted: Path) -> None:
-    model = pp.Detector.load(fitted, device="cpu")
-    before, seen = model.calibration, []
-    images = [np.ascontiguousarray(draw(700 + number)[..., ::-1]) for number in range(4)]
-    found, skipped = recalibrate(model, images[:3], images[3:], progress=lambda *step: seen.append(step))
-    assert model.calibration is before
-    assert (len(found.scores), len(found.defective), skipped) == (3, 1, [])
-    assert seen == [("judging images", number, 4) for number in range(1, 5)]
+def test_progress_counts_all_images(detector: pp.Detector) -> None:
+    stages: list[tuple[str, int, int]] = []
+    recalibrate(detector, OTHERS[:3], DEFECTIVE[:1], progress=lambda *stage: stages.append(stage))
+    assert stages == [("scoring images", number, 4) for number in range(1, 5)]

@@ -1,4 +1,4 @@
-"""Connected regions of maps: found pixel by pixel here, and compared."""
+"""Connected regions of maps, compared with a search pixel by pixel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Map = NDArray[np.float32]
 Pixels = set[tuple[int, int]]
 
 
-def spread(start: tuple[int, int], allowed: Pixels, *, diagonally: bool) -> Pixels:
-    """Return the pixels (y, x) that are reached from one."""
+def connected_pixels(start: tuple[int, int], allowed: Pixels, *, diagonally: bool) -> Pixels:
+    """Return the pixels (y, x) that are connected with one."""
     steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if diagonally or not (y and x)]
     reached, waiting = {start}, [start]
     while waiting:
@@ -28,18 +28,18 @@ def pixels_by_region(above: NDArray[np.bool_]) -> list[Pixels]:
     rest = {(int(y), int(x)) for y, x in np.argwhere(above)}
     found = []
     while rest:
-        found.append(spread(min(rest), rest, diagonally=True))
+        found.append(connected_pixels(min(rest), rest, diagonally=True))
         rest -= found[-1]
     return found
 
 
-def filled(region: Pixels, shape: tuple[int, int]) -> Pixels:
-    """Return a region's pixels and those of its holes."""
+def fill_holes(region: Pixels, shape: tuple[int, int]) -> Pixels:
+    """Return the pixels of a region and of its holes."""
     everywhere = {(y, x) for y in range(-1, shape[0] + 1) for x in range(-1, shape[1] + 1)}
-    return everywhere - spread((-1, -1), everywhere - region, diagonally=False)
+    return everywhere - connected_pixels((-1, -1), everywhere - region, diagonally=False)
 
 
-def enclosed(contour: tuple[tuple[int, int], ...], shape: tuple[int, int]) -> Pixels:
+def enclosed_pixels(contour: tuple[tuple[int, int], ...], shape: tuple[int, int]) -> Pixels:
     """Return the pixels whose centres have an odd number of the polygon's sides at their left."""
     found = set()
     sides = list(zip(contour, contour[1:] + contour[:1], strict=True))
@@ -58,7 +58,7 @@ def shoelace(contour: tuple[tuple[int, int], ...]) -> float:
 
 @pytest.mark.parametrize("share", [0.03, 0.2, 0.4, 0.6, 0.8])
 @pytest.mark.parametrize("shape", [(1, 9), (13, 1), (17, 23), (30, 24)])
-def test_equals_regions_found_pixel_by_pixel(shape: tuple[int, int], share: float) -> None:
+def test_regions_are_those_of_a_search_pixel_by_pixel(shape: tuple[int, int], share: float) -> None:
     values = np.random.default_rng(int(100 * share)).random(shape).astype(np.float32)
     above = values > 1 - share
     found = {(region.peak_y, region.peak_x): region for region in find_regions(values, 1 - share)}
@@ -71,14 +71,14 @@ def test_equals_regions_found_pixel_by_pixel(shape: tuple[int, int], share: floa
         box = min(xs), min(ys), max(xs) - min(xs) + 1, max(ys) - min(ys) + 1
         assert (region.x, region.y, region.width, region.height) == box
         assert (region.area, region.peak) == (len(pixels), values[peak])
-        whole = filled(pixels, shape)
-        assert enclosed(region.contour, shape) == whole
+        whole = fill_holes(pixels, shape)
+        assert enclosed_pixels(region.contour, shape) == whole
         assert shoelace(region.contour) == len(whole)
     peaks = [region.peak for region in find_regions(values, 1 - share)]
     assert peaks == sorted(peaks, reverse=True)
 
 
-def test_the_outline_goes_along_the_edges_of_pixels_without_needless_corners() -> None:
+def test_the_contour_follows_the_edges_of_pixels_without_needless_corners() -> None:
     values = np.zeros((6, 8), dtype=np.float32)
     values[2, 3] = 5
     assert find_regions(values, 1) == (
@@ -93,7 +93,7 @@ def test_the_outline_goes_along_the_edges_of_pixels_without_needless_corners() -
     assert all(isinstance(value, int) for point in region.contour for value in point)
 
 
-def test_pixels_that_touch_at_a_corner_are_one_region_and_holes_are_no_area() -> None:
+def test_diagonal_pixels_are_connected_and_holes_have_no_area() -> None:
     values = np.zeros((5, 9), dtype=np.float32)
     values[0, 0] = values[1, 1] = 1
     values[1:4, 5:8] = 2
@@ -103,7 +103,7 @@ def test_pixels_that_touch_at_a_corner_are_one_region_and_holes_are_no_area() ->
     assert (ring.area, shoelace(ring.contour)) == (8, 9)
 
 
-def test_what_is_not_above_the_threshold_is_in_no_region() -> None:
+def test_pixels_at_the_threshold_are_in_no_region() -> None:
     values = np.full((4, 5), np.nan, dtype=np.float32)
     assert find_regions(values, 0.0) == ()
     values[1, 1:4] = (0.5, np.nan, 0.75)
@@ -114,13 +114,13 @@ def test_what_is_not_above_the_threshold_is_in_no_region() -> None:
     assert (everything.area, everything.contour) == (20, ((0, 0), (0, 4), (5, 4), (5, 0)))
 
 
-def test_of_equal_peaks_the_first_counts_and_comes_first() -> None:
+def test_of_equal_peaks_the_first_pixel_comes_first() -> None:
     values = np.zeros((5, 9), dtype=np.float32)
     values[1, 6:8] = values[3, 1:4] = 1
     assert [(region.peak_x, region.peak_y) for region in find_regions(values, 0.5)] == [(6, 1), (1, 3)]
 
 
-def test_thousands_of_specks_are_all_found() -> None:
+def test_thousands_of_small_regions_are_found() -> None:
     values = np.random.default_rng(0).random((500, 500)).astype(np.float32)
     found = find_regions(values, 0.97)
     assert len(found) > 5000

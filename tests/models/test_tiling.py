@@ -1,3 +1,5 @@
+"""Tiles of a large image: one grid, no seams, and what is refused."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,43 +11,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin.errors import OptionError, TensorError
-from patchcore_plugin.models.tiling import tiled
+from patchcore_plugin.errors import TensorError
+from patchcore_plugin.models.tiling import tile_patches
 
 
 def cells(images: Tensor) -> pp.Patches:
-    """Patches that see their own 8 x 8 pixels only."""
+    """Return patches that depend on their 8 x 8 pixels only."""
     grid = F.avg_pool2d(images, 8).permute(0, 2, 3, 1)
     return pp.Patches(grid, images.mean(dim=(2, 3)), (3,))
 
 
 def blurred(images: Tensor) -> pp.Patches:
-    """Patches that see 24 pixels around them, and zeros beyond the border."""
+    """Return patches that depend on 24 pixels around them, with zeros beyond the border."""
     wide = F.avg_pool2d(images, 49, stride=1, padding=24)
     return pp.Patches(F.avg_pool2d(wide, 8).permute(0, 2, 3, 1))
 
 
-def drawn(height: int, width: int) -> Tensor:
+def draw(height: int, width: int) -> Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("overlap", [0, 8, 24, 40])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 64), (120, 200), (72, 64)])
-def test_patches_that_see_only_themselves_are_those_of_the_whole(height: int, width: int, overlap: int) -> None:
-    images = drawn(height, width)
-    found = tiled(images, (64, 64), overlap, cells)
+def test_patches_without_context_are_those_of_the_whole_image(height: int, width: int, overlap: int) -> None:
+    images = draw(height, width)
+    found = tile_patches(images, (64, 64), overlap, cells)
     assert found.levels == (3,)
     torch.testing.assert_close(found.grid, cells(images).grid)
 
 
-def test_tiles_are_no_larger_than_asked_and_cover_everything_once_or_more() -> None:
+def test_tiles_have_the_given_size_and_cover_the_image() -> None:
     shapes = []
 
-    def watched(images: Tensor) -> pp.Patches:
+    def record(images: Tensor) -> pp.Patches:
         shapes.append(tuple(images.shape))
         return cells(images)
 
-    tiled(drawn(200, 136), (72, 64), 16, watched)
+    tile_patches(draw(200, 136), (72, 64), 16, record)
     assert set(shapes) == {(2, 3, 72, 64)}
     assert len(shapes) == 4 * 3
 
@@ -54,9 +56,9 @@ def test_overlap_leaves_no_seams() -> None:
     flat = torch.ones(1, 3, 160, 160)
     inside = blurred(flat).grid[0, 4:-4, 4:-4, 0]
     assert inside.std() == 0
-    # Tiles see zeros beyond their border: without overlap, that shows in the middle of an image of one colour.
-    hard = tiled(flat, (80, 80), 0, blurred).grid[0, 4:-4, 4:-4, 0]
-    soft = tiled(flat, (80, 80), 56, blurred).grid[0, 4:-4, 4:-4, 0]
+    # Beyond the border of a tile are zeros: without overlap, they show in an image of one colour.
+    hard = tile_patches(flat, (80, 80), 0, blurred).grid[0, 4:-4, 4:-4, 0]
+    soft = tile_patches(flat, (80, 80), 56, blurred).grid[0, 4:-4, 4:-4, 0]
 
     def largest_step(grid: Tensor) -> float:
         return float(max(grid.diff(dim=0).abs().max(), grid.diff(dim=1).abs().max()))
@@ -67,29 +69,16 @@ def test_overlap_leaves_no_seams() -> None:
 
 
 def test_descriptors_are_means_over_tiles() -> None:
-    images = drawn(64, 128)
-    found = tiled(images, (64, 64), 0, cells)
+    images = draw(64, 128)
+    found = tile_patches(images, (64, 64), 0, cells)
     assert found.descriptors is not None
     torch.testing.assert_close(found.descriptors, images.mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(("size", "tile"), [((128, 128), (60, 64)), ((130, 128), (64, 64))])
-def test_tiles_without_a_common_grid(size: tuple[int, int], tile: tuple[int, int]) -> None:
-    with pytest.raises(TensorError, match=r"have no common grid; take multiples of the backbone's stride for "):
-        tiled(drawn(*size), tile, 0, cells)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": [64, 64], "tile": [72, 64]}, r"tile \[72, 64\] is larger than the input, \[64, 64\]"),
-        ({"size": [64, 64], "overlap": 8}, "overlap 8 needs a tile that is larger, both ways"),
-        ({"size": [64, 64], "tile": [64, 32], "overlap": 32}, "overlap 32 needs a tile that is larger, both ways"),
-    ],
-)
-def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        pp.Recipe.load("patchcore").change("preprocessing", options)
+def test_tiles_without_a_common_grid_are_refused(size: tuple[int, int], tile: tuple[int, int]) -> None:
+    with pytest.raises(TensorError, match="no common grid"):
+        tile_patches(draw(*size), tile, 0, cells)
 
 
 def test_a_large_image_with_a_small_defect(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Plugins that tests install or hand to a host: sources of modules, and a sampler that keeps the first rows."""
+"""Plugins for tests: sources of modules, and a sampler that selects the first rows."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ def first_rows(config: Config) -> pp.Sampler:
 
 def sampler(name: str = "first", **fields: Any) -> pp.SamplerSpec:
     """Return the record of a sampler."""
-    given = {"name": name, "config": Config, "create": first_rows, "summary": "the first rows", **fields}
-    return pp.SamplerSpec(**given)
+    record = {"name": name, "config": Config, "create": first_rows, "summary": "the first rows", **fields}
+    return pp.SamplerSpec(**record)
 
 
-def plugin(records: Callable[[], Any], hook: str = "patchcore_samplers") -> object:
-    """Return a plugin object with one hook."""
+def plugin(records: Callable[[], Any], hook: str = "patchcore_samplers", **order: bool) -> object:
+    """Return a plugin object with one hook; `order` is tryfirst or trylast."""
 
     def implementation() -> Any:
         return records()
 
-    return SimpleNamespace(**{hook: pp.hookimpl(implementation, specname=hook)})
+    return SimpleNamespace(**{hook: pp.hookimpl(implementation, specname=hook, **order)})
 
 
 def host_with(records: Callable[[], Any], hook: str = "patchcore_samplers", **options: Any) -> pp.Host:
@@ -92,26 +92,26 @@ def host_with(records: Callable[[], Any], hook: str = "patchcore_samplers", **op
 
 
 def found(host: pp.Host, name: str) -> pp.Plugin:
-    """Return what a host says of a plugin."""
-    (one,) = (each for each in host.plugins if each.name == name)
-    return one
+    """Return a plugin of a host by name."""
+    (plugin,) = (plugin for plugin in host.plugins if plugin.name == name)
+    return plugin
 
 
-def kept(host: pp.Host, name: str = "first", **options: Any) -> list[int]:
-    """Return which of nine rows a sampler keeps."""
+def select(host: pp.Host, name: str = "first", **options: Any) -> list[int]:
+    """Return which of nine rows a sampler selects."""
     rows: list[int] = host.create("sampler", name, **options)(torch.zeros(9, 1)).tolist()
     return rows
 
 
 def built_in_works(host: pp.Host) -> bool:
-    """Tell whether every built-in component is there and one of them can be made."""
-    return kept(host, "all") == list(range(9)) and all(
+    """Return whether all built-in components are there and one of them can be created."""
+    return select(host, "all") == list(range(9)) and all(
         set(names) <= set(host.names(role)) for role, names in BUILT_IN.items()
     )
 
 
 def error(call: Callable[..., Any], *args: Any, kind: type[Exception] = pp.PluginError, **kwargs: Any) -> str:
-    """Return what an error says that must come, of exactly that class."""
+    """Return the message of an expected error of exactly that class."""
     with pytest.raises(kind) as caught:
         call(*args, **kwargs)
     assert type(caught.value) is kind

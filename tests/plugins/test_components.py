@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -88,14 +89,14 @@ def test_knn_restored_gives_the_same() -> None:
     assert torch.equal(fitted(patches).image, restored(patches).image)
 
 
-def test_knn_refuses_misuse() -> None:
+def test_knn_refuses_wrong_calls() -> None:
     scorer = HOST.create("scorer", "knn")
-    with pytest.raises(pp.TensorError, match="scorer 'knn': call fit or restore before scoring"):
+    with pytest.raises(pp.TensorError, match="scorer 'knn': call fit"):
         scorer(pp.Patches(grid=normal(1, 2, 2, 4)))
     with pytest.raises(pp.TensorError, match="expected at least one bank vector"):
         scorer.fit(bank_of(normal(0, 4)))
     scorer.fit(bank_of(normal(5, 4)))
-    with pytest.raises(pp.TensorError, match="expected patches of 4 values like the bank's, got 3"):
+    with pytest.raises(pp.TensorError, match=r"4 values .* got 3"):
         scorer(pp.Patches(grid=normal(1, 2, 2, 3)))
 
 
@@ -134,7 +135,7 @@ def test_coreset_sampler_takes_count_and_radius() -> None:
     assert len(HOST.create("sampler", "greedy-coreset", count=2000)(vectors)) == 1000
 
 
-def test_projected_coreset_knows_no_radius() -> None:
+def test_projected_coreset_has_no_radii() -> None:
     sampler: Any = HOST.create("sampler", "greedy-coreset", ratio=0.1, projection_dim=4)
     sampler(normal(300, 16))
     assert sampler.radii_ is None
@@ -169,11 +170,11 @@ def test_average_pool_stride_divides_the_grid() -> None:
     assert grid.shape == (1, 5, 5, 8)
 
 
-def test_average_pool_refuses_misuse() -> None:
+def test_average_pool_refuses_wrong_maps() -> None:
     aggregate = HOST.create("aggregator", "average-pool")
-    with pytest.raises(pp.TensorError, match="expected at least one feature map, got none"):
+    with pytest.raises(pp.TensorError, match="got none"):
         aggregate([])
-    with pytest.raises(pp.TensorError, match="expected maps \\[B, C, H, W\\] of one batch, got"):
+    with pytest.raises(pp.TensorError, match="of one batch"):
         aggregate([normal(1, 2, 3, 3), normal(2, 2, 3, 3)])
 
 
@@ -189,7 +190,6 @@ def test_records_refuse_wrong_shapes() -> None:
 
 @pytest.mark.parametrize("name", ["all", "random"])
 @pytest.mark.parametrize("shape", [(0, 4), (4,), (2, 3, 4)])
-def test_simple_samplers_refuse_what_is_no_table_of_rows(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(pp.TensorError) as caught:
+def test_simple_samplers_refuse_wrong_shapes(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(pp.TensorError, match=re.escape(f"got {list(shape)}")):
         HOST.create("sampler", name)(torch.zeros(shape))
-    assert str(caught.value) == f"sampler {name!r}: expected vectors [N, D], N at least 1, got {list(shape)}"

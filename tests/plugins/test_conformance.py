@@ -1,4 +1,4 @@
-"""Our own components conform to their contracts."""
+"""The built-in components and those of the backbone packages conform to their contracts."""
 
 from __future__ import annotations
 
@@ -9,59 +9,61 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.plugins.options import describe
-from patchcore_plugin.plugins.testing import CannotBeMadeError, Check, checks, component_checks
+from patchcore_plugin.plugins.testing import UnavailableError, checks, component_checks
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "resnet18": {"weights": "random"},
-    "densenet201": {"weights": "random"},
-    "efficientnet_b4": {"weights": "random"},
+RANDOM = {"weights": "random"}
+BACKBONES: dict[str, dict[str, Any]] = {
+    **{"resnet18": RANDOM, "densenet201": RANDOM, "efficientnet_b4": RANDOM, "efficientnet-lite0": {}},
     "timm": {"model": "resnet10t", "weights": "random"},
 }
-"""What is not made with its defaults: weights that would have to be downloaded, options that have no default."""
-SAME_CODE = {
-    *("wide_resnet50", "wide_resnet101", "resnet50", "resnet101", "resnext101"),
-    *("efficientnet-lite1", "efficientnet-lite2"),
-}
-"""Large networks whose code is that of resnet18 or efficientnet-lite0: their records and options only, for time."""
+"""Options of one backbone for each kind of network. Records alone are checked for others, which run the same code."""
+VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("aggregator", "average-pool", {"embed_dim": 16}),
+    ("aggregator", "average-pool", {"stride": 2, "channels": 8}),
+    ("sampler", "greedy-coreset", {"count": 7}),
+    ("sampler", "greedy-coreset", {"projection_dim": 4}),
+    ("scorer", "knn", {"reweight": False, "squared": True}),
+    ("scorer", "faiss", {"index": "hnsw"}),
+    ("scorer", "faiss", {"index": "ivf"}),
+    ("scorer", "pyramid-knn", {"images": 2}),
+]
+"""One set of options for each further path in the code of a component."""
+OPTIONAL = {"faiss", "timm"}
+"""Components that need packages which may be missing."""
+HOST = pp.Host()
 
 
-def own_checks() -> list[Check]:
-    """Return the checks of everything that is installed and comes from here.
-
-    A component that needs files is called by its own distribution's tests.
-    """
-    host = pp.Host()
-    found = []
-    for component in host.components():
-        name = component.spec.name
-        needs = any(each.default == "required" for each in describe(component.spec.config)) and name not in OPTIONS
-        if component.plugin.distribution.startswith("patchcore-"):
-            behaviour = name not in SAME_CODE and not needs
-            found += component_checks(host, component, options=OPTIONS.get(name), behaviour=behaviour)
-    return found
-
-
-@pytest.mark.parametrize("check", own_checks(), ids=str)
-def test_own_components_conform(check: Check) -> None:
-    try:
-        check()
-    except CannotBeMadeError as error:
-        pytest.skip(str(error))
-
-
-def test_none_of_the_main_components_is_skipped() -> None:
-    called = {(check.role, check.name) for check in own_checks() if check.title == "can-be-made"}
-    main = {("backbone", "resnet18"), ("backbone", "efficientnet-lite0"), ("aggregator", "average-pool")}
-    main |= {("aggregator", "global-pool")} | {("sampler", name) for name in ("all", "random", "greedy-coreset")}
-    main |= {("scorer", name) for name in ("knn", "pyramid-knn", "image-knn", "image-gaussian")}
-    assert main <= called
-    for check in own_checks():
-        if (check.role, check.name) in main and check.title == "can-be-made":
+def run_checks(component: pp.Component, options: dict[str, Any], *, behaviour: bool) -> None:
+    """Run all checks; a component that needs files is called by the tests of its distribution."""
+    for check in component_checks(HOST, component, options=options, behaviour=behaviour):
+        try:
             check()
+        except UnavailableError as error:
+            if component.spec.name in OPTIONAL:
+                pytest.skip(str(error))
+            if not any(option.default == "required" for option in describe(component.spec.config)):
+                raise
 
 
+@pytest.mark.parametrize(
+    "component",
+    [each for each in HOST.components() if each.plugin.distribution.startswith("patchcore-")],
+    ids=lambda component: f"{component.spec.role}-{component.spec.name}",
+)
+def test_component_conforms(component: pp.Component) -> None:
+    name = component.spec.name
+    behaviour = component.spec.role != "backbone" or name in BACKBONES
+    run_checks(component, BACKBONES.get(name, {}), behaviour=behaviour)
+
+
+@pytest.mark.parametrize(("role", "name", "options"), VARIANTS)
+def test_variant_conforms(role: str, name: str, options: dict[str, Any]) -> None:
+    run_checks(HOST.component(role, name), options, behaviour=True)
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["average-pool", "greedy-coreset", "simple-samplers", "knn", "gaussian"])
-def test_own_components_conform_on_a_gpu(name: str) -> None:
+def test_plugin_conforms_on_a_gpu(name: str) -> None:
     for check in checks(name, device="cuda"):
         check()

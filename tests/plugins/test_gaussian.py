@@ -12,7 +12,7 @@ from torch import Tensor
 
 import patchcore_plugin as pp
 from patchcore_plugin.kernels import device
-from patchcore_plugin.kernels.gaussian import packed, positions
+from patchcore_plugin.kernels.gaussian import packed_size, positions
 from patchcore_plugin.kernels.gaussian.reference import mahalanobis as reference
 
 HOST = pp.Host(entry_points=False)
@@ -58,7 +58,7 @@ def scores(scorer: Any, grid: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("images", "dims", "epsilon"), [(30, 6, 0.01), (5, 20, 0.01), (2, 3, 0.01), (12, 8, 1.0)])
-def test_it_is_the_mahalanobis_distance(images: int, dims: int, epsilon: float) -> None:
+def test_scores_are_mahalanobis_distances(images: int, dims: int, epsilon: float) -> None:
     known, new = grids(images, dims), grids(4, dims, seed=1)
     found = fitted(known, epsilon=epsilon)(pp.Patches(new))
     wanted = np.empty((4, HEIGHT, WIDTH))
@@ -76,14 +76,14 @@ def test_it_is_the_mahalanobis_distance(images: int, dims: int, epsilon: float) 
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
-def test_far_from_zero_nothing_cancels(offset: float) -> None:
+def test_large_offsets_keep_precision(offset: float) -> None:
     """The variances are about 1 and down to epsilon; a mean of squares less a square of means would lose them."""
     known, new = grids(40, 10, offset=offset), grids(3, 10, seed=1, offset=offset)
     wanted = reference(known.flatten(1, 2), new.flatten(1, 2), 0.01).view(3, HEIGHT, WIDTH).float()
     torch.testing.assert_close(scores(streamed(*known.split(7)), new), wanted, rtol=1e-4, atol=0)
 
 
-def test_it_does_not_depend_on_how_images_come() -> None:
+def test_scores_do_not_depend_on_batches() -> None:
     known, new = grids(23, 9, offset=50), grids(3, 9, seed=1, offset=50)
     wanted = scores(fitted(known), new)
     for sizes in ([23], [1] * 23, [8, 8, 7], [1, 21, 1]):
@@ -95,14 +95,14 @@ def test_it_does_not_depend_on_how_images_come() -> None:
     torch.testing.assert_close(scores(scorer, new), wanted, rtol=1e-5, atol=0)
 
 
-def test_chunks_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_positions_keep_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     known, new = grids(9, 5), grids(2, 5, seed=1)
     wanted = scores(fitted(known), new)
     monkeypatch.setattr(positions, "WORKSPACE", 5 * 8 * 5**2)
     torch.testing.assert_close(scores(fitted(known), new), wanted, rtol=1e-6, atol=0)
 
 
-def test_a_finished_model_scores_on_while_more_is_learned() -> None:
+def test_update_keeps_scores_until_finish() -> None:
     known, new = grids(20, 6), grids(3, 6, seed=1)
     scorer = streamed(known[:8])
     first, state = scores(scorer, new), {name: each.clone() for name, each in scorer.state().items()}
@@ -113,7 +113,7 @@ def test_a_finished_model_scores_on_while_more_is_learned() -> None:
     torch.testing.assert_close(scores(scorer, new), scores(fitted(known), new), rtol=1e-5, atol=0)
 
 
-def test_it_goes_on_learning_from_its_state() -> None:
+def test_update_continues_from_restored_state() -> None:
     known, new = grids(20, 6, offset=30), grids(3, 6, seed=1, offset=30)
     scorer = gaussian()
     scorer.restore(bank_of(known[:0]), streamed(known[:8]).state())
@@ -122,7 +122,7 @@ def test_it_goes_on_learning_from_its_state() -> None:
     torch.testing.assert_close(scores(scorer, new), scores(fitted(known), new), rtol=1e-4, atol=0)
 
 
-def test_inference_mode_is_no_condition() -> None:
+def test_inference_mode_is_optional() -> None:
     known, new = grids(20, 6), grids(3, 6, seed=1)
     scorer = gaussian()
     with torch.inference_mode():
@@ -133,7 +133,7 @@ def test_inference_mode_is_no_condition() -> None:
     torch.testing.assert_close(scores(scorer, new), scores(fitted(known), new), rtol=1e-5, atol=0)
 
 
-def test_state_is_as_small_as_a_triangle() -> None:
+def test_state_stores_triangles() -> None:
     state = fitted(grids(9, 6)).state()
     assert {name: (list(each.shape), each.dtype) for name, each in state.items()} == {
         "mean": ([HEIGHT, WIDTH, 6], torch.float64),
@@ -159,76 +159,55 @@ def error(call: Any, *arguments: Any) -> str:
     return str(caught.value)
 
 
-def test_a_bank_that_lacks_patches() -> None:
+def test_bank_without_all_patches_is_refused() -> None:
     bank = bank_of(grids(6, 5))
     kept = torch.arange(len(bank.vectors)) != 17
-    assert error(gaussian().fit, pp.MemoryBank(bank.vectors[kept], bank.origin[kept])) == (
-        "scorer 'gaussian' needs every patch: use --sampler all "
-        "(the bank has 5 to 6 patches at each position of its 3 x 4 grid)"
-    )
-    assert error(gaussian().fit, pp.MemoryBank(bank.vectors[:0], bank.origin[:0])) == (
-        "scorer 'gaussian': expected bank vectors [M, D], got [0, 5]"
-    )
+    assert "--sampler all" in error(gaussian().fit, pp.MemoryBank(bank.vectors[kept], bank.origin[kept]))
+    assert "got [0, 5]" in error(gaussian().fit, pp.MemoryBank(bank.vectors[:0], bank.origin[:0]))
 
 
 @pytest.mark.parametrize("learn", [fitted, streamed])
-def test_a_single_image(learn: Any) -> None:
-    assert error(learn, grids(1, 5)) == (
-        "scorer 'gaussian': a covariance needs at least 2 images, beside those that are held out for the threshold, "
-        "and there is 1; give more images of good parts"
-    )
+def test_single_image_is_refused(learn: Any) -> None:
+    assert "at least 2 images" in error(learn, grids(1, 5))
 
 
-def test_another_grid() -> None:
+def test_another_grid_is_refused() -> None:
     scorer = streamed(grids(4, 5))
     for call in (scorer, scorer.update):
-        assert error(call, pp.Patches(grids(1, 5)[:, :2])) == (
-            "scorer 'gaussian': expected patches of 5 values on a grid of 3 x 4, like those that it learned from, "
-            "got 5 values on 2 x 4"
-        )
+        assert error(call, pp.Patches(grids(1, 5)[:, :2])).endswith("got 5 values on 2 x 4")
     assert error(scorer, pp.Patches(grids(1, 6))).endswith("got 6 values on 3 x 4")
 
 
-def test_before_there_is_a_model() -> None:
+def test_scoring_before_fit_is_refused() -> None:
     scorer = gaussian()
-    assert error(scorer, pp.Patches(grids(1, 5))) == "scorer 'gaussian': call fit or restore before scoring"
+    assert "call fit" in error(scorer, pp.Patches(grids(1, 5)))
     scorer.update(pp.Patches(grids(4, 5)))
-    assert error(scorer.state) == "scorer 'gaussian': call fit or restore before scoring"
-    assert "and there is 0;" in error(gaussian().finish)
+    assert "call fit" in error(scorer.state)
+    assert "got 0" in error(gaussian().finish)
 
 
-def test_a_covariance_that_rounding_leaves_without_an_inverse() -> None:
+def test_singular_covariance_is_refused() -> None:
     """Two images leave one direction with variance; the others have epsilon alone."""
     scorer = gaussian(epsilon=1e-300)
-    assert error(scorer.fit, bank_of(grids(2, 5))) == (
-        "scorer 'gaussian': a covariance is not positive definite with epsilon 1e-300; raise scorer.epsilon"
-    )
+    assert "raise scorer.epsilon" in error(scorer.fit, bank_of(grids(2, 5)))
 
 
 @pytest.mark.parametrize("lost", ["mean", "factors", "count"])
-def test_a_state_that_does_not_fit(lost: str) -> None:
+def test_invalid_state_is_refused(lost: str) -> None:
     state = dict(fitted(grids(4, 5)).state())
     wrong = {**state, lost: state[lost][None]}
-    said = error(gaussian().restore, bank_of(grids(1, 5)), wrong)
     shapes = {name: list(each.shape) for name, each in wrong.items()}
-    assert said == (
-        "scorer 'gaussian': expected the state mean [h, w, D], factors [h, w, D(D+1)/2] and count [], "
-        f"got {shapes}; fit again"
-    )
+    assert str(shapes) in error(gaussian().restore, bank_of(grids(1, 5)), wrong)
     del state[lost]
-    assert error(gaussian().restore, bank_of(grids(1, 5)), state).startswith("scorer 'gaussian': expected the state")
+    assert "fit again" in error(gaussian().restore, bank_of(grids(1, 5)), state)
 
 
-def test_too_little_memory_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_memory_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grids(4, 5)
-    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed(5) * 12)
+    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed_size(5) * 12)
     streamed(grid)
-    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed(5) * 12 - 1)
-    with pytest.raises(pp.PatchcoreError) as caught:
+    monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed_size(5) * 12 - 1)
+    with pytest.raises(pp.PatchcoreError, match=r"lower aggregator.channels"):
         streamed(grid)
-    assert str(caught.value) == (
-        "scorer 'gaussian': 3 x 4 covariances of 5 values take 0.0 GB, and 0.0 GB are free; "
-        "lower aggregator.channels or preprocessing.size, or raise aggregator.stride"
-    )
     monkeypatch.setattr(device, "available", lambda device: None)
     streamed(grid)

@@ -98,10 +98,10 @@ def mahalanobis(bank: Tensor, images: Tensor, levels: tuple[int, ...]) -> Any:
     total, start = np.zeros(len(images)), 0
     for size in levels:
         part = slice(start, start + size)
-        normal, judged = bank[:, part].double().numpy(), images[:, part].double().numpy()
+        normal, test = bank[:, part].double().numpy(), images[:, part].double().numpy()
         covariance, shrinkage = ledoit_wolf(normal)
         assert 0 < shrinkage < 1
-        difference = judged - normal.mean(axis=0)
+        difference = test - normal.mean(axis=0)
         total += np.sqrt(np.einsum("bi,ij,bj->b", difference, np.linalg.inv(covariance), difference))
         start += size
     return total
@@ -138,22 +138,14 @@ def test_image_gaussian_recovers_its_levels_from_its_state() -> None:
 
 def test_image_gaussian_needs_images_that_vary() -> None:
     for rows in (1, 2):
-        with pytest.raises(pp.TensorError) as caught:
+        with pytest.raises(pp.TensorError, match="P >= 3 images"):
             fitted("image-gaussian", bank_of(normal(rows, 4)))
-        assert str(caught.value) == (
-            f"scorer 'image-gaussian': expected vectors [P, D] of P >= 3 images, got [{rows}, 4]"
-        )
     same = torch.cat([normal(8, 3), normal(1, 4, seed=1).expand(8, -1)], dim=1)
-    with pytest.raises(pp.TensorError) as caught:
+    with pytest.raises(pp.TensorError, match="the 8 images vary too little in level 2"):
         fitted("image-gaussian", bank_of(same, (3, 4)))
-    assert str(caught.value) == (
-        "scorer 'image-gaussian': the 8 images vary too little in level 2 to know their covariance; "
-        "fit on more images, each different"
-    )
-    copies = (
-        normal(2, 6).double().repeat(4, 1)
-    )  # two images, four times: nothing is shrunk, and rank one is all there is
-    for noise in (0, 1e-6):  # a rank that rounding alone gives is none
+    # Two images, four times: nothing is shrunk, and the rank is one, except for rounding.
+    copies = normal(2, 6).double().repeat(4, 1)
+    for noise in (0, 1e-6):
         with pytest.raises(pp.TensorError, match="the 8 images vary too little in level 1"):
             fitted("image-gaussian", bank_of(copies + noise * normal(8, 6, seed=1)))
 
@@ -163,31 +155,23 @@ def test_image_gaussian_needs_images_that_vary() -> None:
 
 @pytest.mark.parametrize("name", ["image-knn", "image-gaussian"])
 def test_patches_by_position_are_refused(name: str) -> None:
-    message = (
-        f"scorer '{name}': expected one vector for each image, got patches on a grid of 4 x 5; "
-        "choose aggregator global-pool"
-    )
     origin = torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(5))
-    with pytest.raises(pp.TensorError) as caught:
-        HOST.create("scorer", name).fit(pp.MemoryBank(normal(40, 3), origin))
-    assert str(caught.value) == message
     scorer = fitted(name, bank_of(normal(40, 3)))
-    with pytest.raises(pp.TensorError) as caught:
+    with pytest.raises(pp.TensorError, match="4 x 5; choose aggregator global-pool"):
+        HOST.create("scorer", name).fit(pp.MemoryBank(normal(40, 3), origin))
+    with pytest.raises(pp.TensorError, match="4 x 5; choose aggregator global-pool"):
         scorer(pp.Patches(normal(2, 4, 5, 3)))
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("name", ["image-knn", "image-gaussian"])
-def test_misuse_is_told(name: str) -> None:
+def test_wrong_calls_are_refused(name: str) -> None:
     scorer = HOST.create("scorer", name)
-    with pytest.raises(pp.TensorError) as caught:
+    with pytest.raises(pp.TensorError, match=f"scorer '{name}': call fit"):
         scorer(pp.Patches(normal(2, 1, 1, 3)))
-    assert str(caught.value) == f"scorer '{name}': call fit or restore before scoring"
     scorer.fit(bank_of(normal(9, 3)))
-    with pytest.raises(pp.TensorError) as caught:
+    with pytest.raises(pp.TensorError, match=r"3 values .* got 4"):
         scorer(pp.Patches(normal(2, 1, 1, 4)))
-    assert str(caught.value) == f"scorer '{name}': expected vectors of 3 values like the bank's, got 4"
-    with pytest.raises(pp.TensorError, match=r"expected vectors \[P, D\] of P >= \d images?, got \[0, 3\]"):
+    with pytest.raises(pp.TensorError, match=r"got \[0, 3\]"):
         scorer.fit(bank_of(normal(0, 3)))
 
 
@@ -201,7 +185,7 @@ RECIPES = [
 
 
 @pytest.mark.parametrize(("recipe", "backbone"), RECIPES)
-def test_a_saved_detector_judges_as_before(
+def test_saved_detector_predicts_equal_scores(
     recipe: str, backbone: dict[str, Any], dataset: Path, tmp_path: Path
 ) -> None:
     detector = pp.Detector.from_recipe(recipe, backbone=backbone, **TINY)
@@ -217,7 +201,7 @@ def test_a_saved_detector_judges_as_before(
     assert all(each.anomaly_map is None and each.nearest is None for each in after)
 
 
-def test_the_recipe_of_gaussian_ad_has_the_nine_levels_of_the_paper() -> None:
+def test_gaussian_ad_has_the_nine_levels_of_the_paper() -> None:
     recipe = pp.Recipe.load("gaussian-ad")
     backbone = HOST.create("backbone", recipe.backbone.name, **{**recipe.backbone.options, "weights": "random"})
     pooled = HOST.create("aggregator", recipe.aggregator.name)(backbone(normal(1, 3, 64, 64)))
@@ -231,7 +215,7 @@ def command(*arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     return int(done.value.code or 0), capsys.readouterr().out
 
 
-def test_every_command_says_that_there_is_no_map(
+def test_commands_work_without_a_map(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, out, evaluated = tmp_path / "m.safetensors", tmp_path / "out", tmp_path / "evaluated"
@@ -241,7 +225,8 @@ def test_every_command_says_that_there_is_no_map(
     assert command("fit", dataset / "train/good", "--out", model, *small, **tools)[0] == 0
     code, said = command("predict", model, dataset / "test/blot", "--out", out, **tools)
     assert code == 0
-    assert "scorer image-knn scores whole images only" in said
+    assert "no map" in said
+    assert str(out / "results.jsonl") in said
     assert "colours" not in said
     assert [each.name for each in out.iterdir()] == ["results.jsonl"]
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
@@ -255,5 +240,5 @@ def test_every_command_says_that_there_is_no_map(
     assert (figures["pixel_auroc"], figures["aupro"], figures["bank_rows"]) == (None, None, 10)
     assert figures["image_auroc"] is not None
     page = (evaluated / "report.html").read_text()
-    assert "Heat map of" not in page
+    assert "Heat over" not in page
     assert not [each for each in (evaluated / "washer").iterdir() if each.is_dir()]

@@ -11,9 +11,9 @@ import pytest
 from torch import Tensor
 
 import patchcore_plugin as pp
-from patchcore_plugin.kernels.gaussian import packed
-from patchcore_plugin.models.calibration import held_out
-from patchcore_plugin.models.fitting import learners as learning
+from patchcore_plugin.kernels.gaussian import packed_size
+from patchcore_plugin.models.fitting import strategies
+from patchcore_plugin.models.fitting.hold_out import held_out_indices
 from patchcore_plugin.models.recipes import Recipe
 from tests import real_images
 from tests.commands import loaded
@@ -67,8 +67,8 @@ def test_a_model_file_keeps_it(model: pp.Detector, tmp_path: Path) -> None:
         assert np.array_equal(found.anomaly_map, wanted.anomaly_map)  # type: ignore[arg-type]
 
 
-def test_the_threshold_is_that_of_images_it_had_not_seen(model: pp.Detector) -> None:
-    numbers = held_out(24, 0).tolist()
+def test_threshold_is_that_of_held_out_images(model: pp.Detector) -> None:
+    numbers = held_out_indices(24, 0).tolist()
     assert len(numbers) == 3
     others = make().fit([image for number, image in enumerate(IMAGES) if number not in numbers])
     found = [each.score for each in others.predict([IMAGES[number] for number in numbers])]
@@ -78,11 +78,11 @@ def test_the_threshold_is_that_of_images_it_had_not_seen(model: pp.Detector) -> 
     assert max(seen) < max(found)
 
 
-def test_patches_are_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> Any:
         raise AssertionError("a buffer for all patches was made")
 
-    monkeypatch.setattr(learning, "PatchBuffer", refuse)
+    monkeypatch.setattr(strategies, "PatchBuffer", refuse)
     make().fit(IMAGES[:4])
     with pytest.raises(AssertionError, match="a buffer for all patches"):
         make(sampler={"name": "random", "ratio": 1.0}).fit(IMAGES[:4])
@@ -113,19 +113,20 @@ def held(images: int, **changes: Any) -> int:
     return most
 
 
-def test_memory_does_not_grow_with_the_images() -> None:
+def test_memory_is_independent_of_the_number_of_images() -> None:
     # Two images are held out of either, so that the last batches are equal.
     few, many = held(11), held(20)
-    assert few > 16 * 16 * packed(20) * 8
+    assert few > 16 * 16 * packed_size(20) * 8
     assert many == few
     assert held(20, scorer="knn") - held(11, scorer="knn") >= 9 * 16 * 16 * 20 * 4
 
 
-def test_a_sampler_that_drops_patches_is_refused() -> None:
-    with pytest.raises(pp.TensorError, match="needs every patch: use --sampler all"):
+def test_sampler_that_drops_patches_is_refused() -> None:
+    with pytest.raises(pp.TensorError, match="--sampler all"):
         make(sampler={"name": "greedy-coreset", "ratio": 0.1}).fit(IMAGES[:8])
 
 
+@pytest.mark.slow
 @real_images.needed
 @pytest.mark.parametrize(
     ("category", "image_auroc", "pixel_auroc"), [("hazelnut_reduced", 0.93, 0.98), ("transistor_reduced", 0.93, 0.93)]

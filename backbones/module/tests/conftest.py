@@ -25,6 +25,6 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture
-def saved(networks: Any, tmp_path: Path) -> Path:
+def whole(networks: Any, tmp_path: Path) -> Path:
     torch.save(make(networks).state_dict(), tmp_path / "whole.pth")
     return tmp_path / "whole.pth"

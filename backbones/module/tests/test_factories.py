@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,12 @@ def test_a_factory_that_is_not_allowed_is_neither_called_nor_imported(
     monkeypatch.delenv(plugin.ALLOWED)
     if allowed is not None:
         monkeypatch.setenv(plugin.ALLOWED, allowed)
-    assert message(pp.OptionError, factory=factory, arguments=arguments) == (
-        f"backbone module: factory {factory} is not allowed here, so nothing of it was imported; "
-        "if you trust its code and these arguments, name it in the environment: "
-        f"PATCHCORE_MODULE_FACTORIES={factory}"
-    )
+    assert f"PATCHCORE_MODULE_FACTORIES={factory}" in message(pp.OptionError, factory=factory, arguments=arguments)
     assert not (tmp_path / "TRACE").exists()
 
 
-def test_a_model_file_cannot_choose_what_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fitted model is the stranger's; here nothing is allowed."""
+def test_model_file_cannot_select_code_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model file is untrusted, and nothing is allowed in its environment."""
     good = [np.full((32, 32, 3), value, dtype=np.uint8) for value in range(90, 96)]
     detector = pp.Detector.from_recipe(
         "patchcore", backbone={"name": "module", **OPTIONS}, preprocessing={"size": (32, 32)}
@@ -58,7 +55,7 @@ def test_a_model_file_cannot_choose_what_is_called(tmp_path: Path, monkeypatch: 
     detector.fit(good).save(tmp_path / "part.safetensors")
     monkeypatch.delenv(plugin.ALLOWED)
     del sys.modules["own_networks"]
-    with pytest.raises(pp.OptionError, match="factory own_networks:Net is not allowed here"):
+    with pytest.raises(pp.OptionError, match="factory own_networks:Net is not allowed"):
         pp.Detector.load(tmp_path / "part.safetensors")
     assert "own_networks" not in sys.modules
     monkeypatch.setenv(plugin.ALLOWED, FACTORY)
@@ -68,31 +65,18 @@ def test_a_model_file_cannot_choose_what_is_called(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "factory", ["own_networks", "own_networks.Net", "own_networks:Net.__init__", "a b:c", ":f", ""]
 )
-def test_a_factory_is_written_in_one_way(factory: str) -> None:
-    with pytest.raises(pp.OptionError) as caught:
+def test_factory_has_one_notation(factory: str) -> None:
+    with pytest.raises(
+        pp.OptionError, match=re.escape(f"package.module:function, such as my_networks:SmallNet, got {factory!r}")
+    ):
         pp.Host().configure("backbone", "module", {**OPTIONS, "factory": factory})
-    assert str(caught.value) == (
-        "backbone 'module': option 'factory' must be written package.module:function, such as my_networks:SmallNet, "
-        f"got {factory!r}"
-    )
 
 
-def test_factories_that_cannot_serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_invalid_factories_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(plugin.ALLOWED, "gone.away:Net,own_networks:net,own_networks:broken,own_networks:number,bad:Net")
     (tmp_path / "bad.py").write_text("import gone_too")
-    assert message(pp.OptionError, factory="gone.away:Net") == (
-        "backbone module: gone.away cannot be imported: ModuleNotFoundError: No module named 'gone'; "
-        "install it, or say in which folder it lies: PYTHONPATH=FOLDER"
-    )
-    assert message(pp.OptionError, factory="bad:Net") == (
-        "backbone module: bad cannot be imported: ModuleNotFoundError: No module named 'gone_too'; mend it"
-    )
-    assert message(pp.OptionError, factory="own_networks:net") == (
-        "backbone module: own_networks has no function or class 'net' (did you mean 'Net'?)"
-    )
-    assert message(pp.OptionError, factory="own_networks:broken", arguments={"width": 3}) == (
-        "backbone module: factory own_networks:broken failed with arguments {'width': 3}: KeyError: 'no\\nsuch thing'"
-    )
-    assert message(pp.OptionError, factory="own_networks:number") == (
-        "backbone module: factory own_networks:number must return a torch.nn.Module, got int"
-    )
+    assert "PYTHONPATH" in message(pp.OptionError, factory="gone.away:Net")
+    assert "No module named 'gone_too'" in message(pp.OptionError, factory="bad:Net")
+    assert "did you mean 'Net'?" in message(pp.OptionError, factory="own_networks:net")
+    assert "{'width': 3}: KeyError" in message(pp.OptionError, factory="own_networks:broken", arguments={"width": 3})
+    assert "got int" in message(pp.OptionError, factory="own_networks:number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +25,13 @@ def test_conformance(check: Any) -> None:
     check()
 
 
-def test_maps_are_the_layers_outputs(networks: Any, saved: Path) -> None:
+def test_maps_are_the_layers_outputs(networks: Any, whole: Path) -> None:
     """What follows them in place, the activation, does not change them."""
     network = make(networks)
     with torch.no_grad():
         stem = network.stem(images())
         blocks = network.blocks(stem.relu())
-    maps = create(weights=str(saved))(images())
+    maps = create(weights=str(whole))(images())
     assert len(maps) == 2
     assert torch.equal(maps[0], stem)
     assert torch.equal(maps[1], blocks)
@@ -54,8 +55,8 @@ def test_the_classifier_is_not_reached() -> None:
     assert not any(module._forward_hooks for module in backbone._network.modules())
 
 
-def test_of_a_layer_that_runs_twice_the_first_output_counts(networks: Any, saved: Path) -> None:
-    activation, _ = create(weights=str(saved), layers=("act", "last"))(images())
+def test_of_a_layer_that_runs_twice_the_first_output_counts(networks: Any, whole: Path) -> None:
+    activation, _ = create(weights=str(whole), layers=("act", "last"))(images())
     assert torch.equal(activation, make(networks).stem(images()).relu())
 
 
@@ -75,10 +76,10 @@ def test_what_the_factory_draws_depends_on_the_seed_alone() -> None:
     assert create(arguments={"width": 5})(images())[0].shape[1] == 5
 
 
-def test_a_fit_is_loaded_in_another_process(tmp_path: Path, saved: Path) -> None:
+def test_a_fit_is_loaded_in_another_process(tmp_path: Path, whole: Path) -> None:
     rng = np.random.default_rng(0)
     good = [rng.integers(90, 110, (32, 32, 3), dtype=np.uint8) for _ in range(6)]
-    backbone = {"name": "module", **OPTIONS, "weights": str(saved), "arguments": {"width": 4}}
+    backbone = {"name": "module", **OPTIONS, "weights": str(whole), "arguments": {"width": 4}}
     detector = pp.Detector.from_recipe("patchcore", backbone=backbone, preprocessing={"size": (32, 32)})
     detector.fit(good).save(tmp_path / "part.safetensors")
     np.save(tmp_path / "image.npy", good[0])
@@ -98,44 +99,38 @@ def test_a_fit_is_loaded_in_another_process(tmp_path: Path, saved: Path) -> None
     assert float(found.stdout) == detector.predict([good[0]])[0].score
 
 
-# Layers and images that cannot be
+# Invalid layers and images
 
 
 @pytest.mark.parametrize(
-    ("layers", "text"),
+    ("layers", "choices"),
     [
-        (("block",), "the network has no submodule 'block'; near ones are blocks, blocks.1, blocks.0"),
-        (("?",), "the network has no submodule '?'; at its top are stem, act, blocks, pool, flat, last, head, idle"),
-        (("",), "the network has no submodule ''; at its top are stem, act, blocks, pool, flat, last, head, idle"),
+        (("block",), "blocks, blocks.1, blocks.0"),
+        (("?",), "stem, act, blocks, pool, flat, last, head, idle"),
+        (("",), "stem, act, blocks, pool, flat, last, head, idle"),
     ],
 )
-def test_layers_that_do_not_exist_are_refused_before_weights_are_read(layers: tuple[str, ...], text: str) -> None:
-    assert message(pp.OptionError, layers=layers, weights="nowhere.pth") == f"backbone module: layers: {text}"
+def test_layers_that_do_not_exist_are_refused_before_weights_are_read(layers: tuple[str, ...], choices: str) -> None:
+    assert message(pp.OptionError, layers=layers, weights="nowhere.pth").endswith(f"choose from {choices}")
 
 
 def test_a_layer_named_twice_is_refused() -> None:
-    assert message(pp.OptionError, layers=("stem", "stem")) == "backbone module: layers names 'stem' twice"
+    assert "'stem' twice" in message(pp.OptionError, layers=("stem", "stem"))
 
 
 @pytest.mark.parametrize(
     ("layer", "got"), [("flat", "float32 [2, 512]"), ("head", "float32 [2, 5]"), ("pool", "tuple")]
 )
 def test_layers_without_maps_are_named(layer: str, got: str) -> None:
-    with pytest.raises(pp.TensorError) as caught:
+    with pytest.raises(pp.TensorError, match=re.escape(f"got {got}")):
         create(layers=("stem", layer))(images())
-    assert str(caught.value) == (
-        f"backbone module: layer '{layer}' must put out floating-point maps [B, C, h, w] of 2 images, got {got}; "
-        "choose another layer, or let the factory return a module that makes maps of it"
-    )
 
 
-def test_layers_that_do_not_run_are_named() -> None:
-    with pytest.raises(pp.TensorError) as caught:
+def test_layers_that_do_not_run_are_refused() -> None:
+    with pytest.raises(pp.TensorError, match="idle did not run"):
         create(layers=("stem", "idle"))(images())
-    assert str(caught.value) == ("backbone module: layers: idle did not run; choose layers that its forward calls")
 
 
-def test_wrong_images_are_named() -> None:
-    with pytest.raises(pp.TensorError) as caught:
+def test_wrong_images_are_refused() -> None:
+    with pytest.raises(pp.TensorError, match=r"got \[3, 32, 32\]"):
         create()(torch.zeros(3, 32, 32))
-    assert str(caught.value) == "backbone module: expected images [B, 3, H, W], got [3, 32, 32]"

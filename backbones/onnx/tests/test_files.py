@@ -1,4 +1,4 @@
-"""ONNX files that cannot serve, and weights beside them or where they must not be."""
+"""Invalid ONNX files, and external weights inside and outside of their folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .networks import DYNAMIC, create, draw, images, message, one_node
 
 
 @pytest.mark.parametrize(
-    ("operation", "kinds", "shape", "has"),
+    ("operation", "kinds", "shape", "found"),
     [
         (
             "Add",
@@ -30,63 +30,53 @@ from .networks import DYNAMIC, create, draw, images, message, one_node
         ("Relu", [TensorProto.FLOAT], [3, 8, 8], "in0 tensor(float) [3, 8, 8]"),
     ],
 )
-def test_other_inputs_are_refused(tmp_path: Path, operation: str, kinds: list[int], shape: list[int], has: str) -> None:
+def test_other_inputs_are_refused(
+    tmp_path: Path, operation: str, kinds: list[int], shape: list[int], found: str
+) -> None:
     file = one_node(tmp_path / "net.onnx", operation, kinds, shape, [*shape])
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file}: expected one input, float32 [B, 3, H, W], it has: {has}"
-    )
+    assert f"found {found}" in message(pp.WeightsError, file)
 
 
-def test_a_file_without_feature_maps_is_refused(tmp_path: Path) -> None:
+def test_file_without_feature_maps_is_refused(tmp_path: Path) -> None:
     file = one_node(tmp_path / "net.onnx", "Flatten", [TensorProto.FLOAT], DYNAMIC, ["batch", "features"])
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file}: no output is a feature map, float32 or float16 [B, C, h, w]; it has: out; "
-        "cut it, for example with onnx.utils.extract_model"
-    )
+    assert "it has: out" in message(pp.WeightsError, file)
 
 
-def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message(pp.WeightsError, "net.onnx") == (
-        f"backbone onnx: no file net.onnx (seen from {tmp_path}); put it there, or give another path with "
-        "backbone.file=PATH and fit again"
-    )
+    assert f"no file net.onnx in {tmp_path}" in message(pp.WeightsError, "net.onnx")
 
 
-def test_a_damaged_file_is_told_in_one_line(file: Path) -> None:
+def test_damaged_file_is_refused(file: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file} is no ONNX file, or damaged; copy it again from its source"
-    )
+    assert "not an ONNX file" in message(pp.WeightsError, file)
 
 
-def test_a_file_that_the_runtime_refuses_is_told_in_one_line(file: Path) -> None:
+def test_file_that_the_runtime_refuses_is_refused(file: Path) -> None:
     model = onnx.load(file)
     model.graph.node[0].op_type = "Guess"
     onnx.save(model, file)
     text = message(pp.WeightsError, file)
-    assert text.startswith(f"backbone onnx: {file} cannot be loaded ([ONNXRuntimeError] : ")
+    assert str(file) in text
     assert "Guess" in text
-    assert text.endswith("; copy it again from its source, or export it for this version of ONNX Runtime")
+    assert "\n" not in text
 
 
-def test_the_hash_is_of_all_weights(tmp_path: Path) -> None:
+def test_hash_includes_external_weights(tmp_path: Path) -> None:
     inside = create(draw(tmp_path / "net.onnx")).weight_hash()
     assert inside == create(draw(tmp_path / "copy.onnx")).weight_hash()
-    beside = draw(tmp_path / "net.onnx", external=True)
+    external = draw(tmp_path / "net.onnx", external=True)
     weights = tmp_path / "weights.data"
-    first = create(beside)
+    first = create(external)
     torch.testing.assert_close(first(images())[0], 3 * avg_pool2d(images(), 2))
     content = bytearray(weights.read_bytes())
     content[:12] = np.full(3, 5, np.float32).tobytes()
     weights.write_bytes(content)
-    second = create(beside)
+    second = create(external)
     assert len({inside, first.weight_hash(), second.weight_hash()}) == 3
     weights.unlink()
-    assert message(pp.WeightsError, beside) == (
-        f"backbone onnx: {beside} keeps weights in 'weights.data' beside it, which is missing; copy that file too"
-    )
+    assert "'weights.data'" in message(pp.WeightsError, external)
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link"])
@@ -100,10 +90,7 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -
     (entry,) = (each for each in model.graph.initializer[0].external_data if each.key == "location")
     entry.value = location
     file.write_bytes(model.SerializeToString())
-    assert message(pp.WeightsError, file) == (
-        f"backbone onnx: {file} keeps weights outside its folder ({location!r}), which is refused; "
-        "save it with its weights inside or beside it"
-    )
+    assert f"outside of its folder ({location!r})" in message(pp.WeightsError, file)
 
 
 def test_weights_outside_are_found_in_attributes_too(tmp_path: Path) -> None:
@@ -115,4 +102,4 @@ def test_weights_outside_are_found_in_attributes_too(tmp_path: Path) -> None:
     model = onnx.load(file)
     model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=value))
     file.write_bytes(model.SerializeToString())
-    assert "keeps weights outside its folder ('../secret')" in message(pp.WeightsError, file)
+    assert "outside of its folder ('../secret')" in message(pp.WeightsError, file)

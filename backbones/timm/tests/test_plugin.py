@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import patchcore_timm as plugin
 import pytest
-import timm
 import torch
 
 import patchcore_plugin as pp
@@ -131,23 +130,16 @@ def test_a_fit_survives_saving_and_loading(tmp_path: Path) -> None:
     assert loaded.predict([bad])[0].score == detector.predict([bad])[0].score > detector.predict(good[:1])[0].score
 
 
-# Options that cannot be
+# Invalid options
 
 
-def test_unknown_models_are_answered_with_near_ones() -> None:
-    lists = "python -c 'import timm; print(*timm.list_models())' lists all"
-    begin, _, end = message(pp.OptionError, model="test_resnett").partition(" or ")
-    assert begin == f"backbone timm: model: timm {timm.__version__} has no 'test_resnett' (did you mean test_resnet"
-    assert end.endswith(f"?); {lists}")  # which else is near depends on timm's version
-    assert message(pp.OptionError, model="hf-hub:someone/something", weights="pretrained") == (
-        f"backbone timm: model: timm {timm.__version__} has no 'hf-hub:someone/something'; {lists}"
-    )
+def test_unknown_model_is_refused_with_a_suggestion() -> None:
+    assert "did you mean 'test_resnet" in message(pp.OptionError, model="test_resnett")
+    assert "hf-hub:someone/something" in message(pp.OptionError, model="hf-hub:someone/something", weights="pretrained")
 
 
 def test_unknown_tags_are_answered_with_all() -> None:
-    assert message(pp.OptionError, model="test_vit.none", weights="pretrained") == (
-        "backbone timm: model: test_vit has no tag 'none'; choose from r160_in1k"
-    )
+    assert "choose from r160_in1k" in message(pp.OptionError, model="test_vit.none", weights="pretrained")
     assert message(pp.OptionError, model="convnext_atto_rms.a").endswith("has no tag 'a'; it has none")
 
 
@@ -157,24 +149,23 @@ LAYERS = "act1, layer1, layer2, layer3, layer4, or 0 to 4"
 @pytest.mark.parametrize(
     ("layers", "text"),
     [
-        (("layer22",), f"layers: test_resnet has no 'layer22' (did you mean 'layer2'?); choose from {LAYERS}"),
-        ((5,), f"layers: test_resnet has no '5'; choose from {LAYERS}"),
-        ((-1,), f"layers: test_resnet has no '-1'; choose from {LAYERS}"),
-        ((), f"layers is empty; test_resnet has several: choose from {LAYERS}"),
-        ((3, "layer3"), "layers names 'layer3' twice"),
+        (("layer22",), f"did you mean 'layer2'? choose from {LAYERS}"),
+        ((5,), f"choose from {LAYERS}"),
+        ((-1,), f"choose from {LAYERS}"),
+        ((), f"choose from {LAYERS}"),
+        ((3, "layer3"), "'layer3' twice"),
     ],
 )
 def test_layers_that_do_not_exist_are_refused_before_weights_are_read(layers: tuple[int | str, ...], text: str) -> None:
-    assert message(pp.OptionError, layers=layers, weights="/nowhere.pth") == f"backbone timm: {text}"
+    assert text in message(pp.OptionError, layers=layers, weights="/nowhere.pth")
 
 
-# Images that cannot be
+# Invalid images
 
 
-def test_wrong_images_are_named() -> None:
-    with pytest.raises(pp.TensorError) as caught:
+def test_wrong_images_are_refused() -> None:
+    with pytest.raises(pp.TensorError, match=r"got \[3, 32, 32\]"):
         create()(torch.zeros(3, 32, 32))
-    assert str(caught.value) == "backbone timm: expected images [B, 3, H, W], got [3, 32, 32]"
 
 
 @pytest.mark.parametrize(
@@ -190,16 +181,11 @@ def test_wrong_images_are_named() -> None:
         ("test_maxvit", (256, 256), "height (64) must be divisible by window (5)); set preprocessing.size=160,160"),
     ],
 )
-def test_sizes_that_a_model_cannot_take_are_answered_with_one_that_it_can(
-    model: str, size: tuple[int, int], text: str
-) -> None:
+def test_refused_size_is_answered_with_a_supported_one(model: str, size: tuple[int, int], text: str) -> None:
     backbone = create(model)
     with pytest.raises(pp.TensorError) as caught:
         backbone(images(*size))
-    assert str(caught.value) == (
-        f"backbone timm: {model} cannot take images of {size[0]} x {size[1]} ({text}, "
-        "or preprocessing.crop where the recipe crops"
-    )
+    assert text in str(caught.value)
     height, width = (int(part) for part in text.rpartition("=")[2].split(","))
     assert len(backbone(images(height, width))[0]) == 2
 

@@ -19,17 +19,17 @@ from .networks import create, images, message, original
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def whole(tmp_path: Path) -> Path:
     torch.save(original("test_resnet").state_dict(), tmp_path / "whole.pth")
     return tmp_path / "whole.pth"
 
 
-def test_weights_of_any_kind_of_file_give_equal_maps(saved: Path) -> None:
-    tensors = torch.load(saved, weights_only=True)
-    save_file(tensors, saved.with_suffix(".safetensors"))
+def test_weights_of_any_kind_of_file_give_equal_maps(whole: Path) -> None:
+    tensors = torch.load(whole, weights_only=True)
+    save_file(tensors, whole.with_suffix(".safetensors"))
     fine_tuned = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
-    torch.save({"state_dict": {**fine_tuned, "fc.weight": torch.zeros(2, 9)}, "epoch": 3}, saved.parent / "tuned.pth")
-    paths = (saved, saved.with_suffix(".safetensors"), saved.parent / "tuned.pth")
+    torch.save({"state_dict": {**fine_tuned, "fc.weight": torch.zeros(2, 9)}, "epoch": 3}, whole.parent / "tuned.pth")
+    paths = (whole, whole.with_suffix(".safetensors"), whole.parent / "tuned.pth")
     first, *others = [create(weights=str(path)) for path in paths]
     for other in others:
         assert other.weight_hash() == first.weight_hash() != create().weight_hash()
@@ -37,20 +37,13 @@ def test_weights_of_any_kind_of_file_give_equal_maps(saved: Path) -> None:
             assert torch.equal(a, b)
 
 
-def test_a_file_that_does_not_exist_or_is_damaged(tmp_path: Path, saved: Path) -> None:
-    assert message(pp.WeightsError, weights="nowhere.pth") == (
-        "backbone timm: weights: no file nowhere.pth; "
-        "give pretrained, random, or the path of a .pth or .safetensors file"
-    )
-    advice = "save one with torch.save(network.state_dict(), PATH)"
+def test_a_file_that_does_not_exist_or_is_damaged(tmp_path: Path, whole: Path) -> None:
+    assert "no file nowhere.pth" in message(pp.WeightsError, weights="nowhere.pth")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
-    assert message(pp.WeightsError, weights=str(cut)) == (
-        f"backbone timm: weights: {cut} cannot be read as a .pth or .safetensors file of named tensors "
-        f"(SafetensorError); {advice}"
-    )
-    saved.write_bytes(saved.read_bytes()[:1000])
-    assert message(pp.WeightsError, weights=str(saved)).endswith(f"(RuntimeError); {advice}")
+    assert "(SafetensorError)" in message(pp.WeightsError, weights=str(cut))
+    whole.write_bytes(whole.read_bytes()[:1000])
+    assert "(RuntimeError)" in message(pp.WeightsError, weights=str(whole))
 
 
 def test_no_pickle_is_run(trap: Any) -> None:
@@ -69,23 +62,20 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     assert create(seed=4).weight_hash() != a
 
 
-def test_weights_of_another_network(tmp_path: Path, saved: Path) -> None:
-    tensors = torch.load(saved, weights_only=True)
+def test_weights_of_another_network(tmp_path: Path, whole: Path) -> None:
+    tensors = torch.load(whole, weights_only=True)
     del tensors["conv1.0.weight"], tensors["bn1.weight"], tensors["bn1.bias"]
     tensors["more"] = torch.zeros(1)
     tensors["layer1.0.bn1.weight"] = torch.zeros(3)
     torch.save(tensors, tmp_path / "other.pth")
-    assert message(pp.WeightsError, weights=str(tmp_path / "other.pth")) == (
-        f"backbone timm: weights: {tmp_path / 'other.pth'} is of another network than test_resnet; tensors: "
-        "3 missing (conv1.0.weight, bn1.weight, ...); 1 unexpected (more); 1 of another shape (layer1.0.bn1.weight); "
-        "they must have timm's names, as in the file that timm downloads for the model"
-    )
+    text = message(pp.WeightsError, weights=str(tmp_path / "other.pth"))
+    for difference in ("3 missing (conv1.0.weight", "1 unexpected (more)", "1 of another shape (layer1.0.bn1.weight)"):
+        assert difference in text
 
 
 def test_a_model_without_pretrained_weights() -> None:
-    assert message(pp.WeightsError, model="convnext_atto_rms", weights="pretrained") == (
-        "backbone timm: timm has no pretrained weights of convnext_atto_rms; "
-        "choose another model, or give a weights file with backbone.weights=PATH"
+    assert "no pretrained weights of convnext_atto_rms" in message(
+        pp.WeightsError, model="convnext_atto_rms", weights="pretrained"
     )
 
 
@@ -95,23 +85,19 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(_weights, "model_info", unreachable)
-    assert message(pp.WeightsError, model="test_vit", weights="pretrained") == (
-        "backbone timm: the pretrained weights of test_vit cannot be had (no route to timm/test_vit.r160_in1k): "
-        "connect to the network once so that timm downloads them, "
-        "or give a weights file with backbone.weights=PATH, or backbone.weights=random for a trial"
-    )
+    assert "(no route to timm/test_vit.r160_in1k)" in message(pp.WeightsError, model="test_vit", weights="pretrained")
 
 
 def test_downloaded_weights_are_read_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
     """The hub's cache, as a download leaves it; any question to the hub fails."""
     repository = tmp_path / "models--timm--test_resnet.r160_in1k"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
     (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    save_file(torch.load(saved, weights_only=True), repository / "snapshots" / ("0" * 40) / "model.safetensors")
+    save_file(torch.load(whole, weights_only=True), repository / "snapshots" / ("0" * 40) / "model.safetensors")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(_weights, "model_info", None)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", None)
-    assert create(weights="pretrained").weight_hash() == create(weights=str(saved)).weight_hash()
+    assert create(weights="pretrained").weight_hash() == create(weights=str(whole)).weight_hash()

@@ -1,7 +1,7 @@
-"""The compiled kernels of patchcore-plugin behind a plain C interface: memory in, memory out, no Python in between.
+"""The compiled kernels of patchcore-plugin, behind a plain C interface that is called through ctypes.
 
-`library` loads them once. Its functions release Python's lock, start no threads, and keep nothing: all arrays
-belong to the caller. kernels.h says what they mean. `patchcore_plugin.kernels.compiled` is what calls them.
+`library` loads them once. Its functions release the global interpreter lock, start no threads and hold no state: all
+arrays belong to the caller. kernels.h describes them. `patchcore_plugin.kernels` calls them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 VERSION = 1
-"""Of the C interface; `patchcore_version` returns that of the library."""
+"""Version of the C interface; `patchcore_version` returns that of the library."""
 LANES, LINK, MAX_CELLS, SKETCH = 16, 64, 64, 128
 MAX_DIMS = 8192
-"""What a thread's stack has room for, with some rows at a time."""
+"""Largest number of values per point: the stack of a thread must hold a few rows."""
 NOWHERE = -1e19
 INSTRUCTIONS = ("portable", "AVX2", "AVX-512 VNNI")
 
@@ -39,7 +39,7 @@ _pointer, _whole, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
 class Bank(ctypes.Structure):
-    """Rows to be searched."""
+    """A bank of rows to search."""
 
     _fields_ = [
         *((name, _whole) for name in ("rows", "dims", "padded", "sketch")),
@@ -51,7 +51,7 @@ class Bank(ctypes.Structure):
 
 
 class Queries(ctypes.Structure):
-    """Points whose nearest rows are wanted."""
+    """Points whose nearest rows are searched."""
 
     _fields_ = [
         (name, _pointer)
@@ -80,17 +80,20 @@ class Coreset(ctypes.Structure):
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """Return the library, set to the best instructions that the processor has.
+    """Return the library, set to the best instruction set of the processor.
 
     Raises
     ------
     OSError
-        If it was not built for this machine, or is of another version than this module.
+        If the library is missing, was built for another machine, or has another version than this module.
     """
     path = Path(__file__).parent / _NAMES.get(sys.platform, "libpatchcore.so")
     loaded = ctypes.CDLL(str(path))
+    # The version comes first: another version may lack the functions below, or give them other arguments.
+    version = loaded.patchcore_version() if hasattr(loaded, "patchcore_version") else None
+    if version != VERSION:
+        raise OSError(f"{path.name} has interface version {version}, expected {VERSION}; reinstall patchcore-native")
     signatures: dict[str, tuple[object, list[object]]] = {
-        "version": (ctypes.c_int, []),
         "use": (ctypes.c_int, [ctypes.c_int]),
         "using": (ctypes.c_int, []),
         "levels": (ctypes.c_int, []),
@@ -108,12 +111,10 @@ def library() -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(loaded, f"patchcore_{name}")
         function.restype, function.argtypes = result, arguments
-    if loaded.patchcore_version() != VERSION:
-        raise OSError(f"{path}: version {loaded.patchcore_version()}, expected {VERSION}")
     loaded.patchcore_use(len(INSTRUCTIONS) - 1)
     return loaded
 
 
 def instructions() -> str:
-    """Name the instructions that are used."""
+    """Return the name of the instruction set in use."""
     return INSTRUCTIONS[library().patchcore_using()]

@@ -158,8 +158,8 @@ INLINE int64_t bits_of(double value) {
     return bits;
 }
 
-/* The first `size` positive rows by (value descending, row ascending), as ascending rows; returns how many. With
- * them come value and row of the first one left outside, 0 and -1 if nothing above 0 is. `keys` has room for all. */
+/* The first `size` positive rows by (value descending, row ascending), as ascending rows; returns how many. Also
+ * returns value and row of the first one outside, 0 and -1 if no positive value is. `keys` holds `count` values. */
 static int64_t first(const double *best, int64_t count, int64_t size, int64_t *keys, int64_t *rows, double *threshold,
                      int64_t *outsider) {
     int64_t left = 0, wanted = size, level = 0, found = 0, ties = 0; /* keys left; the wanted one's place among them */

@@ -1,11 +1,11 @@
-/* What the library computes; `kernels.c` is compiled once for each set of instructions, `library.c` chooses.
+/* What the library computes. `kernels.c` is compiled once per instruction set; `library.c` selects one.
  *
- * All arrays belong to the caller. Codes are points rounded to a grid: int8, `padded` a row, zero beyond `dims`.
- * A panel holds 16 codes for multiplication, [padded / 4][16][4] bytes, shifted to be unsigned; the norms and
- * reaches beside it have 16 entries a panel. `steps` is 1 / the step of the grid.
+ * All arrays belong to the caller. Codes are points rounded to a grid: int8, `padded` per row, zero beyond `dims`.
+ * A panel holds 16 codes for multiplication, [padded / 4][16][4] bytes, shifted to be unsigned. The
+ * arrays of norms and reaches have 16 entries per panel. `steps` is 1 / the step of the grid.
  *
  * A pair is dismissed if ||c_a - c_b||, which is exact, exceeds reach_a + reach_b. The proof is in
- * patchcore_plugin/kernels/quantised.py; whatever is not dismissed is decided by `squared_distance`.
+ * patchcore_plugin/kernels/quantisation.py; whatever is not dismissed is decided by `squared_distance`.
  */
 #ifndef PATCHCORE_KERNELS_H
 #define PATCHCORE_KERNELS_H

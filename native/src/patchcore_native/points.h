@@ -27,7 +27,7 @@ INLINE void fetch(const void *row, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)row + i);
 }
 
-/* Above what float32 loses on the way to a comparison; ROUND_UP, TINY and FAR in quantised.py. */
+/* Above what float32 loses on the way to a comparison; ROUND_UP, TINY and FAR in quantisation.py. */
 INLINE float rounded_up(double value) { return value < 1e18 ? (float)(value * (1 + 1e-5) + 1e-5) : 1e18f; }
 
 INLINE float reach(double squared, double steps, float error) {
@@ -100,7 +100,7 @@ static void project_tile(const float *rows, int64_t dims, const float *direction
         memcpy(out + r * SKETCH, sums[r], sizeof sums[r]);
 }
 
-/* Sketches of points, float32 [count, SKETCH], and bounds of their errors; nearest/compiled.py has the proof.
+/* Sketches of points, float32 [count, SKETCH], and bounds of their errors; kernels/nearest/native.py has the proof.
  * `directions` are SKETCH of D values as panels [SKETCH / 16][dims][16], the last one zero. */
 static void sketch(const float *points, int64_t count, int64_t dims, const double *centre, const float *directions,
                    float *sketches, double *wrong) {

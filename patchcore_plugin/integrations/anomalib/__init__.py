@@ -9,7 +9,7 @@ import warnings
 from importlib import import_module
 
 try:
-    # anomalib imports parts of itself and of timm that they call deprecated: nothing that our users could mend.
+    # anomalib imports parts of itself and of timm that they call deprecated, which users of this package cannot change.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         for name in ("anomalib", "anomalib.models"):

@@ -21,7 +21,7 @@ from patchcore_plugin.models.fitting.buffer import PatchBuffer
 from patchcore_plugin.models.fitting.memory import patches_per_image, require_memory
 from patchcore_plugin.models.pipeline import Pipeline, Precision
 from patchcore_plugin.models.recipes import Preprocessing, Recipe
-from patchcore_plugin.plugins.manager import Host
+from patchcore_plugin.plugins.manager import default_host
 
 from .model import PipelineModel, plain
 from .preparation import Preparation
@@ -100,7 +100,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         for part, change in changes.items():
             if change is not None:
                 chosen = chosen.change(part, change)
-        host = Host()
+        host = default_host()
         pipeline = Pipeline(chosen.resolve(host, seed), host, device="cpu", precision=precision)
         super().__init__(
             pre_processor=Preparation(chosen.preprocessing) if pre_processor is True else pre_processor,

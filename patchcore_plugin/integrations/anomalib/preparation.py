@@ -1,4 +1,4 @@
-"""A recipe's preprocessing as anomalib's pre-processor: images become the very inputs that the detector sees."""
+"""The preprocessing of a recipe as an anomalib pre-processor, with the same inputs as in a detector."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from .model import plain
 
 
 class Resize(v2.Resize):  # type: ignore[misc]
-    """Resize images bilinearly with antialiasing, and masks to the nearest pixel, as a recipe says.
+    """Resize images bilinearly with antialiasing, and masks to the nearest pixel.
 
-    anomalib looks for a ``Resize`` among the transforms and applies it once more, before images are stacked; on what
-    it has resized it changes nothing.
+    anomalib searches the transforms for a ``Resize`` and applies it before images are stacked; the second application
+    does not change the image.
+
+    Parameters
+    ----------
+    options
+        The recipe's preprocessing.
     """
 
     def __init__(self, options: Preprocessing) -> None:
@@ -34,7 +39,13 @@ class Resize(v2.Resize):  # type: ignore[misc]
 
 
 class Crop(v2.Transform):  # type: ignore[misc]
-    """Cut the inspected part out of a resized image or mask."""
+    """Crop a resized image or mask to the inspected part.
+
+    Parameters
+    ----------
+    options
+        The recipe's preprocessing.
+    """
 
     def __init__(self, options: Preprocessing) -> None:
         super().__init__()
@@ -47,7 +58,7 @@ class Crop(v2.Transform):  # type: ignore[misc]
 
 
 class Preparation(PreProcessor):
-    """Resize and crop as a recipe says; values stay in 0..1, because each backbone normalises its own input.
+    """Resize and crop images; values stay in 0..1, because each backbone normalises its input.
 
     Parameters
     ----------
@@ -57,9 +68,9 @@ class Preparation(PreProcessor):
 
     def __init__(self, options: Preprocessing) -> None:
         super().__init__()
-        self._follow(options)
+        self._set_options(options)
 
-    def _follow(self, options: Preprocessing) -> None:
+    def _set_options(self, options: Preprocessing) -> None:
         steps: list[v2.Transform] = [Resize(options)]
         if options.crop is not None:
             steps.append(Crop(options))
@@ -69,12 +80,12 @@ class Preparation(PreProcessor):
         self.export_transform = self.transform
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """Return the options: they are not the recipe's where the model was given another pre-processor."""
+        """Return the options, which are not those of the recipe if the model was given another pre-processor."""
         return {"options": plain(asdict(self.options))}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Take what a checkpoint says: options, or the transform of anomalib's own pre-processor."""
+        """Restore the options, or the transform of anomalib's default pre-processor, from a checkpoint."""
         if "options" in config:
-            self._follow(validate(Preprocessing, config["options"], "the checkpoint's preprocessing"))
+            self._set_options(validate(Preprocessing, config["options"], "the checkpoint's preprocessing"))
         elif "transform" in config:
             super().load_checkpoint_config(config)

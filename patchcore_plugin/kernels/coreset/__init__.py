@@ -8,11 +8,39 @@ import torch
 from torch import Tensor
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.compiled import serves
-from patchcore_plugin.kernels.gpu import serves as gpu_serves
+from patchcore_plugin.kernels import _native_calls, _triton
+from patchcore_plugin.kernels.backend import Backend, usable_backends
 
-from . import compiled
+from . import native
 from .lazy import LazyGreedy
+from .task import Task
+
+__all__ = ["greedy_coreset"]
+
+Picks = tuple[Tensor, Tensor]
+"""The picks in order, int64 [m], and the covering radius after each, float64 [m] on the CPU."""
+
+
+def _prepare_triton(points: Tensor) -> Callable[[Task], Picks]:
+    from .gpu import greedy  # imports triton
+
+    return lambda task: greedy(points, task)
+
+
+BACKENDS: tuple[Backend[[Task], Picks | None], ...] = (
+    Backend("Triton", usable=lambda points, task: _triton.usable(points), prepare=_prepare_triton),
+    Backend(
+        "compiled",
+        usable=lambda points, task: _native_calls.usable(points),
+        prepare=lambda points: lambda task: native.greedy(points, task),
+    ),
+    Backend(
+        "torch, float32",
+        usable=lambda points, task: True,
+        prepare=lambda points: lambda task: LazyGreedy(points, task).run(),
+    ),
+)
+"""In order of preference. A backend that gives up returns None; the last one never does."""
 
 
 def greedy_coreset(
@@ -24,10 +52,10 @@ def greedy_coreset(
     within: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Select rows greedily, each time the one farthest from those selected.
+    """Select rows greedily: each pick is the row farthest from all earlier picks.
 
-    The selection is that of `reference.greedy` in every case: float64 direct differences of the given
-    values decide, ties go to the lowest index, copies of a selected row come last in order of index.
+    The selection is that of `reference.greedy` whichever backend computes it: float64 direct differences of the given
+    values decide, ties go to the lowest index, and copies of selected rows come last, in order of index.
 
     Parameters
     ----------
@@ -38,20 +66,20 @@ def greedy_coreset(
     start
         The first row.
     radius
-        Select fewer if the covering radius comes down to this before; in the units of `points`.
+        Stop earlier, as soon as the covering radius is at most this; in the units of `points`.
     within
-        float64 [N], how far each row is from what was selected elsewhere before; distances to the nearest of those are
-        never larger. None if nothing was.
+        float64 [N], the distance of each row to the nearest row of an earlier selection elsewhere; None if there is
+        none.
     progress
-        Called now and then with the number of rows selected and `count`.
+        Called from time to time with the number of rows selected and `count`.
 
     Returns
     -------
     index
         int64 [m] with m <= `count`, in selection order, on the device of `points`.
     radii
-        float64 [m], on the CPU: the covering radius (the largest distance from any row to its nearest
-        selected row) after each pick.
+        float64 [m], on the CPU: the covering radius after each pick, which is the largest distance from any row to its
+        nearest pick.
 
     Raises
     ------
@@ -78,13 +106,7 @@ def greedy_coreset(
         raise TensorError(
             f"greedy_coreset: expected within float64 [{len(points)}], got {within.dtype} {list(within.shape)}"
         )
-    points, known = points.detach(), None if within is None else within.square()
-    if gpu_serves(points):
-        from .gpu import greedy  # needs triton
-
-        return greedy(points, count, start, radius=radius, known=known, progress=progress)
-    if serves(points):
-        found = compiled.greedy(points, count, start, radius=radius, known=known, progress=progress)
-        if found is not None:
-            return found
-    return LazyGreedy(points, count, start, radius=radius, known=known, progress=progress).run()
+    points = points.detach()
+    task = Task(count, start, radius, None if within is None else within.square(), progress)
+    results = (backend.prepare(points)(task) for backend in usable_backends(BACKENDS, points, task))
+    return next(picks for picks in results if picks is not None)

@@ -1,30 +1,29 @@
-r"""Greedy k-center on a GPU: the reference's selection, a few hundred picks a round.
+r"""Greedy k-center on a GPU: the selection of the reference, a few hundred picks per round.
 
-A GPU multiplies so fast that nothing needs to be left out for want of arithmetic, as `lazy` does; what costs is that
-picks come one after the other. So every point's squared distance to its nearest pick is kept exact, and a round is:
+On a GPU, arithmetic is cheap and the sequence of picks is the bottleneck. Unlike `lazy`, this keeps the squared
+distance of every point to its nearest pick exact. A round is:
 
-1. The first points by (distance descending, row ascending) are the players, `MAX_PLAYERS` of them once they pay; the
-   first one left outside is the threshold.
-2. Their mutual distances, in float64, are filled into one matrix: those that could change anything, which is where
-   8-bit codes (`quantised`) cannot prove the distance to be above the player's own.
-3. `play_out`, one program, runs the greedy selection among them for as long as the first of them comes before
-   the threshold. Outside, values can only have fallen since, so each of its picks is the reference's.
-4. All points meet the new picks as queries meet a bank in `nearest.gpu`: two 8-bit passes on the tensor cores and the
-   float64 differences of what these leave.
+1. The first points by (distance descending, row ascending) are the players, up to `MAX_PLAYERS`. The first one left
+   outside is the threshold.
+2. Their mutual distances are computed in float64 and stored in one matrix, but only those that could change a result:
+   where 8-bit codes (`quantisation`) cannot prove the distance to be above the value of the player.
+3. `play_out`, one program, runs the greedy selection among the players while the first of them comes before the
+   threshold. Values outside can only have fallen, so each of its picks is that of the reference.
+4. All points are compared with the new picks like queries with a bank in `nearest.gpu`: two 8-bit passes on the
+   tensor cores, then float64 differences of the remaining pairs.
 
-Every decision rests on the float64 differences of `squared_distances`, in its order, so ties and copies are those of
-the reference. The number of picks made is the only thing that a round waits for.
+Every decision uses the float64 differences of `squared_distances`, in its order, so ties and copies are resolved like
+in the reference. A round synchronises once, to read the number of picks.
 
-On paper, for N points, m picks, D values and B players: 4 N m D operations on 8-bit integers in all; per
-round one sort of N values, 8 B^2 bytes of matrix and 4 B^2 D such operations; per pick one row of the matrix
-and one reduction of B values in one program, about 2 microseconds, which is most of the time. About 15 launches for
-hundreds of picks leave nothing for CUDA graphs to save.
+Cost for N points, m picks, D values and B players: 4 N m D operations on 8-bit integers in total; per round, one
+sort of N values, a matrix of 8 B^2 bytes and 4 B^2 D such operations; per pick, one row of the matrix and one reduction
+of B values in one program, about 2 microseconds, which dominates. With about 15 launches for hundreds of picks, CUDA
+graphs would save nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,91 +33,60 @@ from torch import Tensor
 from patchcore_plugin.kernels.nearest.gpu import Search
 
 from . import gpu_triton
+from .task import Task
 
 MIN_PLAYERS = 512
 MAX_PLAYERS = 4096
 
 
-def greedy(
-    points: Tensor,
-    count: int,
-    start: int,
-    *,
-    radius: float | None = None,
-    known: Tensor | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    players: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the picks in order, int64 [m], and the covering radius after each, float64 [m], on the CPU.
-
-    The parameters are those of `GreedyOnGpu`.
-    """
+def greedy(points: Tensor, task: Task, players: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the result of `GreedyOnGpu`, computed on the device of the points."""
     with torch.cuda.device_of(points):
-        return GreedyOnGpu(points, count, start, radius=radius, known=known, progress=progress, players=players).run()
+        return GreedyOnGpu(points, task, players).run()
 
 
 class GreedyOnGpu:
-    """One selection in progress; see the module for how it works.
+    """One selection in progress; see the module for the method.
 
     Parameters
     ----------
     points
-        [N, D], floating point, finite, D up to `quantised.MAX_DIMS`; on the GPU.
-    count
-        How many rows to select at most, 1 to N.
-    start
-        The first row.
-    radius
-        Stop as soon as no row is farther than this from its nearest pick; None to select `count`.
-    known
-        float64 [N]: squared distance of each row to what was selected elsewhere before; None if nothing was.
-    progress
-        Called after every round with the number of picks made and `count`.
+        [N, D] on the GPU, floating point, finite, D up to `quantisation.MAX_DIMS`.
+    task
+        What to select.
     players
-        How many points take part in a round at most; None for a number that suits N.
+        How many points take part in a round, at most; None for a number that suits N.
     """
 
-    def __init__(
-        self,
-        points: Tensor,
-        count: int,
-        start: int,
-        *,
-        radius: float | None = None,
-        known: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        players: int | None = None,
-    ) -> None:
+    def __init__(self, points: Tensor, task: Task, players: int | None = None) -> None:
         n, device = len(points), points.device
-        self._count = count
-        self._progress = progress
+        self._task = task
         self._most = min(n, players or min(MAX_PLAYERS, max(MIN_PLAYERS, n // 32)))
         self._players = min(self._most, MIN_PLAYERS)
         self._search = Search(points)
         self._points = self._search.encode(points)
-        stop = -1.0 if radius is None else _largest_square(radius)
+        stop = -1.0 if task.radius is None else _largest_square(task.radius)
         self._stop = torch.tensor([stop], dtype=torch.float64, device=device)
-        self._picks = torch.empty(count, dtype=torch.int64, device=device)
-        self._values = torch.empty(count, dtype=torch.float64, device=device)  # squared radii before each pick
+        self._picks = torch.empty(task.count, dtype=torch.int64, device=device)
+        self._values = torch.empty(task.count, dtype=torch.float64, device=device)  # squared radii before each pick
         self._made = 0
         self._best = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
         self._nearest = torch.zeros(n, dtype=torch.int64, device=device)
         first = self._best[:1].clone()
-        if known is not None:
-            self._best = known.clone()
-        self._take(torch.tensor([start], device=device), first)
+        if task.known is not None:
+            self._best = task.known.clone()
+        self._take(torch.tensor([task.start], device=device), first)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the picks in order, int64 [m], and the covering radius after each, float64 [m], on the CPU."""
-        while self._made < self._count and self._round():
-            if self._progress is not None:
-                self._progress(self._made, self._count)
+        while self._made < self._task.count and self._round():
+            self._task.report(self._made)
         last = self._best.max().clamp_(min=0.0)
         values = torch.cat([self._values[1 : self._made], last[None]]).cpu()
         return self._picks[: self._made].clone(), torch.from_numpy(np.sqrt(values.numpy()))
 
     def _round(self) -> int:
-        """Play one round; return the number of picks made, 0 if no more are wanted."""
+        """Play one round; return the number of picks, 0 if the selection is complete."""
         size, device = self._players, self._best.device
         order = self._best.sort(descending=True, stable=True)
         rows = order.indices[:size].sort().values
@@ -131,9 +99,9 @@ class GreedyOnGpu:
         picked = torch.empty(size, dtype=torch.int32, device=device)
         values = torch.empty(size, dtype=torch.float64, device=device)
         made = torch.empty(1, dtype=torch.int32, device=device)
-        room = min(size, self._count - self._made)
+        limit = min(size, self._task.count - self._made)
         gpu_triton.play_out[(1,)](
-            *(best, mutual, threshold, self._stop, (rows < outsider).sum(), picked, values, made, size, room),
+            *(best, mutual, threshold, self._stop, (rows < outsider).sum(), picked, values, made, size, limit),
             BLOCK=triton.next_power_of_2(size),
             num_warps=16,
             enable_fp_fusion=False,
@@ -142,21 +110,21 @@ class GreedyOnGpu:
         if count:
             self._take(rows[picked[:count].long()], values[:count])
         if 8 * count > size:
-            # The first picks lie far apart, each close to most players; later more players mean fewer rounds.
+            # Early picks lie far apart, each close to most players. Later, more players mean fewer rounds.
             self._players = min(self._most, 2 * size)
         return count
 
     def _take(self, rows: Tensor, values: Tensor) -> None:
-        """Make `rows` picks, and let all points meet them."""
+        """Add `rows` to the picks, and compare all points with them."""
         new = slice(self._made, self._made + len(rows))
         self._picks[new], self._values[new] = rows, values
         self._made += len(rows)
-        self._best[rows] = -1.0  # a pick is never picked again, not even where only copies are left
-        self._search.meet(self._points, self._points[rows], self._best, self._nearest)
+        self._best[rows] = -1.0  # never picked again, not even if only copies are left
+        self._search.compare(self._points, self._points[rows], self._best, self._nearest)
 
 
 def _largest_square(radius: float) -> float:
-    """Return the largest value whose root, as it is reported, is within `radius`."""
+    """Return the largest value whose square root, as reported, is at most `radius`."""
     square = radius * radius
     while math.sqrt(square) > radius:
         square = math.nextafter(square, 0.0)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""The Triton kernel that ends a round of the greedy selection on a GPU; `gpu` calls it."""
+"""The Triton kernel that ends a round of the greedy selection on a GPU; `gpu` launches it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["players", "room"])
+@triton.jit(do_not_specialize=["players", "limit"])
 def play_out(
-    best, mutual, threshold, stop, ahead, picked, values, made, players, room, BLOCK: tl.constexpr
+    best, mutual, threshold, stop, ahead, picked, values, made, players, limit, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Pick the farthest player again and again, the lowest of equals, while nobody outside comes before it.
+    """Pick the farthest player repeatedly, the lowest of equals, while it comes before all points outside.
 
-    One program does all of it, so that a pick costs one row of `mutual` and one reduction, and waits for nobody.
+    One program does everything, so a pick costs one row of `mutual` and one reduction, without synchronisation.
 
-    Outside, the largest value is `threshold`; of players at that value, the first `ahead` come before it. What is
-    no larger than `stop` is not picked, and neither is a pick, whose value is negative.
+    The largest value outside is `threshold`; the first `ahead` players at that value come before it. Values up to
+    `stop` are not picked, and neither are earlier picks, which have negative values. At most `limit` picks are made.
     """
     player = tl.arange(0, BLOCK)
     inside = player < players
@@ -24,7 +24,7 @@ def play_out(
     outside, lowest, ties = tl.load(threshold), tl.load(stop), tl.load(ahead)
     count = 0
     value, first = tl.max(now, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    while (count < room) & (value > lowest) & ((value > outside) | ((value == outside) & (first < ties))):
+    while (count < limit) & (value > lowest) & ((value > outside) | ((value == outside) & (first < ties))):
         tl.store(picked + count, first)
         tl.store(values + count, value)
         distance = tl.load(mutual + first.to(tl.int64) * players + player, mask=inside, other=0.0)

@@ -1,28 +1,26 @@
-"""Greedy k-center by lazy bounds and batched play-out: the reference's selection, without its work.
+"""Greedy k-center by lazy bounds and batched play-out: the selection of the reference with a fraction of its work.
 
-The textbook loop reads all N points for every pick. Three facts make almost all of that needless:
+The textbook loop reads all N points for every pick. Three ideas avoid almost all of that:
 
-*Bounds.* A point's distance to the picks only falls, so a stale value is an upper bound, and a point
-whose bound is below the current maximum cannot be the next pick. It is left alone.
+*Bounds.* The distance of a point to the picks only falls, so an old value is an upper bound, and a point whose bound is
+below the current maximum cannot be the next pick. Such points are skipped.
 
-*Refreshing.* The points with the largest bounds are brought up to date against the picks that they have
-not met, block by block, and leave as soon as they fall below everything outside. One float32
-matrix product screens a block (`screening`): it gives each point its probably nearest pick, an upper
-bound of the distance to that, and a lower bound of the distance to any other (the rival).
+*Refreshing.* The points with the largest bounds are compared with the picks made since their last comparison, block by
+block, and drop out as soon as they fall below everything outside. One float32 matrix product screens a block
+(`screening`): it gives each point its probable nearest pick, an upper bound of the distance to it, and a lower bound of
+the distance to all other picks (the rival).
 
-*Play-out.* The points that come before all others are settled: one float64 difference to the nearest pick,
-and if the rival could still be nearer, a search among the picks that could. Their mutual distances are one
-small matrix, and the exact greedy runs among them for hundreds of picks, until its maximum falls to the
-largest bound outside.
+*Play-out.* The points that come before all others are made exact: one float64 difference to the nearest pick and, if
+the rival could be nearer, a search among the picks that could. Their mutual distances form one small matrix, and the
+exact greedy selection runs among them for hundreds of picks, until its maximum falls to the largest bound outside.
 
-All order is by (value descending, index ascending), outside as well as inside the play-out, so ties
-are those of the reference, however many there are. Squared distances are scaled as in `screening`.
+All order is by (value descending, index ascending), outside and inside the play-out, so any number of ties is resolved
+like in the reference. Squared distances are scaled as described in `screening`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -38,96 +36,79 @@ from patchcore_plugin.kernels.screening import (
 )
 
 from .playout import PlayOut
+from .task import Task
 
 MAX_PLAYERS = 1024
 MAX_BLOCK = 512
 MAX_CELLS = 64
 MIN_PICKS = 64 * MAX_CELLS
-"""Fewer picks than this are met without looking at cells first."""
+"""Use cells only for selections of at least this many picks."""
 WIDER = 8
-"""At least so many times the players are brought up to date at once."""
+"""Refresh at least this many times the number of players at once."""
 WORK = 1e9
-"""Products that a refresh may cost where that brings more up to date; a pair costs OVERHEAD besides its own."""
+"""Products that a refresh of more points may cost."""
 OVERHEAD = 256
+"""Cost of a pair in addition to its own products."""
 
 
 class LazyGreedy:
-    """One selection in progress; see the module for how it works.
+    """One selection in progress; see the module for the method.
 
     Parameters
     ----------
     points
         [N, D], floating point, finite.
-    count
-        How many rows to select at most, 1 to N.
-    start
-        The first row.
-    radius
-        Stop as soon as no row is farther than this from its nearest pick; None to select `count`.
-    known
-        float64 [N]: squared distance of each row to what was selected elsewhere before; None if nothing was.
-    progress
-        Called after every round with the number of picks made and `count`.
+    task
+        What to select.
     """
 
-    def __init__(
-        self,
-        points: Tensor,
-        count: int,
-        start: int,
-        *,
-        radius: float | None = None,
-        known: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, points: Tensor, task: Task) -> None:
         n, dims = points.shape
         device = points.device
         self._points = points
-        self._count = count
-        self._progress = progress
+        self._task = task
         self._frame = Frame(points)
         self._screened = Screening(self._frame, points)
-        self._stop = -1.0 if radius is None else radius
-        # The working matrices stay a fraction of the features, whatever the size of the job.
+        self._stop = -1.0 if task.radius is None else task.radius
+        # The working matrices take a fraction of the memory of the features, for any N and D.
         self._players = min(MAX_PLAYERS, max(512, math.isqrt(n * dims // 24)))
         self._tile = 4 * self._players * min(MAX_BLOCK, max(64, n * dims // (40 * self._players)))
         self._block = self._tile // (4 * self._players)
-        self._rows = max(4096, n // 20)  # at a time, because screening gathers a copy of them
-        self._picks = torch.empty(count, dtype=torch.int64, device=device)
-        self._values = np.zeros(count)  # values[k]: squared distance of pick k to those before it
+        self._rows = max(4096, n // 20)  # at a time: screening copies them
+        self._picks = torch.empty(task.count, dtype=torch.int64, device=device)
+        self._values = np.zeros(task.count)  # values[k]: squared distance of pick k to those before it
         self._made = 0
         self._last = 0.0
         self._done = False
-        self._pick(start, math.inf)
+        self._pick(task.start, math.inf)
         self._bound = torch.empty(n, dtype=torch.float64, device=device)
         step = chunk_rows(points)
         for part, bound in zip(points.split(step), self._bound.split(step), strict=True):
-            bound[:] = squared_distances(part, points[start]) * self._frame.scale**2
-        if known is not None:
-            # Who is nearer to one of those is taken to be near the first pick: no other is nearer than the bound.
-            self._bound = torch.minimum(self._bound, known * self._frame.scale**2)
-        self._bound[start] = -1.0  # a pick is never picked again, not even where only copies are left
+            bound[:] = squared_distances(part, points[task.start]) * self._frame.scale**2
+        self._known = None if task.known is None else task.known * self._frame.scale**2
+        if self._known is not None:
+            self._bound = torch.minimum(self._bound, self._known)
+        self._bound[task.start] = -1.0  # never picked again, not even if only copies are left
         self._floor = self._bound.clone()
-        self._nearest = torch.zeros(n, dtype=torch.int64, device=device)  # which pick, by order
+        self._nearest = torch.zeros(n, dtype=torch.int64, device=device)  # number of the pick
         self._rival = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
         self._met = torch.ones(n, dtype=torch.int64, device=device)
-        self._cell = self._cells(min(MAX_CELLS, n // 256) if count >= MIN_PICKS else 1)
-        self._searched = torch.zeros(n, dtype=torch.int64, device=device)  # picks looked through in the own cell
+        self._cell = self._cells(min(MAX_CELLS, n // 256) if task.count >= MIN_PICKS else 1)
+        self._searched = torch.zeros(n, dtype=torch.int64, device=device)  # number of picks compared in the own cell
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the picks in order, int64 [m], and the covering radius after each, float64 [m]."""
-        while not self._finished():
+        while not self._is_finished():
             rows, threshold, outsider = self._first()
             if len(rows):
                 self._play_out(rows, threshold, outsider)
-            if self._progress is not None:
-                self._progress(self._made, self._count)
+            self._task.report(self._made)
         values = np.append(self._values[1 : self._made], self._last)
         return self._picks[: self._made].clone(), torch.from_numpy(np.sqrt(values) / self._frame.scale)
 
     def _pick(self, row: int, value: float) -> bool:
-        """Take `row` as the next pick; False, and the last covering radius noted, if no more are wanted."""
-        if self._made == self._count or (self._made and self._radius(value) <= self._stop):
+        """Add `row` to the picks; if the selection is complete, store the last covering radius and return False."""
+        if self._made == self._task.count or (self._made and self._radius(value) <= self._stop):
             self._last = value
             self._done = True
             return False
@@ -137,12 +118,12 @@ class LazyGreedy:
         return True
 
     def _radius(self, value: float) -> float:
-        """Return the radius of a squared one, to the bit as `run` does, so that a reported one stops where it was."""
+        """Return the root of a squared radius with the bits that `run` reports."""
         return math.sqrt(value) / self._frame.scale
 
-    def _finished(self) -> bool:
+    def _is_finished(self) -> bool:
         if not self._done and float(self._bound.max()) <= 0.0:
-            # Whatever is left is a copy of a pick.
+            # All remaining points are copies of picks.
             self._done = True
             for row in (self._bound == 0.0).nonzero().flatten().tolist():
                 if not self._pick(row, 0.0):
@@ -150,13 +131,13 @@ class LazyGreedy:
         return self._done
 
     def _first(self) -> tuple[Tensor, float, int]:
-        """Return the rows that come first in order, exact, with value and row of the first one outside."""
+        """Return the first rows in order, with exact bounds, and value and row of the first one outside."""
         while True:
             rows, threshold, outsider = _first_in_order(self._bound, self._players)
             behind = self._made - self._met[rows]
             if behind.any():
-                # Few picks to meet make it cheap to refresh many points, which brings the threshold down;
-                # but among many there can be some that have met very few.
+                # With few picks to compare, refreshing many points is cheap and lowers the threshold. But some of many
+                # points can be far behind.
                 size = WIDER * self._players
                 pairs = WORK / (self._points.shape[1] + OVERHEAD)
                 rows, threshold, _ = _first_in_order(self._bound, max(size, int(pairs / float(behind.double().mean()))))
@@ -171,7 +152,7 @@ class LazyGreedy:
                 return rows[ahead], threshold, outsider
 
     def _cells(self, count: int) -> Tensor:
-        """Return for each point which of `count` points, spread evenly over the rows, is the nearest."""
+        """Return the nearest of `count` seeds, spread evenly over the rows, for each point."""
         cell = torch.zeros(len(self._points), dtype=torch.int64, device=self._points.device)
         if count > 1:
             rows = torch.arange(len(cell), device=cell.device)
@@ -181,7 +162,7 @@ class LazyGreedy:
         return cell
 
     def _search_cells(self, rows: Tensor) -> None:
-        """Compare `rows` with the new picks of their own cells: nearly always one of those is near enough."""
+        """Compare `rows` with the new picks of their own cells, one of which is nearly always near enough."""
         cells = self._cell[rows]
         order = cells.argsort()
         cells, sizes = cells[order].unique_consecutive(return_counts=True)
@@ -191,12 +172,12 @@ class LazyGreedy:
             picks = (pick_cells[low:] == cell).nonzero().flatten() + low
             if len(picks):
                 for few in part.split(min(self._rows, max(1, self._tile // len(picks)))):
-                    self._meet(few, picks)
+                    self._compare(few, picks)
         self._searched[rows] = self._made
 
     def _refresh(self, rows: Tensor, threshold: float) -> None:
-        """Let `rows` meet the picks made since, but for those that fall below `threshold` on the way."""
-        if self._count >= MIN_PICKS and self._made >= 16 * MAX_CELLS:
+        """Compare `rows` with the picks that they were not compared with, until they fall below `threshold`."""
+        if self._task.count >= MIN_PICKS and self._made >= 16 * MAX_CELLS:
             self._search_cells(rows[self._searched[rows] < self._made])
         while True:
             rows = rows[(self._met[rows] < self._made) & (self._bound[rows] >= threshold)]
@@ -208,17 +189,17 @@ class LazyGreedy:
             high = min(low + self._block, int(later.min()) if len(later) else self._made)
             picks = torch.arange(low, high, device=rows.device)
             for part in rows[met == low].split(min(self._rows, max(1, self._tile // (high - low)))):
-                self._meet(part, picks)
+                self._compare(part, picks)
                 self._met[part] = high
 
-    def _meet(self, rows: Tensor, picks: Tensor) -> None:
-        """Compare `rows` with `picks` (ascending, by order), whether or not they met before."""
+    def _compare(self, rows: Tensor, picks: Tensor) -> None:
+        """Compare `rows` with `picks` (numbers, ascending), possibly again, and update their bounds."""
         points, others = self._screened[rows], self._screened[self._picks[picks]]
         partial = lower_bounds(points, others)
         nearest = self._nearest[rows]
         place = torch.searchsorted(picks, nearest).clamp_(max=len(picks) - 1)
         known = (picks[place] == nearest).nonzero().flatten()
-        partial[known, place[known]] = torch.inf  # it is the nearest already, not a rival
+        partial[known, place[known]] = torch.inf  # already the nearest, so not a rival
         low, which = partial.min(dim=1)
         second = partial.scatter_(1, which[:, None], torch.inf).amin(dim=1)
         low, second = low.double() + points.lowered, second.double() + points.lowered
@@ -232,35 +213,36 @@ class LazyGreedy:
         self._nearest[rows] = picks[which[nearer]]
 
     def _settle(self, rows: Tensor) -> None:
-        """Make the bounds of `rows`, which have met all picks, exact."""
+        """Make the bounds of `rows`, which were compared with all picks, exact."""
         rows = rows[torch.minimum(self._floor[rows], self._rival[rows]) < self._bound[rows]]
-        self._bound[rows] = self._exact(rows, self._picks[self._nearest[rows]])
+        exact = self._exact(rows, self._picks[self._nearest[rows]])
+        self._bound[rows] = exact if self._known is None else torch.minimum(exact, self._known[rows])
         doubtful = rows[self._rival[rows] < self._bound[rows]]
         for part in doubtful.split(max(1, self._tile // self._block)):
             self._search(part)
         self._floor[rows] = self._bound[rows]
 
     def _search(self, rows: Tensor) -> None:
-        """Compare with every pick that could be nearer than the bound."""
+        """Compute the distances of `rows` to all picks that could be nearer than their bounds."""
         bound, nearest = self._bound[rows], self._nearest[rows]
         points = self._screened[rows]
         limit = (bound - points.lowered).float()[:, None]
         for picks in torch.arange(self._made, device=rows.device).split(self._block):
             pairs = (lower_bounds(points, self._screened[self._picks[picks]]) <= limit).nonzero()
-            mine, others = pairs[:, 0], picks[pairs[:, 1]]
-            exact = self._exact(rows[mine], self._picks[others])
-            bound.scatter_reduce_(0, mine, exact, "amin")
-            attained = exact == bound[mine]
-            nearest[mine[attained]] = others[attained]
+            place, number = pairs[:, 0], picks[pairs[:, 1]]
+            exact = self._exact(rows[place], self._picks[number])
+            bound.scatter_reduce_(0, place, exact, "amin")
+            attained = exact == bound[place]
+            nearest[place[attained]] = number[attained]
         self._bound[rows] = self._rival[rows] = bound
         self._nearest[rows] = nearest
 
     def _exact(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Squared distances of pairs, scaled (a power of two, so nothing is rounded)."""
+        """Return squared distances of pairs, scaled by a power of two, so without rounding."""
         return squared_distances_of_pairs(self._points, self._points, rows, others) * self._frame.scale**2
 
     def _play_out(self, rows: Tensor, threshold: float, outsider: int) -> None:
-        """Run the exact greedy among `rows` while its maximum comes before everything outside."""
+        """Run the exact greedy selection among `rows` while its maximum comes before everything outside."""
         game = PlayOut(self._points[rows], self._bound[rows], self._frame)
         numbers = rows.tolist()
         before = self._made
@@ -279,19 +261,19 @@ class LazyGreedy:
 
 
 def _first_in_order(values: Tensor, size: int) -> tuple[Tensor, float, int]:
-    """Return the first `size` positive rows by (value descending, row ascending), as ascending rows.
+    """Return the first `size` rows with positive values by (value descending, row ascending), in ascending order.
 
-    With them come the value and row of the first one left outside; 0 and -1 if nothing above 0 is.
+    Also return value and row of the first one outside, 0 and -1 if no positive value is outside.
     """
     level = float(values.topk(size).values[-1]) if size < len(values) else 0.0
     if level <= 0.0:
         return (values > 0.0).nonzero().flatten(), 0.0, -1
     above = (values > level).nonzero().flatten()
     ties = (values == level).nonzero().flatten()
-    room = size - len(above)
-    rows = torch.cat([above, ties[:room]]).sort().values
-    if len(ties) > room:
-        return rows, level, int(ties[room])
+    free = size - len(above)
+    rows = torch.cat([above, ties[:free]]).sort().values
+    if len(ties) > free:
+        return rows, level, int(ties[free])
     outside = values.masked_fill(values >= level, -1.0).max(dim=0)
     if float(outside.values) <= 0.0:
         return rows, 0.0, -1

@@ -1,4 +1,4 @@
-"""The exact greedy among a few points: what a round of `lazy` ends with."""
+"""The exact greedy selection among a few points, which ends each round of `lazy`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _UNIT_ROUNDOFF = 2.0**-53
 
 
 class PlayOut:
-    """Greedy selection among `points`, which come with their exact distances to earlier picks.
+    """Greedy selection among points whose exact distances to earlier picks are given.
 
-    Mutual distances are bounded by one float64 product, so that nearly every pick is decided by it. A point
-    that comes out on top without being exact is settled by direct differences and put back.
+    One float64 product bounds all mutual distances and decides nearly every pick. A point that comes first without an
+    exact value is settled by direct differences and put back.
 
     Parameters
     ----------
     points
-        [n, D]; the players.
+        [n, D], the players.
     bound
         float64 [n]: their squared distances to the nearest earlier pick, scaled.
     frame
@@ -35,7 +35,7 @@ class PlayOut:
         self._bound: NDArray[np.float64] = bound.cpu().numpy().copy()
         self._floor = self._bound.copy()
         self._rival = np.full(len(points), np.inf)
-        self._nearest = np.full(len(points), -1)  # -1: the nearest pick came before this game
+        self._nearest = np.full(len(points), -1)  # -1: the nearest pick precedes this play-out
         self._before = self._bound.copy()
         self._taken: list[int] = []
 
@@ -49,7 +49,7 @@ class PlayOut:
             self._settle(i)
 
     def take(self, i: int) -> None:
-        """Make `i` a pick: it leaves the game, and the others may have come nearer to a pick."""
+        """Make player `i` a pick, and update the bounds of all others."""
         self._taken.append(i)
         low = self._low[i]
         self._bound[i] = self._floor[i] = -1.0
@@ -65,7 +65,7 @@ class PlayOut:
         self._nearest[near] = len(self._taken) - 1
 
     def result(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return bound, floor, rival (float64), and which pick of this game is nearest (int64; -1: none), [n]."""
+        """Return bound, floor and rival, float64 [n], and the nearest pick of this play-out, int64 [n]; -1: none."""
         device = self._points.device
         bound, floor, rival, nearest = (
             torch.from_numpy(values).to(device) for values in (self._bound, self._floor, self._rival, self._nearest)
@@ -88,7 +88,7 @@ class PlayOut:
 
 
 def _mutual_lower_bounds(points: Tensor, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return lower bounds of scaled squared distances [n, n], and what makes those of a column upper bounds [n].
+    """Return lower bounds of scaled squared distances [n, n], and what to add to a column to get upper bounds [n].
 
     The proof is that of `screening` with float64 in place of float32.
     """

@@ -1,4 +1,4 @@
-"""The textbook greedy k-center selection: the specification of the fast one."""
+"""The textbook greedy k-center selection: the definition of the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from patchcore_plugin.kernels.screening import squared_distances
 
 
 def greedy(points: Tensor, count: int, start: int, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Select `count` rows, each time the one farthest from those selected (Gonzalez 1985).
+    """Select rows greedily: each pick is the row farthest from all earlier picks (Gonzalez 1985).
 
     Distances are float64 direct differences; ties go to the lowest index.
 
@@ -24,14 +24,14 @@ def greedy(points: Tensor, count: int, start: int, within: Tensor | None = None)
     start
         The first row.
     within
-        float64 [N], how far each row is from what was selected elsewhere before; None if nothing was.
+        float64 [N], the distance of each row to the nearest row of an earlier selection; None if there is none.
 
     Returns
     -------
     index
         int64 [count], in selection order.
     radii
-        float64 [count]: after each pick, the largest distance from any row to its nearest pick.
+        float64 [count]: the covering radius after each pick, the largest distance from any row to its nearest pick.
     """
     index = torch.empty(count, dtype=torch.int64)
     radii = torch.empty(count, dtype=torch.float64)
@@ -40,7 +40,7 @@ def greedy(points: Tensor, count: int, start: int, within: Tensor | None = None)
     for k in range(count):
         index[k] = pick
         nearest = torch.minimum(nearest, squared_distances(points, points[pick]))
-        nearest[pick] = -1.0  # never again, not even where all that is left are copies of picks
+        nearest[pick] = -1.0  # never picked again, not even if only copies of picks are left
         pick = int(nearest.argmax())
         radii[k] = math.sqrt(max(0.0, float(nearest[pick])))
     return index, radii

@@ -1,4 +1,4 @@
-"""Locally aware patch features (PatchCore section 3.1): pooling, upsampling and merging of feature maps."""
+"""Locally aware patch embeddings (PatchCore section 3.1): pooling, upsampling and merging of feature maps."""
 
 from __future__ import annotations
 

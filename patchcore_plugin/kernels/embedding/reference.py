@@ -1,4 +1,4 @@
-"""The authors' embedding as they formulate it, with unfolded patches: the specification of the fast one."""
+"""The embedding of the PatchCore authors with unfolded patches: the definition of the result."""
 
 from __future__ import annotations
 
@@ -10,10 +10,26 @@ from torch import Tensor
 
 
 def unfold_embedding(maps: Sequence[Tensor], patch_size: int, stride: int, dims: int) -> Tensor:
-    """Return patch vectors [B, h, w, dims] of feature maps [B, C_i, H_i, W_i], finest first.
+    """Return the patch embeddings of feature maps.
 
-    Each layer's patches are unfolded (channel-major, C x p x p values a position), upsampled bilinearly to the
-    grid of the first layer and pooled to `dims` values; the layers' values are stacked and pooled to `dims`.
+    The patches of each layer are unfolded (channel-major, C x p x p values per position), upsampled bilinearly to the
+    grid of the first layer and pooled to `dims` values. The values of all layers are stacked and pooled to `dims`.
+
+    Parameters
+    ----------
+    maps
+        Feature maps [B, C_i, H_i, W_i], finest first.
+    patch_size
+        p, odd.
+    stride
+        s; the grid is that of the first map divided by s.
+    dims
+        Values per patch.
+
+    Returns
+    -------
+    Tensor
+        [B, h, w, dims].
     """
     layers: list[Tensor] = []
     for features in maps:

@@ -1,12 +1,12 @@
-"""Gaussians learned by merging the moments of batches (Chan, Golub and LeVeque 1979), P positions, D values each.
+"""Gaussians fitted by merging the moments of batches (Chan, Golub and LeVeque 1979), P positions of D values.
 
-Sums of products, from which a mean's square is taken at the end, cancel where values are far from zero. So each batch
-is centred on its own mean before it is multiplied, and the distance between the two means is added as if it were one
-more vector; the first batch has no old mean to be far from.
+Sums of products minus the square of the mean cancel if values are far from zero. Each batch is therefore centred on
+its own mean before it is multiplied, and the difference between the two means is added like one more vector.
 
-Moments are float64: they are divided by eigenvalues as small as epsilon, which magnifies their rounding by the
-condition number of the covariance. The Cholesky factor has only its square root, and is kept in float32. Of symmetric
-and triangular matrices the lower triangle is kept, by rows, D(D+1)/2 values; they are square in a chunk of positions.
+Moments are float64: they are divided by eigenvalues as small as epsilon, which magnifies rounding by the condition
+number of the covariance. The condition number of the Cholesky factor is only the square root of that, so factors are
+float32. Symmetric and triangular matrices are stored as their lower triangle, by rows, D(D+1)/2 values, and expanded
+for a chunk of positions at a time.
 """
 
 from __future__ import annotations
@@ -18,36 +18,48 @@ import torch
 from torch import Tensor
 
 WORKSPACE = 2**25
-"""Bytes of the square matrices of a chunk."""
+"""Bytes of the square matrices of one chunk."""
 
 
-def packed(dims: int) -> int:
-    """Return how many values a triangle of `dims` rows has."""
+def packed_size(dims: int) -> int:
+    """Return the number of values in a triangle of `dims` rows."""
     return dims * (dims + 1) // 2
 
 
 class Moments:
-    """Count, mean and scatter, the sum of (x - mean)(x - mean)^T, of the vectors at each position.
+    """Count, mean and scatter of the vectors at each position; the scatter is the sum of (x - mean)(x - mean)^T.
 
     Parameters
     ----------
     mean
-        Of what is known already, [P, D]; zeros if it is nothing. Not changed.
+        [P, D], the mean of the vectors so far; zeros if there are none. It is copied.
     count
-        How many vectors at each position that is.
+        The number of vectors so far at each position.
     scatter
-        Packed, float64 [P, D(D+1)/2]; zeros if not given. It is changed.
+        float64 [P, D(D+1)/2], packed; zeros if None. It is updated in place.
     """
 
     def __init__(self, mean: Tensor, count: int = 0, scatter: Tensor | None = None) -> None:
         positions, dims = mean.shape
         self.count = count
         self.mean = mean.to(torch.float64, copy=True)
-        self.scatter = self.mean.new_zeros(positions, packed(dims)) if scatter is None else scatter
+        self.scatter = self.mean.new_zeros(positions, packed_size(dims)) if scatter is None else scatter
 
     @classmethod
     def of(cls, mean: Tensor, count: int, factors: Tensor, epsilon: float) -> Moments:
-        """Return the moments whose `factors` these are, up to the rounding of float32."""
+        """Return the moments that have these `factors`, up to float32 rounding.
+
+        Parameters
+        ----------
+        mean
+            [P, D].
+        count
+            The number of vectors at each position, at least 2.
+        factors
+            float32 [P, D(D+1)/2], packed, from `Moments.factors`.
+        epsilon
+            That of `Moments.factors`.
+        """
         scatter = factors.new_empty(factors.shape, dtype=torch.float64)
         lower = _lower(mean.shape[1], mean.device)
         for part in _chunks(*mean.shape):
@@ -58,7 +70,7 @@ class Moments:
         return cls(mean, count, scatter)
 
     def add(self, vectors: Tensor) -> None:
-        """Learn from vectors [N, P, D]."""
+        """Add vectors [N, P, D], floating point."""
         new = len(vectors)
         total = self.count + new
         lower = _lower(vectors.shape[2], vectors.device)
@@ -72,12 +84,12 @@ class Moments:
         self.count = total
 
     def factors(self, epsilon: float) -> Tensor | None:
-        """Return the Cholesky factor of each covariance with `epsilon` added to its diagonal.
+        """Return the Cholesky factor of each covariance after adding `epsilon` to its diagonal.
 
         Returns
         -------
         Tensor or None
-            Packed, float32 [P, D(D+1)/2]; None if rounding leaves a covariance that is not positive definite.
+            float32 [P, D(D+1)/2], packed; None if rounding makes a covariance not positive definite.
         """
         out = self.scatter.new_empty(self.scatter.shape, dtype=torch.float32)
         lower = _lower(self.mean.shape[1], self.mean.device)
@@ -92,16 +104,16 @@ class Moments:
 
 
 def distances(vectors: Tensor, mean: Tensor, factors: Tensor) -> Tensor:
-    """Return the Mahalanobis distance of vectors from the Gaussian of their position.
+    """Return the Mahalanobis distances of vectors from the Gaussians of their positions.
 
     Parameters
     ----------
     vectors
-        [B, P, D].
+        [B, P, D], floating point.
     mean
-        float64 [P, D], so that nothing is lost where values are far from zero.
+        float64 [P, D]; float32 would lose precision for values far from zero.
     factors
-        Packed, float32 [P, D(D+1)/2], as `Moments.factors` returns them.
+        float32 [P, D(D+1)/2], packed, from `Moments.factors`.
 
     Returns
     -------
@@ -118,7 +130,7 @@ def distances(vectors: Tensor, mean: Tensor, factors: Tensor) -> Tensor:
 
 
 def _lower(dims: int, device: torch.device) -> Tensor:
-    """Return where the lower triangle's values stand in a square matrix that is written out by rows."""
+    """Return the indices of the lower triangle in a flattened square matrix."""
     place: Tensor = torch.arange(dims**2, device=device).view(dims, dims)
     return place[torch.ones_like(place, dtype=torch.bool).tril()]
 

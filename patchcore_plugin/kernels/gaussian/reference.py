@@ -1,4 +1,4 @@
-"""The distance as its definition says, from all vectors at once: the specification of the streamed one."""
+"""The Mahalanobis distance from all vectors at once: the definition of the result."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def mahalanobis(vectors: Tensor, queries: Tensor, epsilon: float) -> Tensor:
-    """Return the distance of each query from the Gaussian of its position.
+    """Return the Mahalanobis distance of each query from the Gaussian of its position.
 
     Parameters
     ----------
     vectors
-        What the Gaussians are made of, [N, P, D]: N at least 2 at each of P positions.
+        [N, P, D], floating point: N vectors, at least 2, at each of P positions.
     queries
-        [B, P, D].
+        [B, P, D], floating point.
     epsilon
-        What is added to the diagonal of each covariance.
+        Added to the diagonal of each covariance.
 
     Returns
     -------

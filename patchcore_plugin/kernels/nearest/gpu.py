@@ -1,21 +1,21 @@
-r"""Exact nearest rows on a GPU: 8-bit products on the tensor cores screen the bank, float64 differences decide.
+r"""Exact nearest rows on a GPU: 8-bit products on the tensor cores screen, float64 decides.
 
-Codes and error bounds are those of `quantised`, so that screening is integer arithmetic without any rounding.
-For every query:
+Codes and error bounds are those of `quantisation`, so screening is integer arithmetic without rounding. For every
+query:
 
-1. `find_witness` goes through all codes and keeps a row whose code is about the nearest. Any row would do: its
-   distance, which `measure_witness` takes in float64, is an upper bound of the smallest.
-2. `mark_near` goes through all codes again and sets a bit for each row whose lower bound is within that
-   distance: about three of 16,000 in patch features. A bit per pair needs no counter and no list that could overflow,
-   and makes the result the same whatever order the programs run in.
-3. `measure_marked` takes the distances of the marked rows in float64, in the order of `squared_distances`, and keeps
-   the first by (distance, row).
+1. `find_witness` reads all codes and keeps a row whose code is nearly the nearest. Any row is correct:
+   its distance, which `measure_witness` computes in float64, is an upper bound of the smallest.
+2. `mark_near` reads all codes again and sets a bit for each row whose lower bound is within that distance: about
+   three of 16,000 in patch features. One bit per pair needs no counter and no list that could overflow, and the result
+   does not depend on the order in which programs run.
+3. `measure_marked` computes the distances of the marked rows in float64, in the order of `squared_distances`, and
+   keeps the first by (distance, row).
 
-Neither the distances nor the products are ever in memory. On paper, for Q queries, M rows and D values: 4 Q M D
-operations on 8-bit integers, which tensor cores do in the time of 2 Q M D on bfloat16, which is one matrix product;
-Q M / 8 bytes of marks, written and read once; about 4 Q rows read for float64. Some ten launches, waited for once.
+Neither distances nor products are ever stored. Cost for Q queries, M rows and D values: 4 Q M D operations on 8-bit
+integers, which tensor cores perform in the time of 2 Q M D on bfloat16 (one matrix product); Q M / 8 bytes of
+marks, written and read once; about 4 Q rows read for float64; some ten launches and one synchronisation.
 
-Queries far outside the bank, and thousands of ties, leave many rows marked. That costs time, never exactness.
+Queries far outside the bank and thousands of ties leave many rows marked, which costs time but not exactness.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ import torch
 import triton
 from torch import Tensor
 
-from patchcore_plugin.kernels.quantised import FAR, LEVELS, ROUND_UP, TINY, Grid
+from patchcore_plugin.kernels.quantisation import FAR, LEVELS, ROUND_UP, TINY, Grid
 from patchcore_plugin.kernels.screening import not_finite, root
 
 from . import gpu_triton
 
 TILES = {"QUERIES": 128, "ROWS": 256, "num_warps": 8, "num_stages": 3, "enable_fp_fusion": False}
-"""The tiles of a screening pass and how they are launched: 144 KiB of shared memory for three stages of codes."""
+"""Tiles and launch options of a screening pass; three stages of codes take 144 KiB of shared memory."""
 SMALL_TILES = {**TILES, "ROWS": 128, "num_warps": 4, "num_stages": 2}
-"""Where there are less than 160 KiB of it."""
+"""For GPUs with less than 160 KiB of shared memory."""
 PROGRAMS = 2048
-"""Programs that a screening pass is divided into, if there is work for so many."""
+"""Programs of a screening pass, at most."""
 TERMS = 1024
-"""Terms that one program adds at a time, if a row has no more."""
+"""Terms that one program adds at a time, unless a row has more."""
 MEASURED = 32
-"""Queries that one program measures at most."""
+"""Queries that one program measures, at most."""
 MARK_BYTES = 1 << 28
-"""Marks that are in memory at a time."""
+"""Bytes of marks in memory at a time."""
 
 
 @dataclass(frozen=True)
-class Coded:
+class CodedPoints:
     """Points [n, D] as given, and their codes: int8 [n, W], norms int32 [n], error bounds float32 [n]."""
 
     points: Tensor
@@ -54,20 +54,20 @@ class Coded:
     norms: Tensor
     errors: Tensor
 
-    def __getitem__(self, rows: Tensor | slice) -> Coded:
-        return Coded(self.points[rows], self.codes[rows], self.norms[rows], self.errors[rows])
+    def __getitem__(self, rows: Tensor | slice) -> CodedPoints:
+        return CodedPoints(self.points[rows], self.codes[rows], self.norms[rows], self.errors[rows])
 
     def __len__(self) -> int:
         return len(self.points)
 
 
 class Search:
-    """What searches among points of one grid share: the kernels' arguments, and their launches.
+    """Launches of the kernels for points of one grid, with the arguments that all launches share.
 
     Parameters
     ----------
     points
-        [n, D], floating point, finite: what the grid is laid for.
+        [n, D], floating point, finite. The grid suits these.
     """
 
     def __init__(self, points: Tensor) -> None:
@@ -78,7 +78,7 @@ class Search:
         block = 32 if dims <= 32 else 64 if dims <= 64 else 128
         self._codes = {"WIDTH": triton.cdiv(dims, block) * block, "STEP": block}
         size = len(self._order)
-        # One warp for so many terms: they are added without waiting for other warps.
+        # One warp per TERMS terms, so that few warps wait for each other.
         self._exact = {"DIMS": dims, "SIZE": size, "HALVINGS": size.bit_length() - 1}
         self._exact |= {"num_warps": min(8, max(1, size // TERMS)), "enable_fp_fusion": False}
         self._block = min(MEASURED, max(1, TERMS // size))
@@ -87,11 +87,11 @@ class Search:
             device = torch.cuda.get_device_properties(points.device)
             if getattr(device, "shared_memory_per_block_optin", 0) < 160 * 1024:
                 self._tile = SMALL_TILES
-        # Bits of a distance that are free to be shifted out, so that the column fits below it.
+        # Free high bits of a distance: shifted by as many, it has space for the column in its lowest bits.
         spare = 31 - (3 * dims * LEVELS**2).bit_length()
         self._shift = max(0, min(self._tile["ROWS"].bit_length() - 1, spare))
 
-    def encode(self, points: Tensor) -> Coded:
+    def encode(self, points: Tensor) -> CodedPoints:
         """Return `points` [n, D] with their codes."""
         points = points.contiguous()
         count, device = len(points), points.device
@@ -110,27 +110,27 @@ class Search:
         errors = errors.sqrt_().mul_(ROUND_UP).add_(TINY)
         if not errors.isfinite().all():
             raise not_finite()
-        return Coded(points, codes, norms, errors.clamp_(max=FAR).float())
+        return CodedPoints(points, codes, norms, errors.clamp_(max=FAR).float())
 
-    def meet(self, queries: Coded, rows: Coded, best: Tensor, nearest: Tensor) -> None:
-        """Let each query meet all rows.
+    def compare(self, queries: CodedPoints, rows: CodedPoints, best: Tensor, nearest: Tensor) -> None:
+        """Compare each query with all rows, and update its nearest row in place.
 
         Parameters
         ----------
         queries, rows
             [Q, D] and [M, D], at least one each.
         best
-            float64 [Q]: squared distances to be brought down where a row is nearer; a negative one is left alone.
+            float64 [Q], squared distances. Lowered if a row is nearer; a negative one never changes.
         nearest
-            int64 [Q]: the rows that `best` is to; a row at the same distance replaces it if it is lower.
+            int64 [Q], the rows at these distances. Of rows at the same distance, the lowest is stored.
         """
         block = self._tile["QUERIES"]
         step = max(1, 8 * MARK_BYTES // len(rows) // block) * block
         for low in range(0, len(queries), step):
             part = slice(low, low + step)
-            self._meet(queries[part], rows, best[part], nearest[part])
+            self._compare(queries[part], rows, best[part], nearest[part])
 
-    def _meet(self, queries: Coded, rows: Coded, best: Tensor, nearest: Tensor) -> None:
+    def _compare(self, queries: CodedPoints, rows: CodedPoints, best: Tensor, nearest: Tensor) -> None:
         count = len(queries)
         witness = torch.full((count,), torch.iinfo(torch.int64).max, device=best.device)
         blocks, tiles = self._blocks(count, len(rows))
@@ -148,19 +148,19 @@ class Search:
         marks = self._mark(queries, rows, best)
         self._measure(queries, rows, marks, best, nearest, mutual=False)
 
-    def distances_below(self, points: Coded, limit: Tensor) -> Tensor:
-        """Return squared distances between `points`, float64 [n, n].
+    def distances_below(self, points: CodedPoints, limit: Tensor) -> Tensor:
+        """Return squared distances between points, float64 [n, n].
 
-        In column j, those above ``limit[j]`` may be infinite instead.
+        In column j, values above ``limit[j]`` may be infinite instead.
         """
         out = torch.full((len(points), len(points)), torch.inf, dtype=torch.float64, device=limit.device)
         self._measure(points, points, self._mark(points, points, limit), out, out, mutual=True)
         return out
 
-    def _mark(self, queries: Coded, rows: Coded, limit: Tensor) -> Tensor:
-        """Return bits [Q, words], as int32, set for rows whose squared distance may be up to `limit`."""
-        # The root of a negative limit is NaN, which reaches nothing. ROUND_UP covers the rounding of the
-        # comparison as well, because the errors of the rows are rounded up by as much.
+    def _mark(self, queries: CodedPoints, rows: CodedPoints, limit: Tensor) -> Tensor:
+        """Return bits [Q, words], int32, set for rows whose squared distance may be up to `limit`."""
+        # The root of a negative limit is NaN, which compares with nothing. ROUND_UP also covers the rounding of the
+        # comparison, because the errors of the rows are rounded up by the same factor.
         reach = (limit.sqrt() * (ROUND_UP / self._grid.step) + TINY).add_(queries.errors).clamp_(max=FAR).float()
         words = triton.cdiv(len(rows), self._tile["ROWS"]) * (self._tile["ROWS"] // 32)
         marks = torch.empty(len(queries), words, dtype=torch.int32, device=limit.device)
@@ -174,7 +174,7 @@ class Search:
         return marks
 
     def _measure(
-        self, queries: Coded, rows: Coded, marks: Tensor, best: Tensor, nearest: Tensor, *, mutual: bool
+        self, queries: CodedPoints, rows: CodedPoints, marks: Tensor, best: Tensor, nearest: Tensor, *, mutual: bool
     ) -> None:
         words = marks.shape[1]
         gpu_triton.measure_marked[(triton.cdiv(len(queries), self._block),)](
@@ -186,20 +186,20 @@ class Search:
         )
 
     def _blocks(self, queries: int, rows: int) -> tuple[tuple[int, int], int]:
-        """Return the programs of a screening pass, and how many tiles of rows each goes through."""
+        """Return the grid of programs of a screening pass, and the number of tiles of rows for each."""
         blocks, tiles = triton.cdiv(queries, self._tile["QUERIES"]), triton.cdiv(rows, self._tile["ROWS"])
-        each = max(1, blocks * tiles // PROGRAMS)
-        return (blocks, triton.cdiv(tiles, each)), each
+        share = max(1, blocks * tiles // PROGRAMS)
+        return (blocks, triton.cdiv(tiles, share)), share
 
 
 class GpuRows:
-    """A bank made ready to be searched for the nearest row of each query.
+    """Search a bank for the nearest row of each query.
 
     Parameters
     ----------
     bank
-        [M, D], floating point, finite, M at least 1, D up to `quantised.MAX_DIMS`; on the GPU. Copies of a row are
-        all measured, for each query near them.
+        [M, D] on the GPU, floating point, finite, M at least 1, D up to `quantisation.MAX_DIMS`. Duplicate rows are
+        correct but slow.
     """
 
     def __init__(self, bank: Tensor) -> None:
@@ -207,33 +207,34 @@ class GpuRows:
             self._search = Search(bank)
             self._coded = self._search.encode(bank)
 
-    def __call__(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return distance, float64 [Q, 1], and row, int64 [Q, 1], of the nearest row; ties go to the lowest.
+    def __call__(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """Return distance, float64 [Q, 1], and row, int64 [Q, 1], of queries [Q, D] for k = 1; ties to the lowest row.
 
-        Parameters
-        ----------
-        queries
-            [Q, D], floating point, finite.
+        Raises
+        ------
+        TensorError
+            For values that are not finite.
         """
+        assert k == 1
         best = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
         nearest = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
         if len(queries):
             with torch.cuda.device_of(queries):
-                self._search.meet(self._search.encode(queries), self._coded, best, nearest)
+                self._search.compare(self._search.encode(queries), self._coded, best, nearest)
         return root(best)[:, None], nearest[:, None]
 
 
 def halving_order(dims: int) -> Tensor:
-    """Return the order in which repeated halves of a power of two add `dims` terms as `squared_distances` does.
+    """Return the order in which halving a power of two repeatedly adds `dims` terms as `squared_distances` does.
 
-    int32 [the power of two]; -1 stands for a term that is not there. A sum of t terms there adds term k + ceil(t / 2)
-    to term k, so each halving, followed backwards, puts the terms that are added behind those that they are added to.
+    int32 [the next power of two]; -1 stands for a missing term. `squared_distances` adds term k + ceil(t / 2) of t to
+    term k. Followed backwards, each halving appends the terms to be added to those that they are added to.
     """
     sizes = [dims]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
     order = torch.zeros(1, dtype=torch.int32)
     for larger, smaller in zip(sizes[-2::-1], sizes[:0:-1], strict=True):
-        there = (order >= 0) & (order + smaller < larger)
-        order = torch.cat([order, torch.where(there, order + smaller, -1)])
+        exists = (order >= 0) & (order + smaller < larger)
+        order = torch.cat([order, torch.where(exists, order + smaller, -1)])
     return order

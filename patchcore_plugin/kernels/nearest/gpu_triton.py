@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""The Triton kernels of the exact nearest-row search; `gpu` calls them and says why they are right.
+"""The Triton kernels of the exact nearest-row search; `gpu` launches them and explains why they are exact.
 
-Everything that decides is float64, its squares added in the order of `screening.squared_distances`. For equal bits
-these kernels must be launched with ``enable_fp_fusion=False``: a fused multiply-add rounds once, not twice.
+All decisions are made in float64, with squares added in the order of `screening.squared_distances`. To get the same
+bits, launch these kernels with ``enable_fp_fusion=False``: a fused multiply-add rounds once instead of twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def encode(
     points, centre, step, codes, norms, errors, count, LEVELS: tl.constexpr, DIMS: tl.constexpr,
     WIDTH: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Write the codes, their squared norms and the squared errors of a block of points; see `quantised`."""
+    """Write the codes, their squared norms and the squared errors of a block of points; see `quantisation`."""
     row = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     size = tl.load(step)
     norm = tl.zeros((BLOCK,), tl.int32)
@@ -56,11 +56,11 @@ def find_witness(
     queries, rows, norms, witness, query_count, row_count, tiles, WIDTH: tl.constexpr, STEP: tl.constexpr,
     SHIFT: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
-    """Find for each query a row whose code is nearest, or nearly so, within some tiles of rows.
+    """Find a row whose code is nearest, or nearly so, to each query within some tiles of rows.
 
-    `witness` receives the smallest (shifted squared distance, row) as one integer. Within a tile the column stands in
-    the lowest bits of the distance, so that one minimum finds both; where 32 bits are too few for all of the distance,
-    its lowest ones give way. Positions beyond the end repeat the last query or row.
+    `witness` receives the smallest (shifted squared distance, row) as one integer. Within a tile the column replaces
+    the lowest bits of the distance, so that one minimum finds both; if 32 bits are too few, the distance loses its
+    lowest bits. Positions beyond the end repeat the last query or row.
     """
     query = tl.minimum(tl.program_id(0) * QUERIES + tl.arange(0, QUERIES), query_count - 1)
     column = tl.arange(0, ROWS)
@@ -83,7 +83,7 @@ def mark_near(
     queries, rows, query_norms, row_norms, reach, errors, marks, query_count, row_count, tiles, words,
     WIDTH: tl.constexpr, STEP: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
-    """Set a bit for each row that may be within `reach` of a query; a reach that is NaN reaches nothing."""
+    """Set a bit for each row that may be within `reach` of a query; nothing is within a reach of NaN."""
     position = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     query = tl.minimum(position, query_count - 1)
     column = tl.arange(0, ROWS)
@@ -105,7 +105,7 @@ def mark_near(
 
 @triton.jit
 def _dims_in_order(order, DIMS: tl.constexpr, SIZE: tl.constexpr):
-    """Return `order`, where it is not the natural one anyway, which loads faster."""
+    """Return `order`, or the natural order, which loads faster, if both are the same."""
     dims = tl.arange(0, SIZE)
     if DIMS != SIZE:
         dims = tl.load(order + dims)
@@ -117,9 +117,9 @@ def _squared_distance(
     ours, points, row, wanted, order, DIMS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr,
     HALVINGS: tl.constexpr
 ):  # fmt: skip
-    """Return the squared distances of `ours` [BLOCK, SIZE] and one row each, the bits of `squared_distances`.
+    """Return the squared distances of `ours` [BLOCK, SIZE] and one row each, with the bits of `squared_distances`.
 
-    `order` brings the dimensions where each halving of SIZE terms adds those that its halving of DIMS terms adds.
+    `order` places the dimensions so that halving SIZE terms adds the same pairs as halving DIMS terms.
     """
     real = wanted[:, None] & (order >= 0)[None, :]
     theirs = tl.load(points + row.to(tl.int64)[:, None] * DIMS + order[None, :], mask=real, other=0.0)
@@ -135,7 +135,7 @@ def measure_witness(
     queries, points, witness, order, best, nearest, query_count, DIMS: tl.constexpr, BLOCK: tl.constexpr,
     SIZE: tl.constexpr, HALVINGS: tl.constexpr
 ):  # fmt: skip
-    """Bring `best` and `nearest` up to date with the witness of each query."""
+    """Update `best` and `nearest` with the witness of each query."""
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     wanted = query < query_count
     dims = _dims_in_order(order, DIMS, SIZE)
@@ -143,7 +143,7 @@ def measure_witness(
     ours = tl.load(queries + query.to(tl.int64)[:, None] * DIMS + dims[None, :], mask=real, other=0.0)
     row = (tl.load(witness + query, mask=wanted, other=0) & 0xFFFFFFFF).to(tl.int32)
     distance = _squared_distance(ours, points, row, wanted, dims, DIMS, BLOCK, SIZE, HALVINGS)
-    nearer = wanted & (distance < tl.load(best + query, mask=wanted))  # ties are for `measure_marked`
+    nearer = wanted & (distance < tl.load(best + query, mask=wanted))  # `measure_marked` settles ties
     tl.store(best + query, distance, mask=nearer)
     tl.store(nearest + query, row, mask=nearer)
 
@@ -153,9 +153,9 @@ def measure_marked(
     queries, points, marks, order, best, nearest, query_count, words, DIMS: tl.constexpr, BLOCK: tl.constexpr,
     SIZE: tl.constexpr, HALVINGS: tl.constexpr, WORDS: tl.constexpr, MUTUAL: tl.constexpr
 ):  # fmt: skip
-    """Measure each query and its marked rows; keep the first in (distance, row), or all of them.
+    """Compute the distances of each query to its marked rows, and store the first by (distance, row).
 
-    If MUTUAL, `best` is a matrix [rows, queries] to be filled, and `nearest` is not used.
+    If MUTUAL, store all of them in `best`, a matrix [rows, queries], instead; `nearest` is not used then.
     """
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = query < query_count

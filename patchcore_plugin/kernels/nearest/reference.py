@@ -1,4 +1,4 @@
-"""Nearest rows by brute force in float64: the specification of the fast search."""
+"""Nearest rows by brute force in float64: the definition of the result."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ from patchcore_plugin.kernels.screening import root, squared_distances
 
 
 def nearest_rows(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Return distance, float64 [Q, k], and row, int64 [Q, k], of the k rows of `bank` nearest to each query.
+    """Return the k nearest rows of each query.
 
-    Distances are float64 direct differences, ascending; ties go to the lowest row.
+    Parameters
+    ----------
+    queries
+        [Q, D], floating point, finite, Q at least 1.
+    bank
+        [M, D], floating point, finite.
+    k
+        1 to M.
+
+    Returns
+    -------
+    distance
+        float64 [Q, k], by direct differences, ascending.
+    row
+        int64 [Q, k]; ties go to the lowest row.
     """
     distances = torch.stack([squared_distances(bank, query) for query in queries])
-    found = distances.sort(dim=1, stable=True)
-    return root(found.values[:, :k]), found.indices[:, :k]
+    ordered = distances.sort(dim=1, stable=True)
+    return root(ordered.values[:, :k]), ordered.indices[:, :k]

@@ -1,10 +1,9 @@
-"""Networks as ONNX files: what another runtime needs to compute the features that torch computes here."""
+"""Backbones as ONNX files, compared with torch before a file appears."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,22 +21,22 @@ from patchcore_plugin.errors import ModelFileError, PatchcoreError, PluginError,
 from patchcore_plugin.plugins.protocols import Backbone
 
 ENTRY = "patchcore"
-"""The entry of the file's metadata that says in JSON what the network is and how its input is normalised."""
+"""The entry of the file's metadata that describes network and normalisation in JSON."""
 INPUT = "images"
 """Name of the network's input, float32 [batch, 3, height, width], normalised."""
 TOLERANCE = 1e-4
-"""Largest difference from torch's features, relative to the largest value of a map, that passes."""
+"""Largest accepted difference from torch's features, relative to the largest value of a map."""
 BATCHES = (1, 3, 8)
-"""Numbers of images with which a file is compared with torch."""
+"""Batch sizes in the comparison with torch."""
 SIZES = ((64, 64), (72, 96))
-"""Sizes with which a file for all sizes is compared."""
+"""Image sizes in the comparison of a file for all sizes."""
 SAME_PADDING = ("Conv2dDynamicSamePadding", "Conv2dSame")
-"""Convolutions of efficientnet_lite_pytorch and timm that pad as TensorFlow does: the size decides how much."""
+"""Convolutions of efficientnet_lite_pytorch and timm that pad like TensorFlow: the padding depends on the size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was written.
+    """An exported file and how it was checked.
 
     Parameters
     ----------
@@ -46,12 +45,12 @@ class Export:
     maps
         Names of its outputs, one per feature map, finest first.
     size
-        Height and width of the images that it takes; None for any.
+        Height and width of the input; None for any.
     weight_hash
         The backbone's `weight_hash`.
     difference
-        The largest difference from torch's features, relative to the largest value of a map; None if onnxruntime
-        is not installed, so that nothing could be compared.
+        Largest difference from torch's features, relative to the largest value of a map; None if onnxruntime is not
+        installed, so that nothing was compared.
     """
 
     path: Path
@@ -69,13 +68,13 @@ def export_backbone(
     name: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> Export:
-    """Write a backbone that torch computes as an ONNX file, which the backbone ``onnx`` and other programs read.
+    """Write a backbone as an ONNX file, which the backbone ``onnx`` and other programs read.
 
-    The file has the input `INPUT`, with any number of images, and an output for each feature map, called as the
-    backbone's attribute ``layers`` says, if it has one, or map0, map1 and so on. Its metadata has one entry, `ENTRY`:
-    mean, std, name, options and weight hash of the backbone, and the version of this program. It is checked by onnx
-    and, if onnxruntime is installed, compared with torch; an older file stays as it was until all of this is done.
-    Weights beyond ONNX's limit of 2 GB go into a second file, ``PATH.data``.
+    The file has the input `INPUT`, for any number of images, and an output for each feature map, named by the
+    backbone's attribute ``layers``, or map0, map1 and so on. Its metadata has one entry, `ENTRY`: mean, std, name,
+    options and weight hash of the backbone, and the version of this program. The file is checked by onnx and, if
+    onnxruntime is installed, compared with torch; an older file is replaced after that. Weights beyond ONNX's limit of
+    2 GB are written to a second file, ``PATH.data``.
 
     Parameters
     ----------
@@ -84,17 +83,17 @@ def export_backbone(
     path
         The file to write.
     size
-        Height and width of the only images that the network is to take; all if None. Some networks, such as vision
-        transformers, can be exported with a size only.
+        Height and width of the images that the network will process; any if None. Some networks, such as vision
+        transformers, can be exported for one size only.
     name, options
-        What the backbone was made from, for the file's metadata.
+        The backbone's component and its options, for the file's metadata.
 
     Raises
     ------
     PluginError
-        If the extra "export" is not installed, or the backbone does something that ONNX cannot express.
+        If the extra "export" is not installed, or the backbone contains operations that ONNX lacks.
     TensorError
-        If the backbone takes images of another size only, or the file computes other features than torch does.
+        If the backbone cannot process images of this size, or the features differ from those of torch.
     ModelFileError
         If `path` is a folder.
     """
@@ -126,10 +125,10 @@ def export_backbone(
 
 
 def put_in_place(drafts: Path, folder: Path) -> None:
-    """Move finished files into a folder, where they take the place of older ones."""
-    # Weights beside the model come first: no reader finds a model without them.
-    for written in sorted(drafts.iterdir(), reverse=True):
-        os.replace(written, folder / written.name)  # noqa: PTH105 - says that an older file is replaced
+    """Move finished files into a folder, where they replace older ones."""
+    # A second file with weights first, so that no program reads a model without them.
+    for draft in sorted(drafts.iterdir(), reverse=True):
+        draft.replace(folder / draft.name)
 
 
 def write_onnx(
@@ -141,19 +140,19 @@ def write_onnx(
     size: tuple[int, int] | None,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write a module that takes images [B, 3, H, W] and returns a tuple of tensors as an ONNX file.
+    """Write a module from images [B, 3, H, W] to a tuple of tensors as an ONNX file.
 
     Raises
     ------
     PluginError
-        If `network` does something that ONNX cannot express.
+        If the network contains operations that ONNX lacks.
     """
-    # Torch takes dimensions of 1, and those that are equal, for constants; and no dimension is one that is compared.
+    # torch.export takes dimensions of 1, and equal dimensions, for constants. No dimension is one of the comparison.
     height, width = size or (96, 160)
     dimensions = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they speak of torch's own code
+            warnings.simplefilter("ignore")  # about torch's own code
             program = torch.onnx.export(
                 network,
                 (torch.zeros(2, 3, height, width),),
@@ -163,21 +162,21 @@ def write_onnx(
                 output_names=list(maps),
                 verbose=False,
             )
-    except Exception as error:  # whatever the network raises when it runs on tensors without values
-        hint = "" if size else "; if it takes images of one size only, give that with --size HEIGHT,WIDTH"
+    except Exception as error:  # networks raise anything when they run on tensors without values
+        hint = "" if size else "; if it needs images of one size, add --size HEIGHT,WIDTH"
         raise PluginError(
-            f"{owner} cannot be exported to ONNX, which takes networks of torch operations only: {reason(error)}{hint}"
+            f"{owner} cannot be exported to ONNX, which supports torch operations only: {reason(error)}{hint}"
         ) from error
     save_onnx(program, path, json.dumps(metadata))
 
 
 def save_onnx(program: torch.onnx.ONNXProgram | None, path: Path, metadata: str) -> None:
-    """Write what torch.onnx made of a network, with one entry of metadata, and have onnx check it."""
+    """Write a program of torch.onnx with one entry of metadata, and let onnx check it."""
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     assert program is not None
-    ClearMetadataAndDocStringPass()(program.model)  # torch notes source lines and paths of this computer
+    ClearMetadataAndDocStringPass()(program.model)  # source lines and paths of this computer
     program.model.metadata_props[ENTRY] = metadata
     program.save(path)
     onnx.checker.check_model(str(path))
@@ -189,7 +188,7 @@ def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *,
     Raises
     ------
     TensorError
-        If it is beyond `TOLERANCE`, or either does not compute.
+        If it is beyond `TOLERANCE`, or a computation fails.
     """
     import onnxruntime
 
@@ -199,36 +198,36 @@ def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *,
     largest = 0.0
     for batch in BATCHES:
         for size in sizes:
-            what = f"{batch} images of {size[0]} x {size[1]}"
+            batch_text = f"{batch} images of {size[0]} x {size[1]}"
             images = _images(batch, size)
             maps = _features(backbone, images, owner)
             try:
-                found = session.run(None, {INPUT: images.numpy()})
+                outputs = session.run(None, {INPUT: images.numpy()})
             except Exception as error:  # onnxruntime's exceptions have no base of their own
                 raise TensorError(
-                    f"{owner}: its ONNX file does not compute {what} ({reason(error)}); nothing was written; "
-                    "give one size with --size HEIGHT,WIDTH"
+                    f"{owner}: its ONNX file cannot process {batch_text} ({reason(error)}); nothing was written; add "
+                    "--size HEIGHT,WIDTH"
                 ) from error
-            for index, (expected, got) in enumerate(zip(maps, found, strict=True)):
-                difference = _relative_difference(torch.from_numpy(got), expected)
+            for index, (expected, output) in enumerate(zip(maps, outputs, strict=True)):
+                difference = _relative_difference(torch.from_numpy(output), expected)
                 if not difference <= TOLERANCE:
                     raise TensorError(
                         f"{owner}: map {index} of its ONNX file differs from torch's by {difference:.1e} of the "
-                        f"largest value, for {what}; at most {TOLERANCE:.0e} is allowed; nothing was written"
+                        f"largest value, for {batch_text}; at most {TOLERANCE:.0e} is allowed; nothing was written"
                     )
                 largest = max(largest, difference)
     return largest
 
 
 class _Network(nn.Module):
-    """A backbone as the module that torch exports; what it is made of is registered, so its weights are found."""
+    """A backbone as the module that torch exports, with its modules registered, so that weights are found."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self._backbone = backbone
         if not isinstance(backbone, nn.Module):
-            held = getattr(backbone, "__dict__", {}).values()
-            self._held = nn.ModuleList(value for value in held if isinstance(value, nn.Module))
+            values = getattr(backbone, "__dict__", {}).values()
+            self._modules_of_backbone = nn.ModuleList(value for value in values if isinstance(value, nn.Module))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self._backbone(images))
@@ -236,9 +235,9 @@ class _Network(nn.Module):
 
 @contextmanager
 def _same_padding_as_attribute(network: nn.Module) -> Iterator[None]:
-    """Let convolutions that pad as TensorFlow does say so by ONNX's own attribute.
+    """Export convolutions that pad like TensorFlow with ONNX's attribute for that padding.
 
-    Written out as arithmetic on sizes, the padding of each depends on all before, and torch does not get done with it.
+    As arithmetic on sizes, the padding of each depends on all layers before, and torch does not finish tracing it.
     """
     convolutions = [
         each for each in network.modules() if isinstance(each, nn.Conv2d) and type(each).__name__ in SAME_PADDING
@@ -278,9 +277,9 @@ def require_export() -> None:
     """Raise a PluginError if the extra "export" is not installed, or torch is too old."""
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise PluginError(f"export to ONNX needs {' and '.join(missing)}; pip install 'patchcore-plugin[export]'")
+        raise PluginError(f"export to ONNX requires {' and '.join(missing)}; pip install 'patchcore-plugin[export]'")
     if not hasattr(torch.onnx, "ops"):
-        raise PluginError(f"export to ONNX needs torch 2.8 or newer, not {torch.__version__}; pip install -U torch")
+        raise PluginError(f"export to ONNX requires torch 2.8 or newer, not {torch.__version__}; pip install -U torch")
 
 
 def _features(backbone: Backbone, images: Tensor, owner: str) -> Sequence[Tensor]:
@@ -289,8 +288,8 @@ def _features(backbone: Backbone, images: Tensor, owner: str) -> Sequence[Tensor
     except PatchcoreError as error:
         height, width = images.shape[2:]
         raise TensorError(
-            f"{owner} does not take images of {height} x {width} ({error}); nothing was written; "
-            "give a size that it takes with --size HEIGHT,WIDTH"
+            f"{owner} cannot process images of {height} x {width} ({error}); nothing was written; add --size "
+            "HEIGHT,WIDTH"
         ) from error
 
 
@@ -303,15 +302,15 @@ def _images(batch: int, size: tuple[int, int]) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _relative_difference(got: Tensor, expected: Tensor) -> float:
-    if got.shape != expected.shape:
+def _relative_difference(actual: Tensor, expected: Tensor) -> float:
+    if actual.shape != expected.shape:
         return float("inf")
     largest = expected.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((got - expected).abs().amax() / largest)
+    return float((actual - expected).abs().amax() / largest)
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what lies behind an error, without torch's advice to those who work on torch."""
+    """Return the first line of the root cause of an error, without torch's advice to its developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

@@ -120,14 +120,14 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
 
 def _images(model: Detector, images: Sequence[ImageLike]) -> list[ImageLike]:
     """Return as many images as the largest batch, spread over those given, or over the training images."""
-    found: Sequence[ImageLike] = images or [each for each in model.training_images if Path(each).is_file()]
-    if not found:
+    candidates: Sequence[ImageLike] = images or [each for each in model.training_images if Path(each).is_file()]
+    if not candidates:
         raise ImageError(
             "an export is compared with the model on real images, and no training image still exists; add --images "
             "FOLDER"
         )
-    step = max(1, len(found) // max(BATCHES))
-    return list(found[::step][: max(BATCHES)])
+    step = max(1, len(candidates) // max(BATCHES))
+    return list(candidates[::step][: max(BATCHES)])
 
 
 def _description(model: Detector, program: Program) -> dict[str, Any]:
@@ -170,11 +170,11 @@ def _trace(program: Program) -> tuple[tuple[str, ...], torch.export.ExportedProg
             ) from error
 
 
-def _write_onnx(exported: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], described: str) -> None:
+def _write_onnx(exported: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], description: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torch's own code
         try:
-            made = torch.onnx.export(
+            program = torch.onnx.export(
                 exported,
                 dynamo=True,
                 dynamic_shapes=(DIMENSIONS,),  # their names
@@ -184,11 +184,11 @@ def _write_onnx(exported: torch.export.ExportedProgram, path: Path, outputs: Seq
             )
         except Exception as error:  # torch.onnx has no base class of errors
             raise PluginError(f"the model cannot be exported to ONNX ({reason(error)}); use the model file") from error
-    save_onnx(made, path, described)
+    save_onnx(program, path, description)
 
 
 def _compare(
-    model: Detector, found: ExportedModel, images: Sequence[NDArray[Any]]
+    model: Detector, exported: ExportedModel, images: Sequence[NDArray[Any]]
 ) -> tuple[tuple[tuple[int, int], ...], float, float | None]:
     """Return the sizes of the images compared, and the largest differences of scores and maps.
 
@@ -210,31 +210,31 @@ def _compare(
         for batch in BATCHES:
             if batch > 1 and batch * size[0] * size[1] > PIXELS:
                 continue
-            for wanted, got in zip(expected, found.predict(resized[:batch]), strict=False):
-                for what, difference in _differences(wanted, got, *usual):
+            for prediction, output in zip(expected, exported.predict(resized[:batch]), strict=False):
+                for quantity, difference in _differences(prediction, output, *usual):
                     if not difference <= TOLERANCE:
                         raise TensorError(
-                            f"the exported program differs from the model: a {what} by {difference:.1e}, for {batch} "
+                            f"the program differs from the model: a {quantity} by {difference:.1e}, for {batch} "
                             f"images of {size[0]} x {size[1]}; at most {TOLERANCE:.0e} is allowed; nothing was written"
                         )
-                    largest[what] = max(largest.get(what, 0.0), difference)
+                    largest[quantity] = max(largest.get(quantity, 0.0), difference)
     return tuple(sizes), largest["score"], largest.get("map")
 
 
-def _differences(wanted: Prediction, got: Prediction, usual: float, peak: float) -> Iterator[tuple[str, float]]:
+def _differences(expected: Prediction, actual: Prediction, usual: float, peak: float) -> Iterator[tuple[str, float]]:
     """Yield the differences of two predictions, relative to the larger of a value and that of good images."""
-    yield "score", abs(got.score - wanted.score) / max(abs(wanted.score), abs(usual), 1e-30)
-    if wanted.anomaly_map is not None:
-        if got.anomaly_map is None:
+    yield "score", abs(actual.score - expected.score) / max(abs(expected.score), abs(usual), 1e-30)
+    if expected.anomaly_map is not None:
+        if actual.anomaly_map is None:
             yield "map", float("inf")
             return
-        scale = max(float(np.ptp(wanted.anomaly_map)), abs(peak), 1e-30)
-        yield "map", float(np.abs(got.anomaly_map - wanted.anomaly_map).max()) / scale
-    if (wanted.nearest is None) != (got.nearest is None):
+        scale = max(float(np.ptp(expected.anomaly_map)), abs(peak), 1e-30)
+        yield "map", float(np.abs(actual.anomaly_map - expected.anomaly_map).max()) / scale
+    if (expected.nearest is None) != (actual.nearest is None):
         yield "nearest patch", float("inf")
-    elif wanted.nearest is not None and got.nearest is not None:
-        scale = max(wanted.nearest.distance, abs(peak), 1e-30)
-        yield "patch score", abs(got.nearest.distance - wanted.nearest.distance) / scale
+    elif expected.nearest is not None and actual.nearest is not None:
+        scale = max(expected.nearest.distance, abs(peak), 1e-30)
+        yield "patch score", abs(actual.nearest.distance - expected.nearest.distance) / scale
 
 
 def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -73,10 +73,10 @@ class FeatureStore:
     def load(self, images: Sequence[ImageLike]) -> tuple[list[StoredImage], list[ImageError], Patches | None]:
         """Return what was saved of a batch: readable images, errors of the others, and patches."""
         name = self._name(images)
-        found = self._read(name)
-        if found is None:
+        content_of_file = self._read(name)
+        if content_of_file is None:
             raise PatchcoreError(f"{self._folder / name}: changed while it was read; start the fit again")
-        tensors, content = found
+        tensors, content = content_of_file
         stored = [
             (place, path, (height, width), _bytes(tensors.get(f"thumbnail.{place}")))
             for place, path, height, width in content["images"]

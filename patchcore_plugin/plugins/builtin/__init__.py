@@ -1,4 +1,4 @@
-"""The shipped plugins, registered through the same hooks as anyone's."""
+"""The built-in plugins, registered through the same hooks as third-party ones."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ PLUGINS: dict[str, ModuleType] = {
     "pyramid-knn": pyramid_knn,
     "image-scorers": image_scorers,
 }
-"""The modules, by the plugin name that they are listed and blocked under."""
+"""The modules by plugin name."""

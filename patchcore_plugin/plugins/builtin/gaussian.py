@@ -1,4 +1,4 @@
-"""Scorer `gaussian`: at each position, the distance from what is normal there (PaDiM)."""
+"""Scorer `gaussian`: Mahalanobis distance from a Gaussian at each position (PaDiM)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from patchcore_plugin.kernels.gaussian import Moments
 
 IMAGES = 8
-"""How many images of a bank are learned from at once."""
+"""Number of images of a bank in a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +27,20 @@ class GaussianConfig:
     """Options of `gaussian`."""
 
     epsilon: Annotated[float, Gt(0)] = 0.01
-    """Added to the diagonal of each covariance, so that fewer images than values of a patch do."""
+    """Added to the diagonal of each covariance, which allows fewer images than values per patch."""
 
 
 class Gaussian:
     """A Gaussian at each position of the grid (arXiv 2011.08785, sections III-B and III-C, equations 1 and 2).
 
-    With N images, mean m and covariance S = 1/(N-1) sum of (x - m)(x - m)^T + epsilon I of a position, a patch x there
-    gets the Mahalanobis distance, the root of (x - m)^T S^-1 (x - m), and an image the largest distance of its patches.
+    A position has the mean m and the covariance S = 1/(N-1) sum of (x - m)(x - m)^T + epsilon I of N images. The score
+    of a patch x is its Mahalanobis distance, the root of (x - m)^T S^-1 (x - m). The score of an image is the largest
+    of its patches. Memory depends on the grid and on the square of the patch length, not on the number of images.
 
-    It learns from patches as they come, in memory that depends on the grid and on the square of their length only.
+    Parameters
+    ----------
+    config
+        The options.
     """
 
     def __init__(self, config: GaussianConfig) -> None:
@@ -46,37 +50,37 @@ class Gaussian:
         self._state: dict[str, Tensor] | None = None
 
     def fit(self, bank: MemoryBank) -> None:
-        """Learn from a bank that has every patch of at least two images.
+        """Fit to a bank with every patch of at least two images.
 
         Raises
         ------
         TensorError
-            If there are not as many images at each position of a grid.
+            If the positions of the grid have different numbers of patches.
         PatchcoreError
-            If memory does not suffice.
+            If there is not enough memory.
         """
         rows, height, width = _by_position(bank)
         self._moments = self._state = None
         vectors = bank.vectors
-        for part in rows.split(IMAGES):
-            self.update(Patches(vectors[part].view(len(part), height, width, -1)))
+        for batch in rows.split(IMAGES):
+            self.update(Patches(vectors[batch].view(len(batch), height, width, -1)))
         self.finish()
 
     def update(self, patches: Patches) -> None:
-        """Learn from the patches of some more images, on the grid of those before; see `finish`.
+        """Add the patches of further images on the same grid; scores change at the next `finish`.
 
         Raises
         ------
         TensorError
-            If the grid is another one.
+            If the grid differs.
         PatchcoreError
-            If memory does not suffice; before anything is learned.
+            If there is not enough memory; nothing is added then.
         """
         import torch
 
         from patchcore_plugin.kernels.gaussian import Moments
 
-        # What is kept for later calls is changed in place, and those need not be in inference mode as well.
+        # The moments are modified in place, possibly by later calls outside of inference mode.
         with torch.inference_mode(False), torch.no_grad():
             grid = patches.grid
             if self._moments is None:
@@ -91,22 +95,22 @@ class Gaussian:
             self._moments.add(grid.flatten(1, 2))
 
     def finish(self) -> None:
-        """Score from now on by all that was learned.
+        """Use all images added so far for scoring.
 
         Raises
         ------
         TensorError
-            If that are fewer than two images, or if epsilon is too small.
+            If there are fewer than two images, or epsilon is too small.
         """
         import torch
 
         count = 0 if self._moments is None else self._moments.count
         if self._moments is None or count < 2:
             raise TensorError(
-                f"scorer 'gaussian': a covariance needs at least 2 images, beside those that are held out for the "
-                f"threshold, and there is {count}; give more images of good parts"
+                f"scorer 'gaussian': a covariance needs at least 2 images in addition to those held out for the "
+                f"threshold, got {count}; add images of good parts"
             )
-        self._state = None  # the old factors make room for the new ones
+        self._state = None  # frees the old factors before the new ones are computed
         with torch.inference_mode(False), torch.no_grad():
             factors = self._moments.factors(self._epsilon)
         if factors is None:
@@ -122,18 +126,25 @@ class Gaussian:
         }
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return mean, float64 [h, w, D]; Cholesky factors, rows of the lower triangle, float32 [h, w, D(D+1)/2]; N."""
-        return self._fitted()
+        """Return mean, factors and count.
+
+        Returns
+        -------
+        dict
+            ``mean``, float64 [h, w, D]; ``factors``, rows of the lower Cholesky triangles, float32 [h, w, D(D+1)/2];
+            ``count``, the number of images.
+        """
+        return self._require_state()
 
     def restore(self, bank: MemoryBank, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned; the bank is not needed.
+        """Restore the Gaussians from `state`; the bank is not used.
 
         Raises
         ------
         TensorError
-            If the tensors do not fit together.
+            If the shapes of the tensors do not match.
         """
-        from patchcore_plugin.kernels.gaussian import packed
+        from patchcore_plugin.kernels.gaussian import packed_size
 
         mean, factors, count = (state.get(name) for name in ("mean", "factors", "count"))
         if (
@@ -141,36 +152,42 @@ class Gaussian:
             or factors is None
             or count is None
             or mean.ndim != 3
-            or factors.shape != (*mean.shape[:2], packed(mean.shape[2]))
+            or factors.shape != (*mean.shape[:2], packed_size(mean.shape[2]))
             or count.ndim
         ):
-            found = {name: list(tensor.shape) for name, tensor in state.items()}
+            shapes = {name: list(tensor.shape) for name, tensor in state.items()}
             raise TensorError(
                 "scorer 'gaussian': expected the state mean [h, w, D], factors [h, w, D(D+1)/2] and count [], "
-                f"got {found}; fit again"
+                f"got {shapes}; fit again"
             )
         height, width, dims = mean.shape
         self._grid, self._moments = (height, width, dims), None
         self._state = {"mean": mean, "factors": factors, "count": count}
 
     def __call__(self, patches: Patches) -> Scores:
-        """Score patches on the grid that was learned."""
+        """Return the scores of patches.
+
+        Raises
+        ------
+        TensorError
+            Before `fit`, or if the grid differs.
+        """
         from patchcore_plugin.kernels.gaussian import distances
 
-        state = self._fitted()
+        state = self._require_state()
         grid = patches.grid
         self._check_grid(grid)
-        found = distances(grid.flatten(1, 2), state["mean"].flatten(0, 1), state["factors"].flatten(0, 1))
-        return Scores(image=found.amax(dim=1), map=found.view(grid.shape[:3]))
+        distance = distances(grid.flatten(1, 2), state["mean"].flatten(0, 1), state["factors"].flatten(0, 1))
+        return Scores(image=distance.amax(dim=1), map=distance.view(grid.shape[:3]))
 
     def export_module(self) -> nn.Module:
-        """Return the same scores as a module, with inverted factors: twice their memory; see `Scorer`."""
-        from ._exported import GaussianModule
+        """Return a module with the same scores and inverted factors, in twice the memory; see `Scorer`."""
+        from ._export_modules import GaussianModule
 
-        state = self._fitted()
+        state = self._require_state()
         return GaussianModule(state["mean"], state["factors"])
 
-    def _fitted(self) -> dict[str, Tensor]:
+    def _require_state(self) -> dict[str, Tensor]:
         if self._state is None:
             raise TensorError("scorer 'gaussian': call fit or restore before scoring")
         return self._state
@@ -179,37 +196,37 @@ class Gaussian:
         height, width, dims = self._grid
         if tuple(grid.shape[1:]) != self._grid:
             raise TensorError(
-                f"scorer 'gaussian': expected patches of {dims} values on a grid of {height} x {width}, like those "
-                f"that it learned from, got {grid.shape[3]} values on {grid.shape[1]} x {grid.shape[2]}"
+                f"scorer 'gaussian': expected patches of {dims} values on a grid of {height} x {width} as in the fit, "
+                f"got {grid.shape[3]} values on {grid.shape[1]} x {grid.shape[2]}"
             )
 
 
 def _by_position(bank: MemoryBank) -> tuple[Tensor, int, int]:
-    """Return rows of the bank, int64 [N, h x w]: the first, the second, ... image's at each position; and h, w."""
+    """Return the rows of the bank by image and position, int64 [N, h x w], and the height and width of the grid."""
     if 0 in bank.vectors.shape:
         raise TensorError(f"scorer 'gaussian': expected bank vectors [M, D], got {list(bank.vectors.shape)}")
-    height, width = (int(each) + 1 for each in bank.origin[:, 1:].amax(dim=0))
+    height, width = (int(last) + 1 for last in bank.origin[:, 1:].amax(dim=0))
     place = bank.origin[:, 1] * width + bank.origin[:, 2]
     counts = place.bincount(minlength=height * width)
     least, most = int(counts.min()), int(counts.max())
     if least != most:
         raise TensorError(
-            f"scorer 'gaussian' needs every patch: use --sampler all (the bank has {least} to {most} patches at each "
-            f"position of its {height} x {width} grid)"
+            f"scorer 'gaussian' needs every patch, and the bank has {least} to {most} patches at the positions of its "
+            f"{height} x {width} grid; use --sampler all"
         )
     return place.argsort(stable=True).view(-1, most).T.contiguous(), height, width
 
 
 def _check_memory(grid: Tensor) -> None:
     from patchcore_plugin.kernels import device
-    from patchcore_plugin.kernels.gaussian import packed
+    from patchcore_plugin.kernels.gaussian import packed_size
 
     height, width, dims = grid.shape[1:]
-    # Moments in float64 and factors in float32.
-    needed, free = 12 * height * width * packed(dims), device.available(grid.device)
+    # 8 bytes for the moments and 4 for the factors.
+    needed, free = 12 * height * width * packed_size(dims), device.available(grid.device)
     if free is not None and needed > free:
         raise PatchcoreError(
-            f"scorer 'gaussian': {height} x {width} covariances of {dims} values take {needed / 1e9:.1f} GB, and "
+            f"scorer 'gaussian': {height} x {width} covariances of {dims} values need {needed / 1e9:.1f} GB, and "
             f"{free / 1e9:.1f} GB are free; lower aggregator.channels or preprocessing.size, or raise aggregator.stride"
         )
 
@@ -227,6 +244,7 @@ def patchcore_scorers() -> list[ScorerSpec]:
             name="gaussian",
             config=GaussianConfig,
             create=create,
-            summary="distance from a Gaussian at each position (PaDiM); needs every patch: sampler all",
+            summary="distance from a Gaussian at each position (PaDiM); needs sampler all",
+            streaming=True,
         )
     ]

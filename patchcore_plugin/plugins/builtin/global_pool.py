@@ -1,4 +1,4 @@
-"""Aggregator `global-pool`: one vector for a whole image, for methods that judge images as wholes."""
+"""Aggregator `global-pool`: one vector per image, for methods that score whole images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GlobalPoolConfig:
 
 
 def global_pool(maps: Sequence[Tensor]) -> Patches:
-    """Average each map over all its positions.
+    """Return the mean of each map over all positions.
 
     Parameters
     ----------
@@ -31,21 +31,21 @@ def global_pool(maps: Sequence[Tensor]) -> Patches:
     Returns
     -------
     Patches
-        Grid [B, 1, 1, D] with D the sum of C_i, levels C_i, and the same vectors as descriptors [B, D]. So an image is
-        one row of a bank.
+        Grid [B, 1, 1, D] with D the sum of C_i, levels C_i, and the same vectors as image descriptors [B, D]. Each
+        image is one row of a bank.
 
     Raises
     ------
     TensorError
-        If these are no maps of one batch.
+        If the maps do not belong to one batch.
     """
     import torch
 
-    # Of the shape: torch.export takes a tensor's len for a constant.
+    # .shape[0], not len(): torch.export treats len() of a tensor as a constant.
     if not maps or any(features.ndim != 4 or features.shape[0] != maps[0].shape[0] for features in maps):
         raise TensorError(
             "aggregator 'global-pool': expected at least one map, all [B, C, H, W] of one batch, "
-            f"got {[list(each.shape) for each in maps]}"
+            f"got {[list(features.shape) for features in maps]}"
         )
     vectors = torch.cat([features.mean(dim=(2, 3)) for features in maps], dim=1)
     return Patches(vectors[:, None, None], vectors, tuple(features.shape[1] for features in maps))
@@ -64,6 +64,6 @@ def patchcore_aggregators() -> list[AggregatorSpec]:
             name="global-pool",
             config=GlobalPoolConfig,
             create=create,
-            summary="average of each layer over the whole image: one vector an image (DN2, Gaussian-AD)",
+            summary="mean of each layer over the whole image: one vector per image (DN2, Gaussian-AD)",
         )
     ]

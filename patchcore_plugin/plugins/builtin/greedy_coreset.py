@@ -1,4 +1,4 @@
-"""Sampler `greedy-coreset`: the paper's minimax facility location, selected greedily and exactly."""
+"""Sampler `greedy-coreset`: exact greedy selection for the minimax facility location of the paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Gt, Le, Lt
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.hookspecs import hookimpl
 from patchcore_plugin.plugins.protocols import Reduction, Sampler
 from patchcore_plugin.plugins.specs import SamplerSpec
@@ -24,38 +24,49 @@ class GreedyCoresetConfig:
     """Options of `greedy-coreset`."""
 
     ratio: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Fraction of the patches that stay; the paper's are 0.25, 0.1 and 0.01."""
+    """Fraction of the patches to keep; the paper uses 0.25, 0.1 and 0.01."""
     count: Annotated[int, Ge(1)] | None = None
-    """Number of patches that stay, in place of `ratio`; all of them where there are fewer."""
+    """Number of patches to keep, instead of `ratio`; all if there are fewer."""
     radius: Annotated[float, Ge(0)] | None = None
-    """Stop earlier, once every patch is within this distance of one that stays."""
+    """Stop early when every patch is within this distance of a selected one."""
     projection_dim: Annotated[int, Ge(1)] | None = None
-    """None measures distances in full; a number, after a random projection to as many dimensions (authors: 128)."""
+    """Number of dimensions of a random projection for distances (authors' code: 128); None: no projection."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Decides the first patch and the projection."""
+    """Random seed of the first patch and of the projection."""
 
 
 class GreedyCoreset:
     """Farthest-first selection (arXiv 2106.08265, section 3.2 and algorithm 1).
 
-    After a call, ``radii_`` is the covering radius after each pick, float64 [M]; None after a call with a
-    projection, which changes distances.
+    After a call, ``radii_`` is the covering radius after each pick, float64 [M], or None with a projection, which
+    changes distances.
 
-    Of a bank and new patches (``reduction``), all rows of the bank stay, as long as the options allow for more, and the
-    selection goes on from them: so patches that are gone stay as near to the bank as they were. The radii of the rows
-    that stay, but for the last, are infinite then. Otherwise it selects among all.
+    With a bank and new patches (``reduction``), it keeps all rows of the bank if the options allow more rows than that,
+    and continues the selection from them, so the covering radius of earlier patches does not grow. All radii of these
+    rows except the last are infinite. If the options allow fewer rows, it selects from all.
+
+    Parameters
+    ----------
+    config
+        The options.
     """
 
     radii_: Tensor | None = None
     reduction: Reduction | None = None
     progress: Callable[[int, int], None] | None = None
-    """Called now and then with the number of patches selected, and how many are wanted at most."""
+    """Called from time to time with the number of selected patches and the largest number to select."""
 
     def __init__(self, config: GreedyCoresetConfig) -> None:
         self._config = config
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Return the rows of `vectors` [N, D] that stay, int64 [M], in selection order."""
+        """Return the selected rows of `vectors` [N, D], int64 [M], in selection order.
+
+        Raises
+        ------
+        TensorError
+            If `vectors` is empty or has another shape.
+        """
         import torch
 
         from patchcore_plugin.kernels.coreset import greedy_coreset
@@ -65,8 +76,8 @@ class GreedyCoreset:
             raise TensorError(
                 f"sampler 'greedy-coreset': expected vectors [N, D], N and D at least 1, got {list(vectors.shape)}"
             )
-        told = self.reduction or Reduction(rows=0, seen=len(vectors))
-        count = min(options.count or math.ceil(options.ratio * told.seen), told.limit or len(vectors), len(vectors))
+        task = self.reduction or Reduction(rows=0, seen=len(vectors))
+        count = min(options.count or math.ceil(options.ratio * task.seen), task.limit or len(vectors), len(vectors))
         generator = torch.Generator().manual_seed(options.seed)
         start = int(torch.randint(len(vectors), (1,), generator=generator))
         points = vectors
@@ -74,33 +85,33 @@ class GreedyCoreset:
             shape = vectors.shape[1], options.projection_dim
             projection = torch.randn(shape, generator=generator) / math.sqrt(options.projection_dim)
             points = vectors.float() @ projection.to(vectors.device)
-        if 0 < told.rows < count:
-            index, radii = self._go_on(points, told.rows, count)
+        if 0 < task.rows < count:
+            index, radii = self._extend(points, task.rows, count)
         else:
             index, radii = greedy_coreset(points, count, start, radius=options.radius, progress=self.progress)
         self.radii_ = radii if options.projection_dim is None else None
         return index
 
-    def _go_on(self, points: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:
-        """Return indices and radii of the first `rows` points and of those that are selected after them."""
+    def _extend(self, points: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return indices and radii of the first `rows` points and of those selected after them."""
         import torch
 
         from patchcore_plugin.kernels.coreset import greedy_coreset
         from patchcore_plugin.kernels.nearest import NearestRows
 
-        kept = torch.arange(rows, device=points.device)
+        bank = torch.arange(rows, device=points.device)
         radii = torch.full((rows,), torch.inf, dtype=torch.float64)
         new, radii[-1] = points[rows:], 0.0
         if not len(new):
-            return kept, radii
+            return bank, radii
         within = NearestRows(points[:rows])(new)[0][:, 0]
         radii[-1] = float(within.max())
         stop = self._config.radius
         if stop is not None and float(radii[-1]) <= stop:
-            return kept, radii
+            return bank, radii
         first = int(within.argmax())
         index, after = greedy_coreset(new, count - rows, first, radius=stop, within=within, progress=self.progress)
-        return torch.cat([kept, index + rows]), torch.cat([radii, after])
+        return torch.cat([bank, index + rows]), torch.cat([radii, after])
 
 
 def create(config: GreedyCoresetConfig) -> Sampler:
@@ -116,7 +127,9 @@ def patchcore_samplers() -> list[SamplerSpec]:
             name="greedy-coreset",
             config=GreedyCoresetConfig,
             create=create,
-            summary="greedy minimax coreset, exact (the paper's)",
-            kernels=description,
+            summary="greedy minimax coreset, exact (as in the paper)",
+            keeps_all=False,
+            reduces=True,
+            kernels=describe,
         )
     ]

@@ -1,8 +1,8 @@
-"""Scorers `image-knn` and `image-gaussian`: they judge an image as a whole by one vector, and draw no map.
+"""Scorers `image-knn` and `image-gaussian`: scores of whole images from one vector each, without a map.
 
 Bergman, Cohen and Hoshen, "Deep Nearest Neighbor Anomaly Detection", arXiv 2002.10445 (DN2); Rippel, Mertens and
 Merhof, "Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly Detection", arXiv 2005.14140
-(Gaussian-AD). A bank has one row for each image, such as aggregator `global-pool` makes them.
+(Gaussian-AD). A bank has one row per image, for example from aggregator `global-pool`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from patchcore_plugin.errors import TensorError
-from patchcore_plugin.kernels.native import description
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.hookspecs import hookimpl
 from patchcore_plugin.plugins.protocols import MemoryBank, Patches, Scorer, Scores
 from patchcore_plugin.plugins.specs import ScorerSpec
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from patchcore_plugin.kernels.nearest import NearestRows
 
 SMALLEST_PIVOT = 1e-10
-"""Below it, in units of the mean variance, a direction has no variance but that of rounding."""
+"""Squared pivots below this, in units of the mean variance, are rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ImageKnnConfig:
     """Options of `image-knn`."""
 
     neighbours: Annotated[int, Ge(1)] = 2
-    """k, the nearest training images whose distances are averaged; all of them where there are fewer."""
+    """k, the number of nearest training images whose distances are averaged; all if there are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +42,47 @@ class ImageGaussianConfig:
 
 
 class ImageKnn:
-    """Mean Euclidean distance to the k nearest training images, exact."""
+    """Mean Euclidean distance to the k nearest training images, exact (arXiv 2002.10445).
+
+    Parameters
+    ----------
+    config
+        The options.
+    """
 
     def __init__(self, config: ImageKnnConfig) -> None:
         self._config = config
         self._search: NearestRows | None = None
 
     def fit(self, bank: MemoryBank) -> None:
-        """Make the bank, one row for each image, ready to be searched."""
+        """Prepare the search of a bank with one row per image.
+
+        Raises
+        ------
+        TensorError
+            If the bank is empty or has several rows per image.
+        """
         from patchcore_plugin.kernels.nearest import NearestRows
 
         _check_bank("image-knn", bank, images=1)
         self._search = NearestRows(bank.vectors)
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return nothing: the bank is all there is."""
+        """Return no tensors: the bank is the whole state."""
         return {}
 
     def restore(self, bank: MemoryBank, state: Mapping[str, Tensor]) -> None:
-        """Fit again, which is cheap."""
+        """Prepare the search of a bank, as `fit` does."""
         self.fit(bank)
 
     def __call__(self, patches: Patches) -> Scores:
-        """Score images whose grid is 1 x 1; there is no map."""
+        """Return the scores of images with a grid of 1 x 1, without a map.
+
+        Raises
+        ------
+        TensorError
+            Before `fit`, or if patches have another grid or length.
+        """
         if self._search is None:
             raise TensorError("scorer 'image-knn': call fit or restore before scoring")
         rows, dims = self._search.bank.shape
@@ -72,33 +90,33 @@ class ImageKnn:
         return Scores(image=distance.mean(dim=1).float())
 
     def export_module(self) -> nn.Module:
-        """Return the same scores as a module; see `Scorer`."""
+        """Return a module with the same scores; see `Scorer`."""
         if self._search is None:
             raise TensorError("scorer 'image-knn': call fit or restore before exporting")
-        from ._exported import ImageKnnModule
+        from ._export_modules import ImageKnnModule
 
         return ImageKnnModule(self._search.bank, self._config.neighbours)
 
 
 class ImageGaussian:
-    """Sum over the levels of the Mahalanobis distance to the training images' Gaussian.
+    """Sum over all levels of the Mahalanobis distance to the training images (arXiv 2005.14140).
 
-    Each level's covariance is shrunk as Ledoit and Wolf do, so that it can be inverted although there are more values
-    than images. Its Cholesky factor L, and with it the distance |L^-1 (x - mean)|, are computed in float64.
+    The covariance of a level is shrunk by the method of Ledoit and Wolf, so it can be inverted even with fewer images
+    than values. Its Cholesky factor L and the distance |L^-1 (x - mean)| are computed in float64.
     """
 
     def __init__(self) -> None:
         self._levels: list[tuple[Tensor, Tensor]] = []
 
     def fit(self, bank: MemoryBank) -> None:
-        """Fit a Gaussian to the images for each of the bank's levels; a single one if it knows of none.
+        """Fit a Gaussian for each level of the bank, or a single one without levels.
 
         Raises
         ------
         TensorError
-            If there are fewer than 3 images, or a level does not vary enough.
+            If there are fewer than 3 images, or a level varies too little.
         """
-        # Two images lie symmetrically about their mean: they show no error of their covariance, and none is shrunk.
+        # Two images are symmetric about their mean: Ledoit and Wolf's estimate of the error is 0 and nothing is shrunk.
         _check_bank("image-gaussian", bank, images=3)
         parts = bank.vectors.double().split(bank.levels or (bank.vectors.shape[1],), dim=1)
         self._levels = [_gaussian(number, part) for number, part in enumerate(parts)]
@@ -112,11 +130,17 @@ class ImageGaussian:
         }
 
     def restore(self, bank: MemoryBank, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` returned; the bank is not needed."""
+        """Restore the Gaussians from `state`; the bank is not used."""
         self._levels = [(state[f"mean.{number}"], state[f"factor.{number}"]) for number in range(len(state) // 2)]
 
     def __call__(self, patches: Patches) -> Scores:
-        """Score images whose grid is 1 x 1; there is no map."""
+        """Return the scores of images with a grid of 1 x 1, without a map.
+
+        Raises
+        ------
+        TensorError
+            Before `fit`, or if patches have another grid or length.
+        """
         import torch
 
         if not self._levels:
@@ -130,29 +154,29 @@ class ImageGaussian:
         return Scores(image=torch.stack(distances).sum(dim=0).float())
 
     def export_module(self) -> nn.Module:
-        """Return the same scores as a module, with inverted factors; see `Scorer`."""
+        """Return a module with the same scores and inverted factors; see `Scorer`."""
         if not self._levels:
             raise TensorError("scorer 'image-gaussian': call fit or restore before exporting")
-        from ._exported import ImageGaussianModule
+        from ._export_modules import ImageGaussianModule
 
         return ImageGaussianModule(self._levels)
 
 
 def _gaussian(number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and Cholesky factor of a level's values [P, D_i]."""
+    """Return mean and Cholesky factor of the values [P, D_i] of a level."""
     import torch
     from sklearn.covariance import LedoitWolf
 
     estimate = LedoitWolf().fit(vectors.cpu().numpy())
     mean, covariance = (
-        torch.from_numpy(each).to(vectors.device) for each in (estimate.location_, estimate.covariance_)
+        torch.from_numpy(array).to(vectors.device) for array in (estimate.location_, estimate.covariance_)
     )
     factor, failed = torch.linalg.cholesky_ex(covariance)
     pivots = factor.diagonal().square()
     if int(failed) or float(pivots.min()) <= SMALLEST_PIVOT * float(covariance.diagonal().mean()):
         raise TensorError(
-            f"scorer 'image-gaussian': the {len(vectors)} images vary too little in level {number + 1} to know their "
-            "covariance; fit on more images, each different"
+            f"scorer 'image-gaussian': the {len(vectors)} images vary too little in level {number + 1} to estimate a "
+            "covariance; fit on more images that differ"
         )
     return mean, factor
 
@@ -160,24 +184,24 @@ def _gaussian(number: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
 def _check_bank(name: str, bank: MemoryBank, *, images: int) -> None:
     rows, dims = bank.vectors.shape
     if bank.origin[:, 1:].any():
-        raise _not_whole(name, [int(side) + 1 for side in bank.origin[:, 1:].amax(dim=0)])
+        raise _grid_error(name, [int(side) + 1 for side in bank.origin[:, 1:].amax(dim=0)])
     if rows < images or not dims:
         raise TensorError(f"scorer {name!r}: expected vectors [P, D] of P >= {images} images, got {[rows, dims]}")
 
 
 def _image_vectors(name: str, patches: Patches, dims: int) -> Tensor:
-    """Return the vectors [B, D] of images whose grid is 1 x 1."""
-    _, height, width, got = patches.grid.shape
+    """Return the vectors [B, D] of images with a grid of 1 x 1."""
+    _, height, width, length = patches.grid.shape
     if (height, width) != (1, 1):
-        raise _not_whole(name, (height, width))
-    if got != dims:
-        raise TensorError(f"scorer {name!r}: expected vectors of {dims} values like the bank's, got {got}")
+        raise _grid_error(name, (height, width))
+    if length != dims:
+        raise TensorError(f"scorer {name!r}: expected vectors of {dims} values as in the bank, got {length}")
     return patches.grid[:, 0, 0]
 
 
-def _not_whole(name: str, grid: Sequence[int]) -> TensorError:
+def _grid_error(name: str, grid: Sequence[int]) -> TensorError:
     return TensorError(
-        f"scorer {name!r}: expected one vector for each image, got patches on a grid of {grid[0]} x {grid[1]}; "
+        f"scorer {name!r}: expected one vector per image, got patches on a grid of {grid[0]} x {grid[1]}; "
         "choose aggregator global-pool"
     )
 
@@ -201,12 +225,14 @@ def patchcore_scorers() -> list[ScorerSpec]:
             config=ImageKnnConfig,
             create=create_knn,
             summary="whole images: mean distance to the k nearest (DN2); needs aggregator global-pool",
-            kernels=description,
+            kernels=describe,
+            streaming=False,
         ),
         ScorerSpec(
             name="image-gaussian",
             config=ImageGaussianConfig,
             create=create_gaussian,
-            summary="whole images: Mahalanobis distance, over levels (Gaussian-AD); needs aggregator global-pool",
+            summary="whole images: Mahalanobis distance, all levels (Gaussian-AD); needs aggregator global-pool",
+            streaming=False,
         ),
     ]

@@ -1,4 +1,4 @@
-"""Samplers `random` and `all`: what the paper compares its coreset with."""
+"""Samplers `random` and `all`, the baselines of the paper for its coreset."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class RandomConfig:
     """Options of `random`."""
 
     ratio: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Fraction of the patches that stay."""
+    """Fraction of the patches to keep."""
     count: Annotated[int, Ge(1)] | None = None
-    """Number of patches that stay, in place of `ratio`; all of them where there are fewer."""
+    """Number of patches to keep, instead of `ratio`; all if there are fewer."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Decides which."""
+    """Random seed of the selection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,16 @@ class AllConfig:
 
 
 class RandomRows:
-    """Keeps patches chosen uniformly at random, without repetition.
+    """Selection of patches uniformly at random, without repetition.
 
-    Of a bank and new patches (``reduction``), the bank's rows get the share of all patches that they stand for, rounded
-    up or down at random. So each patch ever seen is as likely to stay as any other, if this sampler made the bank.
+    With a bank and new patches (``reduction``), the rows of the bank get the share of the patches that they represent,
+    rounded up or down at random. All patches ever seen are then equally likely to be kept, if this sampler selected the
+    bank.
+
+    Parameters
+    ----------
+    config
+        The options.
     """
 
     reduction: Reduction | None = None
@@ -47,38 +53,38 @@ class RandomRows:
         self._config = config
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Return the rows of `vectors` [N, D] that stay, int64 [M]."""
+        """Return the selected rows of `vectors` [N, D], int64 [M]; TensorError if there are none."""
         import torch
 
         _check("random", vectors)
         options = self._config
-        told = self.reduction or Reduction(rows=0, seen=len(vectors))
-        count = min(options.count or math.ceil(options.ratio * told.seen), told.limit or len(vectors), len(vectors))
-        if not told.rows:
+        task = self.reduction or Reduction(rows=0, seen=len(vectors))
+        count = min(options.count or math.ceil(options.ratio * task.seen), task.limit or len(vectors), len(vectors))
+        if not task.rows:
             generator = torch.Generator().manual_seed(options.seed)
             return torch.randperm(len(vectors), generator=generator)[:count].to(vectors.device)
-        new = len(vectors) - told.rows
-        # Other numbers for each reduction: with the same, the same places would win every time.
-        generator = torch.Generator().manual_seed((options.seed + told.seen) % 2**63)
-        share = count * (told.seen - new) / told.seen
-        old = min(max(int(share + float(torch.rand((), generator=generator))), count - new), told.rows)
-        kept = torch.randperm(told.rows, generator=generator)[:old]
-        added = torch.randperm(new, generator=generator)[: count - old] + told.rows
-        return torch.cat([kept, added]).to(vectors.device)
+        new = len(vectors) - task.rows
+        # Another seed for each reduction: otherwise the same positions would be selected every time.
+        generator = torch.Generator().manual_seed((options.seed + task.seen) % 2**63)
+        share = count * (task.seen - new) / task.seen
+        old = min(max(int(share + float(torch.rand((), generator=generator))), count - new), task.rows)
+        from_bank = torch.randperm(task.rows, generator=generator)[:old]
+        from_new = torch.randperm(new, generator=generator)[: count - old] + task.rows
+        return torch.cat([from_bank, from_new]).to(vectors.device)
 
 
 def create_random(config: RandomConfig) -> Sampler:
-    """Return a sampler that keeps patches chosen uniformly at random, without repetition."""
+    """Return the sampler `random`."""
     return RandomRows(config)
 
 
 class AllRows:
-    """Keeps every patch, in order."""
+    """Selection of every patch, in order."""
 
     keeps_all = True
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Return all rows of `vectors` [N, D], int64 [N]."""
+        """Return all rows of `vectors` [N, D], int64 [N]; TensorError if there are none."""
         import torch
 
         _check("all", vectors)
@@ -86,7 +92,7 @@ class AllRows:
 
 
 def create_all(config: AllConfig) -> Sampler:
-    """Return a sampler that keeps every patch, in order."""
+    """Return the sampler `all`."""
     return AllRows()
 
 
@@ -99,6 +105,15 @@ def _check(name: str, vectors: Tensor) -> None:
 def patchcore_samplers() -> list[SamplerSpec]:
     """Provide `random` and `all`."""
     return [
-        SamplerSpec(name="random", config=RandomConfig, create=create_random, summary="patches chosen at random"),
-        SamplerSpec(name="all", config=AllConfig, create=create_all, summary="every patch"),
+        SamplerSpec(
+            name="random",
+            config=RandomConfig,
+            create=create_random,
+            summary="patches selected at random",
+            keeps_all=False,
+            reduces=True,
+        ),
+        SamplerSpec(
+            name="all", config=AllConfig, create=create_all, summary="every patch", keeps_all=True, reduces=False
+        ),
     ]

@@ -1,4 +1,4 @@
-"""What a component must do, as checks that a plugin's own tests run.
+"""Conformance checks of components, for the tests of plugins.
 
 Three lines in a test file::
 
@@ -9,18 +9,18 @@ Three lines in a test file::
     def test_conformance(check):
         check()
 
-What is wrong is told as a `ConformanceError`, one line that says what was expected, what was found, and what to do.
+A check that fails raises a `ConformanceError`: one line with what was expected, what was found, and what to do.
 """
 
 from __future__ import annotations
 
+from .check import Check, ConformanceError, UnavailableError
 from .collection import checks, component_checks, parametrize_checks
-from .subject import CannotBeMadeError, Check, ConformanceError
 
 __all__ = [
-    "CannotBeMadeError",
     "Check",
     "ConformanceError",
+    "UnavailableError",
     "checks",
     "component_checks",
     "parametrize_checks",

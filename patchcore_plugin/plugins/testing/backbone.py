@@ -1,4 +1,4 @@
-"""Checks of what a backbone does."""
+"""Checks of backbones."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from torch import Tensor
 from patchcore_plugin.errors import PatchcoreError
 
 from . import common
-from .subject import Subject
-from .tensors import alike, describe, identical, is_finite, seeded
+from .check import Subject
+from .tensors import are_close, are_identical, describe, expect_finite, random_tensor
 
 SIZES = ((64, 64), (224, 224), (256, 256), (384, 384), (518, 518))
-"""Heights and widths that are tried; the first that the backbone does not refuse serves all checks."""
+"""Heights and widths to try; all checks use the first that the backbone accepts."""
 OTHER_SIZES = ((72, 96), (97, 65))
 
 
-def example(it: Subject) -> list[Tensor]:
-    """Return three normalised images of a size that the backbone takes."""
-    return [seeded(3, 3, *_size(it), device=it.device)]
+def example(subject: Subject) -> list[Tensor]:
+    """Return three normalised images of a size that the backbone accepts."""
+    return [random_tensor(3, 3, *_size(subject), device=subject.device)]
 
 
-def run(it: Subject, made: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
+def run(subject: Subject, component: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the feature maps of images."""
     (images,) = tensors
-    maps = made(images)
-    it.expect(
+    maps = component(images)
+    subject.expect(
         isinstance(maps, list | tuple) and len(maps) > 0,
         "a list of feature maps",
         "none" if isinstance(maps, list | tuple) else describe(maps),
-        "return a list, even of a single map",
+        "return a list, even for a single map",
     )
-    for number, each in enumerate(maps):
-        is_finite(it, f"feature map {number}", each, "[B, C, h, w]", (len(images), None, None, None))
-    return [each.detach() for each in maps]
+    for number, features in enumerate(maps):
+        expect_finite(subject, f"feature map {number}", features, "[B, C, h, w]", (len(images), None, None, None))
+    return [features.detach() for features in maps]
 
 
 def image(tensors: Sequence[Tensor], number: int) -> list[Tensor]:
@@ -49,105 +49,105 @@ def image(tensors: Sequence[Tensor], number: int) -> list[Tensor]:
 
 
 @functools.lru_cache
-def _size(it: Subject) -> tuple[int, int]:
+def _size(subject: Subject) -> tuple[int, int]:
     refusal = ""
     for size in SIZES:
         try:
-            it.shared(seeded(1, 3, *size, device=it.device))
+            subject.instance(random_tensor(1, 3, *size, device=subject.device))
         except PatchcoreError as error:
             refusal = str(error)
         else:
             return size
-    raise it.failure(
-        f"a backbone that takes images of one of the sizes {', '.join(f'{h} x {w}' for h, w in SIZES)}",
-        f"this refusal of each: {refusal}",
-        "take one of them, or give the check options with which it does",
+    raise subject.failure(
+        f"a backbone that accepts images of one of the sizes {', '.join(f'{h} x {w}' for h, w in SIZES)}",
+        f"a refusal of all: {refusal}",
+        "accept one of them, or pass options to the check with which it does",
     )
 
 
-def maps_have_the_right_form(it: Subject) -> None:
-    """Return a list of floating, finite maps [B, C, h, w] on the images' device."""
-    run(it, it.shared, example(it))
+def maps_have_the_right_form(subject: Subject) -> None:
+    """Return a list of floating, finite maps [B, C, h, w] on the device of the images."""
+    run(subject, subject.instance, example(subject))
 
 
-def maps_are_finest_first(it: Subject) -> None:
+def maps_are_finest_first(subject: Subject) -> None:
     """Return the finest map first."""
-    sizes = [tuple(each.shape[2:]) for each in run(it, it.shared, example(it))]
+    sizes = [tuple(features.shape[2:]) for features in run(subject, subject.instance, example(subject))]
     ordered = all(a[0] >= b[0] and a[1] >= b[1] for a, b in itertools.pairwise(sizes))
-    it.expect(ordered, "maps finest first", f"sizes {sizes}", "return them in the order of the network")
+    subject.expect(ordered, "maps finest first", f"sizes {sizes}", "return them in the order of the network")
 
 
-def maps_are_in_their_place(it: Subject) -> None:
-    """Keep maps the right way round: an image that is higher than wide gives no map that is wider than high."""
-    images = seeded(1, 3, 128, 64, device=it.device)
+def maps_keep_orientation(subject: Subject) -> None:
+    """Keep the orientation of images: an image higher than wide gives no map wider than high."""
+    images = random_tensor(1, 3, 128, 64, device=subject.device)
     try:
-        maps = run(it, it.shared, [images])
+        maps = run(subject, subject.instance, [images])
     except PatchcoreError:
-        return  # it takes other sizes only
-    for number, each in enumerate(maps):
-        height, width = each.shape[2:]
-        it.expect(
+        return  # it accepts other sizes only
+    for number, features in enumerate(maps):
+        height, width = features.shape[2:]
+        subject.expect(
             height >= width,
             f"feature map {number} of an image of 128 x 64 to be no wider than high",
             f"{height} x {width}",
-            "keep height and width in the order of the image's",
+            "keep the order of height and width",
         )
 
 
-def no_gradients_are_kept(it: Subject) -> None:
-    """Return maps that need no gradient, so that no graph fills the memory."""
-    maps = it.shared(*example(it))
-    kept = [number for number, each in enumerate(maps) if each.requires_grad]
-    it.expect(not kept, "maps without gradients", f"requires_grad in map(s) {kept}", "compute under torch.no_grad()")
+def maps_have_no_gradients(subject: Subject) -> None:
+    """Return maps without gradients, which would fill the memory with graphs."""
+    maps = subject.instance(*example(subject))
+    numbers = [number for number, features in enumerate(maps) if features.requires_grad]
+    subject.expect(not numbers, "maps without gradients", f"requires_grad in map(s) {numbers}", "use torch.no_grad()")
 
 
-def normalisation_can_be_used(it: Subject) -> None:
+def normalisation_is_valid(subject: Subject) -> None:
     """Have three finite numbers each in `mean` and `std`, those of `std` above 0."""
     for name, least in (("mean", -math.inf), ("std", 0.0)):
-        values = getattr(it.shared, name)
-        sound = (
+        values = getattr(subject.instance, name)
+        valid = (
             isinstance(values, list | tuple)
             and len(values) == 3
-            and all(isinstance(each, float | int) and math.isfinite(each) and each > least for each in values)
+            and all(isinstance(value, float | int) and math.isfinite(value) and value > least for value in values)
         )
         kind = "finite numbers" if name == "mean" else "finite numbers above 0"
-        it.expect(sound, f"{name} to be three {kind}", repr(values), "give the values of R, G and B as a tuple")
+        subject.expect(valid, f"{name} to be three {kind}", repr(values), "set a tuple of values for R, G and B")
 
 
-def weights_are_told_by_a_hash(it: Subject) -> None:
-    """Return a hex digest from `weight_hash`, the same for two backbones that are made alike."""
-    first, second = it.shared.weight_hash(), it.make().weight_hash()
+def weight_hash_is_stable(subject: Subject) -> None:
+    """Return a hex digest from `weight_hash`, the same for two backbones with equal options."""
+    first, second = subject.instance.weight_hash(), subject.create().weight_hash()
     remedy = "use patchcore_plugin.hash_weights"
     hexadecimal = isinstance(first, str) and bool(re.fullmatch(r"[0-9a-f]{32,}", first))
-    it.expect(hexadecimal, "weight_hash() to be a hex digest of 32 digits or more", repr(first), remedy)
-    it.expect(first == second, "one hash for two that are made alike", f"{first[:8]}... and {second[:8]}...", remedy)
+    subject.expect(hexadecimal, "weight_hash() to be a hex digest of 32 digits or more", repr(first), remedy)
+    subject.expect(first == second, "one hash for equal options", f"{first[:8]}... and {second[:8]}...", remedy)
 
 
-def moving_keeps_it_whole(it: Subject) -> None:
-    """Return from `to` a backbone that gives the same maps."""
-    before = run(it, it.shared, example(it))
-    after = run(it, it.shared.to(it.device), example(it))
-    same = identical(before, after) if it.device == "cpu" else alike(before, after)
-    it.expect(same, "equal maps after to()", "different ones", "move all weights and change nothing else")
+def moving_keeps_maps(subject: Subject) -> None:
+    """Return a backbone with the same maps from `to`."""
+    before = run(subject, subject.instance, example(subject))
+    after = run(subject, subject.instance.to(subject.device), example(subject))
+    equal = are_identical(before, after) if subject.device == "cpu" else are_close(before, after)
+    subject.expect(equal, "equal maps after to()", "different ones", "move all weights and change nothing else")
 
 
-def other_sizes_work(it: Subject) -> None:
-    """Take images of oblong and odd sizes, or refuse them with a PatchcoreError."""
+def other_sizes_work(subject: Subject) -> None:
+    """Accept images of oblong and odd sizes, or refuse them with a PatchcoreError."""
     for height, width in OTHER_SIZES:
-        images = seeded(1, 3, height, width, device=it.device)
+        images = random_tensor(1, 3, height, width, device=subject.device)
         try:
-            run(it, it.shared, [images])
+            run(subject, subject.instance, [images])
         except PatchcoreError:
             continue
 
 
-def wrong_images_are_refused(it: Subject) -> None:
-    """Refuse images without a batch dimension, or of 1 or 4 channels, with a PatchcoreError."""
-    (images,) = example(it)
+def wrong_images_are_refused(subject: Subject) -> None:
+    """Refuse images without a batch dimension, or with 1 or 4 channels, with a PatchcoreError."""
+    (images,) = example(subject)
     height, width = images.shape[2:]
     for shape in ((3, height, width), (2, 1, height, width), (2, 4, height, width)):
-        wrong = torch.zeros(shape, device=it.device)
-        it.refuses(f"images of shape {list(shape)}", functools.partial(it.shared, wrong))
+        wrong = torch.zeros(shape, device=subject.device)
+        subject.expect_refusal(f"images of shape {list(shape)}", functools.partial(subject.instance, wrong))
 
 
 CHECKS = (
@@ -155,11 +155,11 @@ CHECKS = (
     common.images_are_independent,
     maps_have_the_right_form,
     maps_are_finest_first,
-    maps_are_in_their_place,
-    no_gradients_are_kept,
-    normalisation_can_be_used,
-    weights_are_told_by_a_hash,
-    moving_keeps_it_whole,
+    maps_keep_orientation,
+    maps_have_no_gradients,
+    normalisation_is_valid,
+    weight_hash_is_stable,
+    moving_keeps_maps,
     other_sizes_work,
     wrong_images_are_refused,
 )

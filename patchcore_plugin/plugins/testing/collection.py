@@ -1,57 +1,74 @@
-"""Which checks a plugin has to pass."""
+"""Collection of the checks of a plugin."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
-from patchcore_plugin.errors import PluginError
+from patchcore_plugin.errors import PluginError, did_you_mean
 from patchcore_plugin.plugins.builtin import PLUGINS
+from patchcore_plugin.plugins.discovery import OWN_DISTRIBUTION, Plugin, canonical_name
 from patchcore_plugin.plugins.hookspecs import PROJECT
-from patchcore_plugin.plugins.manager import OWN_DISTRIBUTION, Component, Host, Plugin
+from patchcore_plugin.plugins.manager import Component, Host, default_host
 
-from . import records
-from .subject import Check, Subject, check_of
+from . import spec_checks
+from .check import Check, Subject, check_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = Mapping[str, Mapping[str, Any]]
 
 
 def checks(plugin: object, *, options: Options | None = None, device: str = "cpu") -> list[Check]:
-    """Return all checks of all components that a plugin provides.
+    """Return all checks of all components of a plugin.
 
     Parameters
     ----------
     plugin
         A module or object with hooks, or the name of an installed plugin or distribution.
     options
-        Options of components by the component's name, such as ``{"my-name": {"weights": "random"}}``; defaults
-        otherwise.
+        Options by name of the component, such as ``{"my-name": {"weights": "random"}}``; by default those of the
+        component.
     device
-        Where inputs are: "cpu", "cuda", "cuda:1".
+        Device of the inputs: "cpu", "cuda", "cuda:1".
+
+    Returns
+    -------
+    list of Check
+        Call each of them.
 
     Raises
     ------
     PluginError
-        If the plugin cannot be loaded or provides nothing, another one claims a name of it too, or `options` names
-        no component of it.
+        If the plugin fails to load, provides nothing, shares a name with another one, or `options` names a component
+        that it does not provide.
+
+    Examples
+    --------
+    >>> check = checks("simple-samplers")[0]
+    >>> print(check)
+    sampler-random-name-is-free
+    >>> check()
     """
     host, module = _host_of(plugin)
-    found = [each for each in host.components() if _provides(plugin, each.plugin)]
-    if not found:
+    components = [component for component in host.components() if _provides(plugin, component.plugin)]
+    if not components:
         raise PluginError(f"{_name_of(plugin)} provides no component; return records from its hooks, or unblock it")
-    given = options or {}
-    names = [each.spec.name for each in found]
-    for name in given:
+    by_name = options or {}
+    names = [component.spec.name for component in components]
+    for name in by_name:
         if name not in names:
-            raise PluginError(f"options for {name!r}, which the plugin does not provide; it has: {', '.join(names)}")
+            raise PluginError(
+                f"options for {name!r}, which the plugin does not provide; {did_you_mean(name, names)}"
+                f"it provides: {', '.join(names)}"
+            )
     return [
         check
-        for each in found
-        for check in component_checks(host, each, options=given.get(each.spec.name), device=device, module=module)
+        for component in components
+        for check in component_checks(
+            host, component, options=by_name.get(component.spec.name), device=device, module=module
+        )
     ]
 
 
@@ -69,17 +86,17 @@ def component_checks(
     Parameters
     ----------
     host
-        Where it comes from.
+        The host of the component.
     component
         Its record and plugin.
     options
-        What it is made with; its defaults otherwise.
+        Options to create it with; None for its defaults.
     device
-        Where its inputs are.
+        Device of the inputs.
     behaviour
-        Whether it is to be made and called; if not, its record and options alone are checked, without torch.
+        Whether to create and call it; otherwise only its record and options are checked, without torch.
     module
-        The module that holds its plugin; by default that of the entry point.
+        Module of its plugin; by default that of the entry point.
 
     Raises
     ------
@@ -88,21 +105,26 @@ def component_checks(
     """
     host.component(component.spec.role, component.spec.name)
     module = module or _module_of(component.plugin)
-    it = Subject(host=host, component=component, options=dict(options or {}), device=device, module=module)
-    functions: list[Callable[[Subject], None]] = list(records.CHECKS)
+    subject = Subject(host=host, component=component, options=dict(options or {}), device=device, module=module)
+    functions: list[Callable[[Subject], None]] = list(spec_checks.CHECKS)
     if module is None:
-        functions.remove(records.listing_imports_nothing_heavy)
+        functions.remove(spec_checks.listing_imports_nothing_heavy)
     if behaviour:
         from .common import role_module  # imports torch
 
-        functions += role_module(it.role).CHECKS
-    return [check_of(each, it) for each in functions]
+        functions += role_module(subject.role).CHECKS
+    return [check_of(function, subject) for function in functions]
 
 
 def parametrize_checks(
     plugin: object, *, options: Options | None = None, device: str = "cpu"
 ) -> Callable[[Function], Function]:
-    """Return a decorator that runs a test of one argument, ``check``, with each of `checks`.
+    """Return a decorator that runs a test with one argument, ``check``, for each of `checks`.
+
+    Parameters
+    ----------
+    plugin, options, device
+        The arguments of `checks`.
 
     Examples
     --------
@@ -122,17 +144,20 @@ def parametrize_checks(
 
 def _host_of(plugin: object) -> tuple[Host, str | None]:
     if isinstance(plugin, str):
-        host = Host()
-        matching = [each for each in host.plugins if _provides(plugin, each)]
-        if not matching:
-            names = sorted({each.name for each in host.plugins} | {each.distribution for each in host.plugins})
-            raise PluginError(f"no plugin or distribution {plugin!r} is installed; there are: {', '.join(names)}")
-        for each in matching:
-            if each.status != "loaded":
-                raise PluginError(f"{each}: {each.reason}")
+        host = default_host()
+        matches = [installed for installed in host.plugins if _provides(plugin, installed)]
+        if not matches:
+            names = sorted({name for each in host.plugins for name in (each.name, each.distribution)})
+            raise PluginError(
+                f"no plugin or distribution {plugin!r} is installed; {did_you_mean(plugin, names)}"
+                f"available: {', '.join(names)}"
+            )
+        for match in matches:
+            if match.status != "loaded":
+                raise PluginError(f"{match}: {match.reason}")
         return host, None
     name = _name_of(plugin)
-    # Alone, so that a name which another plugin claims too can be checked; that is a check of its own.
+    # Without the built-in plugins, because a name that is claimed twice could not be checked; another check covers it.
     host = Host(block=[OWN_DISTRIBUTION], entry_points=False, extra={name: plugin}, strict=True)
     importable = isinstance(plugin, ModuleType) and name != "__main__"
     return host, name if importable else None
@@ -142,14 +167,10 @@ def _name_of(plugin: object) -> str:
     return plugin if isinstance(plugin, str) else getattr(plugin, "__name__", type(plugin).__name__)
 
 
-def _provides(wanted: object, plugin: Plugin) -> bool:
-    if not isinstance(wanted, str):
-        return True  # the host has no other
-    return _canonical(wanted) in (_canonical(plugin.name), _canonical(plugin.distribution))
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _provides(requested: object, plugin: Plugin) -> bool:
+    if not isinstance(requested, str):
+        return True  # the host has no other plugin
+    return canonical_name(requested) in (canonical_name(plugin.name), canonical_name(plugin.distribution))
 
 
 def _module_of(plugin: Plugin) -> str | None:

@@ -1,7 +1,7 @@
-"""Checks of what components of every role do: they use `example` and `run` of the role's module.
+"""Checks of the behaviour of all roles. They use `example`, `run` and `image` of the module of a role.
 
-``example(it)`` returns tensors to call a component with; ``run(it, made, tensors)`` calls it, checks the form of its
-answer, and returns its tensors; ``image(tensors, number)`` returns those of one image, where the role knows images.
+``example(subject)`` returns input tensors. ``run(subject, component, tensors)`` calls a component, checks the form of
+its result, and returns the tensors of the result. ``image(tensors, number)`` returns the input of one image.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import Any
 
 from patchcore_plugin.errors import PatchcoreError
+from patchcore_plugin.plugins.discovery import failure_reason
+from patchcore_plugin.plugins.specs import Capabilities
 
-from .records import limits
-from .subject import CannotBeMadeError, Subject, told
-from .tensors import alike, identical, nothing_changes
+from .check import Subject, UnavailableError
+from .spec_checks import limits
+from .tensors import are_close, are_identical, detect_changes
 
 
 def role_module(role: str) -> Any:
@@ -21,92 +23,110 @@ def role_module(role: str) -> Any:
     return import_module(f"{__package__}.{role}")
 
 
-def can_be_made(it: Subject) -> None:
+def can_be_created(subject: Subject) -> None:
     """Return a component of the role from `create`."""
-    _ = it.shared
+    _ = subject.instance
 
 
-def input_stays_unchanged(it: Subject) -> None:
-    """Change no tensor that is given."""
-    role = role_module(it.role)
-    tensors = role.example(it)
-    before = [each.clone() for each in tensors]
-    role.run(it, it.shared, tensors)
-    changed = sum(not identical([a], [b]) for a, b in zip(tensors, before, strict=True))
-    it.expect(changed == 0, "its input unchanged", f"{changed} of {len(before)} tensors changed", "work on a copy")
+def input_stays_unchanged(subject: Subject) -> None:
+    """Modify no input tensor."""
+    role = role_module(subject.role)
+    tensors = role.example(subject)
+    before = [tensor.clone() for tensor in tensors]
+    role.run(subject, subject.instance, tensors)
+    changed = sum(not are_identical([a], [b]) for a, b in zip(tensors, before, strict=True))
+    subject.expect(changed == 0, "its input unchanged", f"{changed} of {len(before)} tensors changed", "use a copy")
 
 
-def same_answer_twice(it: Subject) -> None:
-    """Answer two calls with equal input equally, on a CPU bit for bit."""
-    role = role_module(it.role)
-    first, second = (role.run(it, it.shared, role.example(it)) for _ in range(2))
-    remedy = "keep nothing between calls; switch networks to eval(); draw from a generator made anew from the seed"
-    it.expect(_equal(it, first, second), "equal answers from two calls", "different ones", remedy)
+def calls_are_repeatable(subject: Subject) -> None:
+    """Return equal results for equal input, on a CPU bit for bit."""
+    role = role_module(subject.role)
+    first, second = (role.run(subject, subject.instance, role.example(subject)) for _ in range(2))
+    remedy = "keep no state between calls; switch networks to eval(); create a generator from the seed in each call"
+    subject.expect(_are_equal(subject, first, second), "equal results of two calls", "different ones", remedy)
 
 
-def equal_options_equal_answer(it: Subject) -> None:
-    """Answer equally from two components that are made with equal options."""
-    role = role_module(it.role)
-    first, second = (role.run(it, made, role.example(it)) for made in (it.shared, it.make()))
-    remedy = "draw from a generator made from an option called seed"
-    it.expect(_equal(it, first, second), "equal answers from two that are made alike", "different ones", remedy)
+def equal_options_give_equal_results(subject: Subject) -> None:
+    """Return equal results from two components with equal options."""
+    role = role_module(subject.role)
+    components = (subject.instance, subject.create())
+    first, second = (role.run(subject, component, role.example(subject)) for component in components)
+    remedy = "draw random numbers from a generator with an option called seed"
+    subject.expect(_are_equal(subject, first, second), "equal results of equal options", "different ones", remedy)
 
 
-def process_stays_unchanged(it: Subject) -> None:
-    """Leave random states, threads, torch's modes, environment and working folder as they were."""
-    role = role_module(it.role)
-    with nothing_changes():
-        role.run(it, it.shared, role.example(it))  # imports libraries, which may set things on their own account
-    with nothing_changes() as changed:
-        role.run(it, it.make(), role.example(it))
-    remedy = "use a torch.Generator of your own, and leave alone what belongs to the process"
-    it.expect(not changed, "the process left as it was", f"{', '.join(changed)} changed", remedy)
+def process_stays_unchanged(subject: Subject) -> None:
+    """Leave random states, threads, modes of torch, environment and working folder as they are."""
+    role = role_module(subject.role)
+    with detect_changes():
+        role.run(subject, subject.instance, role.example(subject))  # imports libraries, which may change settings
+    with detect_changes() as changes:
+        role.run(subject, subject.create(), role.example(subject))
+    remedy = "use a private torch.Generator, and change no setting of the process"
+    subject.expect(not changes, "an unchanged process", f"{', '.join(changes)} changed", remedy)
 
 
-def images_are_independent(it: Subject) -> None:
-    """Answer for an image alone as for the same image in a batch, up to rounding."""
-    role = role_module(it.role)
-    tensors = role.example(it)
-    batch = [each for each in role.run(it, it.shared, tensors) if each.is_floating_point()]
+def images_are_independent(subject: Subject) -> None:
+    """Return the same result for an image alone and in a batch, up to rounding."""
+    role = role_module(subject.role)
+    tensors = role.example(subject)
+    batch = [tensor for tensor in role.run(subject, subject.instance, tensors) if tensor.is_floating_point()]
     for number in range(len(batch[0])):
-        answer = role.run(it, it.shared, role.image(tensors, number))
-        it.expect(
-            alike([each for each in answer if each.is_floating_point()], [each[number, None] for each in batch]),
-            "an image alone to give what it gives in a batch",
-            f"another answer for image {number}",
+        result = role.run(subject, subject.instance, role.image(tensors, number))
+        subject.expect(
+            are_close(
+                [tensor for tensor in result if tensor.is_floating_point()],
+                [tensor[number, None] for tensor in batch],
+            ),
+            "an image alone to give its result in a batch",
+            f"another result for image {number}",
             "compute nothing across the batch dimension",
         )
 
 
-def works_at_its_lower_limits(it: Subject) -> None:
-    """Answer, or say why not, with each numeric option at the lowest value that it allows."""
-    role = role_module(it.role)
-    for option, kind, limit in limits(it.component.spec.config):
+def lower_limits_work(subject: Subject) -> None:
+    """Return a result or raise a PatchcoreError with each numeric option at its lowest allowed value."""
+    role = role_module(subject.role)
+    for option, kind, limit in limits(subject.component.spec.config):
         if kind != "ge":
             continue
         try:
-            role.run(it, it.make(it.config(**{option: limit})), role.example(it))
-        except (PatchcoreError, CannotBeMadeError):
+            role.run(subject, subject.create(subject.config(**{option: limit})), role.example(subject))
+        except (PatchcoreError, UnavailableError):
             continue
         except Exception as error:
-            raise it.failure(
-                f"an answer, or a PatchcoreError, with option {option!r} = {limit!r}, which its type allows",
-                told(error.__cause__ or error),
-                "raise the limit, or mend this case",
+            raise subject.failure(
+                f"a result, or a PatchcoreError, with option {option!r} = {limit!r}, which its type allows",
+                failure_reason(error.__cause__ or error),
+                "raise the limit, or fix this case",
             ) from error
 
 
-def _equal(it: Subject, first: Any, second: Any) -> bool:
-    if it.device == "cpu":
-        return identical(first, second)
-    floating = [[each for each in answer if each.is_floating_point()] for answer in (first, second)]
-    return alike(*floating)  # which row is nearest may change with the order of adding
+def capabilities_are_true(subject: Subject) -> None:
+    """State `keeps_all`, `reduces` and `streaming` in the record as the component has them, or leave them None."""
+    spec = subject.component.spec
+    actual = Capabilities.of(subject.instance)
+    for name in spec.CAPABILITIES:
+        stated, expected = getattr(spec, name), getattr(actual, name)
+        subject.expect(
+            stated is None or stated is expected,
+            f"{name}={expected} in the record, as the component has it",
+            f"{name}={stated}",
+            f"set {name}={expected}, or leave None if it depends on the options",
+        )
+
+
+def _are_equal(subject: Subject, first: Any, second: Any) -> bool:
+    if subject.device == "cpu":
+        return are_identical(first, second)
+    # On a GPU, the nearest row may depend on the order of additions.
+    return are_close(*([tensor for tensor in result if tensor.is_floating_point()] for result in (first, second)))
 
 
 CHECKS = (
-    can_be_made,
+    can_be_created,
     input_stays_unchanged,
-    same_answer_twice,
-    equal_options_equal_answer,
+    calls_are_repeatable,
+    equal_options_give_equal_results,
     process_stays_unchanged,
 )

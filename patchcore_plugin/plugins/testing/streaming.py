@@ -1,4 +1,4 @@
-"""Checks of a scorer that can learn from patches as they come; one that cannot passes them."""
+"""Checks of streaming scorers; all other scorers pass them."""
 
 from __future__ import annotations
 
@@ -8,98 +8,99 @@ from torch import Tensor
 
 from patchcore_plugin.plugins.protocols import MemoryBank, Patches, StreamingScorer
 
-from .banks import by_image, descriptors, made_bank
+from .check import Subject
 from .common import role_module
-from .subject import Subject
-from .tensors import alike, identical
+from .examples import bank_of, by_image, descriptors
+from .tensors import are_close, are_identical
 
 CUT = 4
-"""How many images the first batch has, where there are two; the second has fewer."""
+"""Number of images in the first of two batches; the second has fewer."""
 
 
-def streaming_learns_what_fit_does(it: Subject) -> None:
-    """Learn by `update` and `finish`, where it has them, what `fit` learns from a bank of the same patches."""
-    if not _streams(it):
+def streaming_equals_fit(subject: Subject) -> None:
+    """Give the scores of `fit` after `update` and `finish`, if it has them, with the same patches."""
+    if not _is_streaming(subject):
         return
-    vectors, origin, *_ = role_module(it.role).example(it)
-    fitted, streamed = it.make(), it.make()
-    fitted.fit(made_bank(vectors, origin))
-    _update(it, streamed, slice(CUT))
-    _update(it, streamed, slice(CUT, None))
+    vectors, origin, *_ = role_module(subject.role).example(subject)
+    whole, streamed = subject.create(), subject.create()
+    whole.fit(bank_of(vectors, origin))
+    _update(subject, streamed, slice(CUT))
+    _update(subject, streamed, slice(CUT, None))
     streamed.finish()
-    it.expect(
-        alike(_scores(it, streamed), _scores(it, fitted, len(vectors))),
-        "the scores of fit from a scorer that learned from two batches",
+    subject.expect(
+        are_close(_scores(subject, streamed), _scores(subject, whole, len(vectors))),
+        "the scores of fit after two batches",
         "other scores",
-        "learn from every batch, whatever its size",
+        "add every batch, whatever its size",
     )
 
 
-def only_finish_changes_scores(it: Subject) -> None:
-    """Score as before after `update`, where it has that, and by all that was learned after the next `finish`."""
-    if not _streams(it):
+def only_finish_changes_scores(subject: Subject) -> None:
+    """Keep scores unchanged by `update`, if it has it, until `finish`, which uses all patches so far."""
+    if not _is_streaming(subject):
         return
-    made, whole = it.make(), it.make()
-    _update(it, whole, slice(None))
+    scorer, whole = subject.create(), subject.create()
+    _update(subject, whole, slice(None))
     whole.finish()
-    _update(it, made, slice(CUT))
-    made.finish()
-    before = _scores(it, made)
-    _update(it, made, slice(CUT, None))
-    it.expect(
-        _same(it, _scores(it, made), before),
-        "the same scores after update as before it",
+    _update(subject, scorer, slice(CUT))
+    scorer.finish()
+    before = _scores(subject, scorer)
+    _update(subject, scorer, slice(CUT, None))
+    subject.expect(
+        _are_equal(subject, _scores(subject, scorer), before),
+        "the same scores before and after update",
         "other scores",
-        "keep what is learned apart from what scores, until finish",
+        "separate what update collects from what scoring uses, until finish",
     )
-    made.finish()
-    it.expect(
-        alike(_scores(it, made), _scores(it, whole)),
+    scorer.finish()
+    subject.expect(
+        are_close(_scores(subject, scorer), _scores(subject, whole)),
         "the scores of all images after a second finish",
         "other scores",
-        "let update go on from what it knew before finish",
+        "let update continue from the state before finish",
     )
 
 
-def what_was_streamed_is_restored(it: Subject) -> None:
-    """Give equal scores, where it has `update`, after its `state` is restored with a bank that has no rows."""
-    if not _streams(it):
+def streamed_state_is_complete(subject: Subject) -> None:
+    """Give equal scores, if it has `update`, after `state` is restored with a bank without rows."""
+    if not _is_streaming(subject):
         return
-    vectors, origin, *_ = role_module(it.role).example(it)
-    streamed, restored = it.make(), it.make()
-    _update(it, streamed, slice(None))
+    vectors, origin, *_ = role_module(subject.role).example(subject)
+    streamed, restored = subject.create(), subject.create()
+    _update(subject, streamed, slice(None))
     streamed.finish()
     restored.restore(MemoryBank(vectors[:0], origin[:0], len(vectors)), streamed.state())
-    expected, got = _scores(it, streamed), _scores(it, restored)
-    it.expect(
-        _same(it, got, expected),
-        "equal scores from a scorer that is restored without a bank",
+    expected, found = _scores(subject, streamed), _scores(subject, restored)
+    subject.expect(
+        _are_equal(subject, found, expected),
+        "equal scores of a scorer restored without a bank",
         "different ones",
-        "put all that was learned into state(): there is no bank beside it",
+        "return everything that scoring uses from state(), since there is no bank",
     )
 
 
-def _streams(it: Subject) -> bool:
-    has = [name for name in ("update", "finish") if hasattr(it.shared, name)]
-    it.expect(len(has) != 1, "both update and finish, or neither", f"{''.join(has)} alone", "add the other one")
-    return isinstance(it.shared, StreamingScorer)
+def _is_streaming(subject: Subject) -> bool:
+    methods = [name for name in ("update", "finish") if hasattr(subject.instance, name)]
+    subject.expect(
+        len(methods) != 1, "both update and finish, or neither", f"{''.join(methods)} alone", "add the other"
+    )
+    return isinstance(subject.instance, StreamingScorer)
 
 
-def _update(it: Subject, made: Any, images: slice) -> None:
-    vectors, *_ = role_module(it.role).example(it)
-    made.update(Patches(by_image(vectors)[images], descriptors(it.device)[images]))
+def _update(subject: Subject, scorer: Any, images: slice) -> None:
+    vectors, *_ = role_module(subject.role).example(subject)
+    scorer.update(Patches(by_image(vectors)[images], descriptors(subject.device)[images]))
 
 
-def _same(it: Subject, got: list[Tensor], expected: list[Tensor]) -> bool:
-    return identical(got, expected) if it.device == "cpu" else alike(got, expected)
+def _are_equal(subject: Subject, found: list[Tensor], expected: list[Tensor]) -> bool:
+    return are_identical(found, expected) if subject.device == "cpu" else are_close(found, expected)
 
 
-def _scores(it: Subject, made: Any, rows: int = 0) -> list[Tensor]:
-    """Return image scores and map by a scorer whose bank has so many rows that `nearest` may name."""
-    *_, grid, image = role_module(it.role).example(it)
-    return [
-        each for each in role_module(it.role).score(it, made, Patches(grid, image), rows) if each.is_floating_point()
-    ]
+def _scores(subject: Subject, scorer: Any, rows: int = 0) -> list[Tensor]:
+    """Return image scores and map of a scorer whose bank has `rows` rows."""
+    role = role_module(subject.role)
+    *_, grid, image = role.example(subject)
+    return [tensor for tensor in role.score(subject, scorer, Patches(grid, image), rows) if tensor.is_floating_point()]
 
 
-CHECKS = (streaming_learns_what_fit_does, only_finish_changes_scores, what_was_streamed_is_restored)
+CHECKS = (streaming_equals_fit, only_finish_changes_scores, streamed_state_is_complete)

@@ -1,4 +1,4 @@
-"""Comparing tensors, and what a component must leave as it was."""
+"""Comparison of tensors, and detection of changes to the process."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .subject import Subject
+from .check import Subject
 
 ROUNDING = 1e-3
-"""Largest difference that counts as rounding, in units of the largest value; TF32 and bfloat16 matter on a GPU."""
+"""Largest difference that counts as rounding, in units of the largest value; a GPU may use TF32 or bfloat16."""
 
 
-def seeded(*shape: int, seed: int = 0, device: str = "cpu") -> Tensor:
+def random_tensor(*shape: int, seed: int = 0, device: str = "cpu") -> Tensor:
     """Return normally distributed float32 values that depend on `seed` alone."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def describe(value: object) -> str:
-    """Return what something is, for a message: dtype, shape and device of a tensor, the type of anything else."""
+    """Return dtype, shape and device of a tensor, or the type of another object, for messages."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
 
 
-def identical(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Tell whether tensors are equal, in number, dtype, shape and value."""
+def are_identical(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Return whether tensors are equal in number, dtype, shape and value."""
     return len(first) == len(second) and all(
         a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(first, second, strict=True)
     )
 
 
-def alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Tell whether floating tensors are equal up to rounding."""
+def are_close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Return whether floating tensors are equal up to rounding."""
     return len(first) == len(second) and all(
         a.shape == b.shape and bool(((a - b).abs() <= ROUNDING * b.abs().amax()).all())
         for a, b in zip(first, second, strict=True)
     )
 
 
-def changes_at_the_lower_left(before: Tensor, after: Tensor) -> bool:
-    """Tell whether maps [B, C, h, w] differ more at the lower left than at the upper right, its mirror image.
+def changes_at_lower_left(before: Tensor, after: Tensor) -> bool:
+    """Return whether maps [B, C, h, w] differ more at the lower left than at the upper right.
 
-    Maps of fewer than two rows or columns have no corners, and differ as they like.
+    Always true for maps with fewer than two rows or columns.
     """
     change = (after - before).abs().mean(dim=(0, 1))
     height, width = change.shape
@@ -57,25 +57,27 @@ def changes_at_the_lower_left(before: Tensor, after: Tensor) -> bool:
     return min(height, width) < 2 or bool(lower_left.mean() > upper_right.mean())
 
 
-def is_finite(it: Subject, what: str, value: Any, dims: str, shape: Sequence[int | None]) -> None:
-    """Expect a floating, finite tensor on the device; None in `shape` is any length from 1 on."""
-    it.expect(
+def expect_finite(subject: Subject, name: str, value: Any, dims: str, shape: Sequence[int | None]) -> None:
+    """Expect a floating, finite tensor on the device; None in `shape` is any length from 1."""
+    subject.expect(
         isinstance(value, Tensor)
         and value.is_floating_point()
-        and value.device.type == torch.device(it.device).type
+        and value.device.type == torch.device(subject.device).type
         and value.ndim == len(shape)
-        and all(got == wanted or (wanted is None and got > 0) for got, wanted in zip(value.shape, shape, strict=True)),
-        f"{what} to be a floating tensor {dims} on {it.device}",
+        and all(
+            length == expected or (expected is None and length > 0)
+            for length, expected in zip(value.shape, shape, strict=True)
+        ),
+        f"{name} to be a floating tensor {dims} on {subject.device}",
         describe(value),
-        "return that",
+        "return such a tensor",
     )
-    it.expect(bool(torch.isfinite(value).all()), f"{what} to be finite", "NaN or infinity", "find where they come from")
+    subject.expect(bool(torch.isfinite(value).all()), f"{name} to be finite", "NaN or infinity", "find their cause")
 
 
 def _numpy_state() -> list[Any]:
-    # The process's own state is what has to be left alone.
     state: Any = np.random.get_state()  # noqa: NPY002
-    return [each.tolist() if isinstance(each, np.ndarray) else each for each in state]
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in state]
 
 
 def _set_numpy_state(state: list[Any]) -> None:
@@ -87,7 +89,7 @@ def _set_environment(variables: dict[str, str]) -> None:
     os.environ.update(variables)
 
 
-SURROUNDINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "Python's random state": (random.getstate, random.setstate),
     "NumPy's random state": (_numpy_state, _set_numpy_state),
     "torch's random state": (
@@ -109,18 +111,18 @@ SURROUNDINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the environment": (lambda: dict(os.environ), _set_environment),
     "the working folder": (os.getcwd, os.chdir),
 }
-"""What belongs to the process, by name: how to read it and how to put it back."""
+"""State of the process by name, with functions that read and restore it."""
 
 
 @contextlib.contextmanager
-def nothing_changes() -> Iterator[list[str]]:
-    """Put the surroundings back as they were; the list then names what was changed."""
-    before = {name: read() for name, (read, _) in SURROUNDINGS.items()}
-    changed: list[str] = []
+def detect_changes() -> Iterator[list[str]]:
+    """Restore the state of the process afterwards; the list then has the names of the changed settings."""
+    before = {name: read() for name, (read, _) in SETTINGS.items()}
+    changes: list[str] = []
     try:
-        yield changed
+        yield changes
     finally:
-        for name, (read, put_back) in SURROUNDINGS.items():
+        for name, (read, restore) in SETTINGS.items():
             if read() != before[name]:
-                put_back(before[name])
-                changed.append(name)
+                restore(before[name])
+                changes.append(name)

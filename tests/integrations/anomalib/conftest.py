@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# First, before any test of this folder: it knows what anomalib warns of when it is imported.
+# Imported first, because it silences the warnings of anomalib's import.
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
 
 # isort: split
@@ -13,7 +13,7 @@ from tests.integrations.anomalib.engines import SMALL, engine, folder
 
 @pytest.fixture(scope="session")
 def fitted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PluginPatchcore, Path]:
-    """A model of `SMALL`, and its checkpoint."""
+    """Return a model of `SMALL`, and its checkpoint."""
     model, used = PluginPatchcore(**SMALL), engine(tmp_path_factory.mktemp("fitted"))
     used.fit(model=model, datamodule=folder(dataset))
     assert used.best_model_path is not None

@@ -1,4 +1,4 @@
-"""anomalib's engine and data modules, small and quiet; and what they find."""
+"""Small and quiet engines and data modules of anomalib, and their predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
 
-# What Lightning, anomalib and torch's exporter say about themselves.
+# About the code of Lightning, anomalib and torch.
 THEIR_WARNINGS = [
     pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -52,24 +52,24 @@ def load(checkpoint: Path) -> Any:
     return PluginPatchcore.load_from_checkpoint(checkpoint)
 
 
-def raw(model: Any) -> Any:
-    """Leave scores and maps as they are."""
+def without_normalisation(model: Any) -> Any:
+    """Return the model, with scores and maps that are not normalised."""
     model.post_processor.enable_normalization = False
     return model
 
 
 def predict(model: PluginPatchcore, data: Any, tmp_path: Path) -> dict[str, tuple[float, Tensor | None]]:
     """Return score and map of each image, by path."""
-    batches: Any = engine(tmp_path).predict(model=raw(model), datamodule=data)
-    found: dict[str, tuple[float, Tensor | None]] = {}
+    batches: Any = engine(tmp_path).predict(model=without_normalisation(model), datamodule=data)
+    predictions: dict[str, tuple[float, Tensor | None]] = {}
     for batch in batches:
         maps = [None] * len(batch.image_path) if batch.anomaly_map is None else batch.anomaly_map
         for path, score, heat in zip(batch.image_path, batch.pred_score, maps, strict=True):
-            found[path] = float(score), heat
-    return found
+            predictions[path] = float(score), heat
+    return predictions
 
 
-def judged(dataset: Path) -> list[Path]:
+def images_of(dataset: Path) -> list[Path]:
     return sorted(dataset.glob("test/*/*.png"))
 
 

@@ -1,4 +1,4 @@
-"""Exports: ONNX programs with the same scores, and what is refused."""
+"""Exports to ONNX: the same scores, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.integrations.anomalib import PluginPatchcore
-from tests.integrations.anomalib.engines import SMALL, THEIR_WARNINGS, engine, folder, judged, load, raw, read
+from tests.integrations.anomalib.engines import (
+    SMALL,
+    THEIR_WARNINGS,
+    engine,
+    folder,
+    images_of,
+    load,
+    read,
+    without_normalisation,
+)
 
 pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
 def test_torch_export_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
-    with pytest.raises(pp.PatchcoreError, match=r"^export type 'torch' would pickle .* or export type 'onnx'$"):
+    with pytest.raises(pp.PatchcoreError, match="pickle"):
         engine(tmp_path).export(fitted[0], "torch", export_root=tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_onnx_gives_the_same_scores(fitted: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path) -> None:
-    model = raw(load(fitted[1])).eval()
+    model = without_normalisation(load(fitted[1])).eval()
     path = engine(tmp_path).export(model, "onnx", export_root=tmp_path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    images = read(judged(dataset))
-    for batch in (images[:1], images[2:5], images[:2, :, 10:, :50]):  # other batches, other sizes: antialiasing shows
-        found = dict(
-            zip((out.name for out in session.get_outputs()), session.run(None, {"input": batch.numpy()}), strict=True)
-        )
+    images = read(images_of(dataset))
+    names = [output.name for output in session.get_outputs()]
+    for batch in (images[:1], images[2:5], images[:2, :, 10:, :50]):  # of other sizes, for antialiasing
+        outputs = dict(zip(names, session.run(None, {"input": batch.numpy()}), strict=True))
         with torch.no_grad():
             expected = model.post_processor(model.model(model.pre_processor.transform(batch)))
-        np.testing.assert_allclose(found["pred_score"], expected.pred_score, rtol=1e-5)
-        np.testing.assert_allclose(found["anomaly_map"], expected.anomaly_map, rtol=1e-4)
-        np.testing.assert_array_equal(found["pred_label"], expected.pred_label)
+        np.testing.assert_allclose(outputs["pred_score"], expected.pred_score, rtol=1e-5)
+        np.testing.assert_allclose(outputs["anomaly_map"], expected.anomaly_map, rtol=1e-4)
+        np.testing.assert_array_equal(outputs["pred_label"], expected.pred_label)
 
 
-def test_onnx_of_images_in_their_proportions_needs_their_size(tmp_path: Path) -> None:
+def test_onnx_with_keep_aspect_needs_the_size_of_images(tmp_path: Path) -> None:
     model = PluginPatchcore("patchcore-paper", backbone=SMALL["backbone"])
-    with pytest.raises(pp.OptionError, match=r"^the recipe's keep_aspect .*; give input_size, the height and width"):
+    with pytest.raises(pp.OptionError, match=r"keep_aspect .*input_size"):
         model.to_onnx(tmp_path)
 
 
@@ -89,9 +97,8 @@ def test_scorer_of_a_plugin(distribution: Callable[..., Path], dataset: Path, tm
         assert again(images).anomaly_map is None
     with pytest.raises(
         pp.PatchcoreError,
-        match=r"^this model cannot be exported to ONNX: torch\.export cannot follow one of backbone 'resnet18', "
-        r"aggregator 'average-pool', scorer 'mean' \(.*\); use the checkpoint with",
+        match=r"cannot be exported to ONNX: .*'resnet18', .*'average-pool', .*'mean' \(.*\); use the checkpoint",
     ) as error:
         model.to_onnx(tmp_path)
     assert "\n" not in str(error.value)
-    assert model.model.bank is not None  # the model is as it was
+    assert model.model.bank is not None  # the model is restored

@@ -10,5 +10,5 @@ from tests.integrations.sklearn.pixels import EXTRA
 
 @pytest.fixture(autouse=True)
 def pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the adapter know the plugin of `pixels`, as if it were installed."""
+    """Install the plugin of `pixels` for the adapter."""
     monkeypatch.setattr("patchcore_plugin.integrations.sklearn.Host", functools.partial(pp.Host, extra=EXTRA))

@@ -1,4 +1,4 @@
-"""A plugin without weights, for tests that fit hundreds of times; and images for it."""
+"""A plugin without weights, for tests that fit hundreds of times, and its images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PixelsConfig:
 
 
 class Pixels:
-    """Means of small cells: a backbone without weights, for tests that fit hundreds of times."""
+    """A backbone without weights: means of small cells."""
 
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)

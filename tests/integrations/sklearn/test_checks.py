@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of estimators. They are of tables; an image is drawn of each row."""
+"""scikit-learn's checks of estimators. They use tables; each row is drawn as an image."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.integrations.sklearn.pixels import Array
 pytestmark = pytest.mark.slow
 
 
-class OfRows(PatchCoreDetector):
-    """The detector for tables: scikit-learn checks the table, a grey image is drawn of each row."""
+class TableDetector(PatchCoreDetector):
+    """The detector for tables: a grey image is drawn of each row."""
 
     def fit(self, X: Any, y: object = None) -> Any:
-        return super().fit(drawn(validate_data(self, X)))
+        return super().fit(draw_rows(validate_data(self, X)))
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
-        return super().score_samples(drawn(validate_data(self, X, reset=False)))
+        return super().score_samples(draw_rows(validate_data(self, X, reset=False)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -35,28 +35,28 @@ class OfRows(PatchCoreDetector):
         return tags
 
 
-def drawn(rows: Array) -> npt.NDArray[np.float64]:
+def draw_rows(rows: Array) -> npt.NDArray[np.float64]:
     """Draw tables [N, F] as images [N, F, 8], a bar for each number."""
     unit: npt.NDArray[np.float64] = np.arctan(rows.astype(np.float64)) / np.pi + 0.5
     return np.repeat(unit[:, :, None], 8, axis=2)
 
 
-KNOWN = "predict asks a bank that knows the training images; fit_predict and labels_ ask banks that do not"
+KNOWN = "predict uses a bank of all training images; fit_predict and labels_ use banks of the others"
 
 
 MEANINGLESS = {"check_outliers_fit_predict": KNOWN, "check_outliers_train": KNOWN}
-"""What does not make sense for PatchCore; docs/scikit-learn.md has the same list."""
+"""Checks that do not apply to PatchCore; docs/scikit-learn.md has the same list."""
 
 
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
-    [OfRows(backbone="pixels", preprocessing={"size": (8, 8)}, device="cpu")],
+    [TableDetector(backbone="pixels", preprocessing={"size": (8, 8)}, device="cpu")],
     expected_failed_checks=lambda estimator: MEANINGLESS,
 )
 def test_scikit_learn_checks(estimator: PatchCoreDetector, check: Any) -> None:
     check(estimator)
 
 
-def test_the_page_lists_what_is_not_met() -> None:
+def test_the_page_lists_the_checks_that_fail() -> None:
     page = (Path(__file__).parents[3] / "docs" / "scikit-learn.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `check_")]
     named = [set(re.findall(r"`(check_\w+)`", row)) for row in rows]

@@ -1,4 +1,4 @@
-"""Scores, signs and thresholds: scikit-learn's methods and PyOD's attributes."""
+"""Scores, signs and thresholds: methods of scikit-learn and attributes of PyOD."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 
 import patchcore_plugin as pp
-from patchcore_plugin.models.calibration import fit_order, folds
+from patchcore_plugin.models.fitting.hold_out import folds
 from patchcore_plugin.models.preprocessing import prepare
 from patchcore_plugin.models.recipes import Preprocessing
 from tests.conftest import draw
@@ -21,7 +21,7 @@ from tests.integrations.sklearn.pixels import BAD, EXTRA, GOOD, pixel_detector
 pytestmark = pytest.mark.slow
 
 
-def test_scores_are_the_detectors_with_scikit_learns_signs() -> None:
+def test_scores_are_those_of_the_detector_with_the_signs_of_scikit_learn() -> None:
     estimator = pixel_detector(sampler={"ratio": 0.05}, random_state=3).fit(GOOD)
     changes: dict[str, Any] = {"backbone": "pixels", "sampler": {"ratio": 0.05}, "preprocessing": {"size": (24, 32)}}
     reference = pp.Detector.from_recipe("patchcore", seed=3, device="cpu", host=pp.Host(extra=EXTRA), **changes)
@@ -35,26 +35,24 @@ def test_scores_are_the_detectors_with_scikit_learns_signs() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4, 5, 12])
-def test_training_images_are_judged_by_others(count: int) -> None:
-    """With every patch in the banks, a score is the largest distance to patches of images that are not judged along."""
+def test_training_images_are_scored_by_others(count: int) -> None:
+    """With every patch in the banks, a score is the largest distance to a patch of another fold."""
     images = np.concatenate([GOOD[: count - 1], BAD[:1]])
     estimator = pixel_detector(sampler="all", scorer={"reweight": False}, aggregator={"patch_size": 1}).fit(images)
     cells = [F.avg_pool2d(prepare(image, Preprocessing(size=(24, 32))), 2).flatten(1).T.double() for image in images]
 
-    def distance(one: int, *others: int) -> float:
-        return float(torch.cdist(cells[one], torch.cat([cells[each] for each in others])).amin(dim=1).max())
+    def distance(image: int, others: list[int]) -> float:
+        return float(torch.cdist(cells[image], torch.cat([cells[each] for each in others])).amin(dim=1).max())
 
-    read = np.concatenate(fit_order(count, 0))
     expected = np.empty(count)
     for fold in folds(count, 0):
-        together = read[fold].tolist()
-        others = [each for each in range(count) if each not in together]
-        expected[together] = [distance(one, *others) for one in together]
+        others = [index for index in range(count) if index not in fold]
+        expected[fold] = [distance(index, others) for index in fold]
     np.testing.assert_allclose(estimator.decision_scores_, expected, rtol=1e-5)
-    np.testing.assert_allclose(estimator.score_samples(images), 0, atol=1e-6)  # the last bank knows each of them
+    np.testing.assert_allclose(estimator.score_samples(images), 0, atol=1e-6)  # the final bank has all of them
 
 
-def test_the_scores_are_those_that_the_threshold_is_from() -> None:
+def test_the_threshold_is_from_the_scores_of_training_images() -> None:
     for count in (2, 9, 12):
         estimator = pixel_detector(random_state=count).fit(GOOD[:count])
         assert sorted(estimator.decision_scores_) == list(estimator.detector_.calibration.scores)
@@ -70,7 +68,7 @@ def test_outliers_among_the_training_images_are_found() -> None:
 
 
 def test_contamination_is_the_share_above_the_threshold() -> None:
-    """As PyOD has it: decision_scores_, threshold_ and labels_."""
+    """Like in PyOD: decision_scores_, threshold_ and labels_."""
     for contamination, above in ((0.5, 6), (0.25, 3), (np.float32(0.01), 1)):
         estimator = pixel_detector(contamination=contamination).fit(GOOD)
         calibration = estimator.detector_.calibration
@@ -83,7 +81,7 @@ def test_contamination_is_the_share_above_the_threshold() -> None:
     assert calibration.describe().startswith("1 of 12 good images above it; 0.01 of 12 training images")
 
 
-def test_a_score_on_the_threshold_is_no_outliers() -> None:
+def test_a_score_on_the_threshold_is_an_inlier() -> None:
     estimator = pixel_detector().fit(GOOD)
     estimator.offset_ = estimator.score_samples(BAD[:1]).item()
     assert estimator.decision_function(BAD[:1]).tolist() == [0]
@@ -112,7 +110,7 @@ def test_anomaly_maps() -> None:
     assert {str(each.dtype) for each in maps} == {"float32"}
     blot = np.abs(BAD[0].astype(int) - draw(50)).max(axis=2) > 40
     assert blot[np.unravel_index(maps[0].argmax(), blot.shape)]
-    with pytest.raises(pp.PatchcoreError, match=r"^scorer 'whole-image' makes no maps; choose another$"):
+    with pytest.raises(pp.PatchcoreError, match="scorer 'whole-image' has no maps"):
         pixel_detector(scorer="whole-image").fit(GOOD).anomaly_maps(BAD)
 
 

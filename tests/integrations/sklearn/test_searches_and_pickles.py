@@ -1,4 +1,4 @@
-"""In scikit-learn's company: searches, pipelines, other processes, pickles."""
+"""Searches, pipelines, other processes and pickles."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_grid_search_and_pipeline() -> None:
     splits = [(good[train], np.r_[good[test], bad]) for train, test in KFold(3).split(good)]
     estimator = PatchCoreDetector(backbone="pixels", preprocessing={"size": (24, 32)}, device="cpu")
     pipeline = make_pipeline(FunctionTransformer(cut), estimator)
-    # A blot is dark, so the scorer that looks for what is bright does not see it.
+    # A blot is dark, so that a scorer for bright patches misses it.
     grid = [{"patchcoredetector__sampler__ratio": [0.01, 0.1]}, {"patchcoredetector__scorer": ["whole-image"]}]
     search = GridSearchCV(pipeline, grid, scoring="roc_auc", cv=splits, refit=False, error_score="raise")
     search.fit(images, y)
@@ -48,7 +48,7 @@ def test_grid_search_and_pipeline() -> None:
 
 
 def test_several_processes() -> None:
-    """Estimators cross to other processes unfitted, and back fitted."""
+    """Estimators are pickled to other processes before the fit, and back after it."""
     estimator = PatchCoreDetector(backbone="efficientnet-lite0", preprocessing={"size": (32, 32)}, device="cpu")
     images, y = [*GOOD[:9], *BAD[:1]], [1] * 9 + [-1]
     splits = [(np.arange(6), np.arange(6, 10)), (np.arange(3, 9), np.array([0, 9]))]
@@ -64,12 +64,12 @@ def test_pickle() -> None:
     estimator = pixel_detector(contamination=0.25, sampler={"ratio": 0.05}).fit(GOOD)
     modules = set()
 
-    class Noting(pickle.Unpickler):
+    class Recorder(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             modules.add(module.partition(".")[0])
             return super().find_class(module, name)
 
-    again = Noting(io.BytesIO(pickle.dumps(estimator))).load()
+    again = Recorder(io.BytesIO(pickle.dumps(estimator))).load()
     assert modules <= {"patchcore_plugin", "numpy"}
     assert again.get_params() == estimator.get_params()
     assert again.score_samples(BAD).tolist() == estimator.score_samples(BAD).tolist()
@@ -88,5 +88,5 @@ def test_torch_is_imported_by_fit() -> None:
         sys.exit(repr({"torch", "cv2"} & sys.modules.keys()))
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.stderr.strip() == "set()"

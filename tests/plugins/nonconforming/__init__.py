@@ -1,6 +1,6 @@
-"""Components that keep to their contract, and ones that break it, for the conformance checks."""
+"""Components that meet their contract, and components that break it, for tests of the conformance checks."""
 
-from . import banks, every_role, maps, records, streaming
+from . import aggregators, backbones, every_role, records, samplers, scorers, streaming
 from .sound import BROKEN, SOUND, Backbone, Broken, Sampler, Scorer, plugin, record
 
 __all__ = [
@@ -10,11 +10,13 @@ __all__ = [
     "Broken",
     "Sampler",
     "Scorer",
-    "banks",
+    "aggregators",
+    "backbones",
     "every_role",
-    "maps",
     "plugin",
     "record",
     "records",
+    "samplers",
+    "scorers",
     "streaming",
 ]

@@ -1,4 +1,4 @@
-"""Records and options that are wrong, of a sampler that is sound."""
+"""Wrong records and options of a sound sampler."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ def record_breaks(title: str, message: str, **fields: Any) -> None:
 
 record_breaks(
     "name-is-free",
-    "expected a name of its own, found that of a built-in component; "
-    "choose another, or users must block one of the two",
+    "that of a built-in component",
     name="all",
 )
 for summary in ("two\nlines", "", " padded"):
     record_breaks(
         "summary-is-one-line",
-        f"expected a summary of one line, found {summary!r}; say in a few words what it is",
+        repr(summary),
         summary=summary,
     )
 record_breaks(
     "kernels-are-one-line",
-    "expected kernels('cuda') to return one line, found None; return a few words",
+    "None",
     kernels={"cpu": "compiled"}.get,
 )
 
@@ -45,15 +44,8 @@ class Positional:
     """Something to choose."""
 
 
-for config, found in ((Thawed, "a frozen config, found Thawed, which can be changed"), (Positional, "")):
-    record_breaks(
-        "options-are-a-frozen-record",
-        f"expected {found or 'a keyword-only config, found positional step'}; "
-        "decorate it with @dataclass(frozen=True, kw_only=True)",
-        config=config,
-    )
-
-ANNOTATE = "annotate the field with a type that its module imports at run time, such as Annotated[int, Ge(1)]"
+record_breaks("config-is-frozen", "Thawed", config=Thawed)
+record_breaks("config-is-frozen", "positional step", config=Positional)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +72,13 @@ class Unannotated:
 
 record_breaks(
     "options-are-typed",
-    "expected a type of option 'step', found none, so that it is no option; "
-    "write step: TYPE = VALUE, or annotate it as ClassVar if it is no option",
+    "no annotation",
     config=Unannotated,
 )
-record_breaks("options-are-typed", f"expected a type of option 'step', found Any; {ANNOTATE}", config=Untyped)
+record_breaks("options-are-typed", "found Any", config=Untyped)
 record_breaks(
     "options-are-typed",
-    f"expected types that can be resolved, found NameError: name 'Nowhere' is not defined; {ANNOTATE}",
+    "'Nowhere'",
     config=Unresolved,
 )
 
@@ -99,7 +90,7 @@ class Undocumented:
 
 record_breaks(
     "options-are-documented",
-    "expected a docstring of option 'step', found none; write its meaning as a string below the field",
+    "none",
     config=Undocumented,
 )
 
@@ -118,14 +109,12 @@ class Converted:
 
 record_breaks(
     "defaults-are-valid",
-    "expected defaults that its own options allow, found this refusal: sampler 'broken': option 'step' must be "
-    "greater than 2, got 2; choose a default that users could write themselves",
+    "greater than 2, got 2",
     config=Refused,
 )
 record_breaks(
     "defaults-are-valid",
-    "expected a default of option 'step' that validation leaves as it is, found '2', which becomes 2; "
-    "choose a default that users could write themselves",
+    "'2', which becomes 2",
     config=Converted,
 )
 
@@ -149,17 +138,14 @@ class Forgetful:
         object.__setattr__(self, "table", self.table or {1: 2})
 
 
-WRITABLE = "use numbers, text, None, and tuples, lists or dicts of them"
 record_breaks(
-    "options-survive-a-model-file",
-    "expected options that JSON can hold, found TypeError: Object of type frozenset is not JSON serializable; "
-    + WRITABLE,
+    "options-fit-in-a-model-file",
+    "frozenset",
     config=Unwritable,
 )
 record_breaks(
-    "options-survive-a-model-file",
-    "expected equal options after writing and reading, found Forgetful(step=2, table={'1': 2}) in place of "
-    f"Forgetful(step=2, table={{1: 2}}); {WRITABLE}",
+    "options-fit-in-a-model-file",
+    "{'1': 2}",
     config=Forgetful,
 )
 
@@ -179,7 +165,6 @@ class Unlimited:
 
 record_breaks(
     "limits-are-enforced",
-    "expected option 'step' to refuse 0, as its type declares ge 1, found that it is taken; "
-    "declare limits with annotated_types (Ge, Gt, Le, Lt) or pydantic's Field",
+    "accepted",
     config=Unlimited,
 )

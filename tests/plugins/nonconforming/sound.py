@@ -1,4 +1,4 @@
-"""Components that keep to their contract, and ones that break it in a single way, for the conformance checks."""
+"""Components that meet their contract, and the register of those that do not."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ SOUND: dict[str, Any] = {"backbone": Backbone, "aggregator": Aggregator, "sample
 
 
 def record(role: str, create: Callable[[Any], Any], **fields: Any) -> pp.ComponentSpec:
-    given = {"name": "broken", "config": Config, "create": create, "summary": "broken", **fields}
-    return ROLES[role](**given)
+    fields = {"name": "broken", "config": Config, "create": create, "summary": "broken", **fields}
+    return ROLES[role](**fields)
 
 
 def plugin(spec: pp.ComponentSpec) -> object:
@@ -109,14 +109,11 @@ def plugin(spec: pp.ComponentSpec) -> object:
 
 @dataclass(frozen=True)
 class Broken:
-    """A component, the check that it must fail, and what the check says of it.
-
-    ``<number>`` is any; ``<place>`` is a line of a file in this folder.
-    """
+    """A component, the check that it must fail, and a key fact in the message of the check."""
 
     spec: pp.ComponentSpec
     title: str
-    message: str
+    fact: str
 
     def __str__(self) -> str:
         return f"{self.spec.role}-{self.title}"
@@ -125,11 +122,11 @@ class Broken:
 BROKEN: list[Broken] = []
 
 
-def breaks(role: str, title: str, message: str, **fields: Any) -> Callable[[Any], Any]:
-    """Return a decorator that notes what makes a component, a class or a function, as failing a check."""
+def breaks(role: str, title: str, fact: str, **fields: Any) -> Callable[[Any], Any]:
+    """Return a decorator that registers a class or function that creates a component as failing a check."""
 
-    def note(create: Any) -> Any:
-        BROKEN.append(Broken(record(role, create, **fields), title, message))
+    def register(create: Any) -> Any:
+        BROKEN.append(Broken(record(role, create, **fields), title, fact))
         return create
 
-    return note
+    return register

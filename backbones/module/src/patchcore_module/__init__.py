@@ -1,7 +1,7 @@
-"""A network of one's own as a backbone: a function that makes it, a file with its weights, names of submodules.
+"""Your own torch network as a backbone: a function that creates it, a weights file, and names of submodules.
 
-A plugin for ``patchcore_plugin``: this module imports no torch, `create` does. Which functions may be called is
-said by the environment variable `ALLOWED` alone, because options also come from model files of others.
+Only `create` imports torch. The environment variable `ALLOWED` alone decides which functions may be called, because
+options also come from model files, which are untrusted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._features import ModuleFeatures
 
 ALLOWED = "PATCHCORE_MODULE_FACTORIES"
-"""Environment variable: the factories that may be imported and called, in full, separated by commas."""
+"""Environment variable with the full names of factories that may be imported and called, separated by commas."""
 
 __all__ = ["ALLOWED", "Config", "patchcore_backbones"]
 
@@ -27,31 +27,30 @@ Positive = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Options of a network of one's own."""
+    """Options of your own network."""
 
     factory: str
-    """What makes the network, as package.module:function or package.module:Class; PATCHCORE_MODULE_FACTORIES must
-    list it."""
+    """Function that creates the network, as package.module:function or package.module:Class; must be listed in
+    PATCHCORE_MODULE_FACTORIES."""
     layers: Annotated[tuple[str, ...], MinLen(1)]
-    """Which feature maps: names of submodules, as in named_modules(), whose outputs are [B, C, h, w]."""
+    """Feature maps to use: names of submodules, as in named_modules(), with outputs [B, C, h, w]."""
     weights: str
-    """Path of a .pth or .safetensors file with the network's state dict, or factory: those that it comes with."""
+    """Path of a .pth or .safetensors file with a state dict, or factory to keep the weights that the factory sets."""
     prefix: str = ""
-    """What the names of the network's tensors begin with in the file, such as model.; others are left out."""
+    """Prefix of tensor names in the file, such as model.; tensors without it are ignored."""
     arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Keyword arguments of the factory."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Channel means (RGB, images in 0..1) that the input is normalised with; ImageNet's by default."""
+    """Channel means (RGB, images in 0..1) to normalise the input with; by default those of ImageNet."""
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     """Channel standard deviations, likewise."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Seed of what the factory draws from torch's generator."""
+    """Random seed of torch while the factory runs."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.factory):
             raise ValueError(
-                f"option 'factory' must be written package.module:function, such as my_networks:SmallNet, "
-                f"got {self.factory!r}"
+                f"option 'factory' must be package.module:function, such as my_networks:SmallNet, got {self.factory!r}"
             )
 
 
@@ -66,14 +65,14 @@ def patchcore_backbones() -> list[pp.BackboneSpec]:
 
 
 def create(config: Config) -> ModuleFeatures:
-    """Return the feature extractor of a network that the user's own code makes.
+    """Return the feature extractor.
 
     Raises
     ------
     OptionError
-        If the factory is not allowed, is not there or fails, or the network has no such layer.
+        If the factory is not allowed, does not exist or fails, or the network has no such layer.
     WeightsError
-        If the weights are missing, unreadable, or those of another network.
+        If the weights are missing, unreadable, or belong to another network.
     """
     from ._features import create_features
 

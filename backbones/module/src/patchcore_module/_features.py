@@ -1,4 +1,4 @@
-"""Runs a network until the last layer asked for; imported by the backbone's `create` only."""
+"""Runs a network up to the last requested layer; imported by `create` only."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ._factory import make_network
 from ._weights import load_weights
 
 
-class _Enough(Exception):  # noqa: N818
-    """Ends a network's run once all layers have put out; never leaves this module."""
+class _StopForward(Exception):  # noqa: N818
+    """Ends the forward pass once all layers have run; caught in this module."""
 
 
 class ModuleFeatures:
-    """Outputs of some submodules of a network, frozen; a `patchcore_plugin.Backbone`.
+    """Outputs of submodules of a frozen network, as a `patchcore_plugin.Backbone`.
 
-    Nothing after the last of them is computed, so a classifier for images of one size is not in the way of others.
+    Nothing after the last of them runs, so a classifier does not restrict the size of images.
 
     Parameters
     ----------
     network
-        The network with its weights; it belongs to the backbone from now on.
+        The network with its weights; modified in place.
     layers
-        Names of submodules, as in ``named_modules``; of one that runs more than once, the first output counts.
+        Names of submodules, as in ``named_modules``; if one runs more than once, its first output is used.
     mean, std
-        What the network's input is normalised with.
+        Normalisation of the input.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class ModuleFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Compute the feature maps of normalised images.
+        """Return the feature maps of normalised images.
 
         Parameters
         ----------
         images
-            [B, 3, H, W], float32, on the backbone's device.
+            [B, 3, H, W], float32, on the device of the backbone.
 
         Returns
         -------
@@ -65,18 +65,18 @@ class ModuleFeatures:
         Raises
         ------
         TensorError
-            If `images` has another shape, or a layer puts out something else, or nothing.
+            If `images` has another shape, or a layer returns something else or does not run.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise pp.TensorError(f"backbone module: expected images [B, 3, H, W], got {list(images.shape)}")
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
 
         def keep(name: str, output: object) -> None:
-            if name not in found:
-                # A copy: what follows may work in place.
-                found[name] = _feature_map(name, output, len(images)).clone()
-            if len(found) == len(self._layers):
-                raise _Enough
+            if name not in outputs:
+                # A copy, because later layers may modify it in place.
+                outputs[name] = _feature_map(name, output, len(images)).clone()
+            if len(outputs) == len(self._layers):
+                raise _StopForward
 
         hooks = [
             self._network.get_submodule(name).register_forward_hook(
@@ -86,18 +86,18 @@ class ModuleFeatures:
         ]
         try:
             self._network(images)
-        except _Enough:
+        except _StopForward:
             pass
         finally:
             for hook in hooks:
                 hook.remove()
-        idle = [name for name in self._layers if name not in found]
+        idle = [name for name in self._layers if name not in outputs]
         if idle:
             raise pp.TensorError(
                 f"backbone module: layers: {', '.join(idle)} did not run; choose layers that its forward calls"
             )
-        maps = [found[name] for name in self._layers]
-        return sorted(maps, key=lambda each: each.shape[2] * each.shape[3], reverse=True)
+        maps = [outputs[name] for name in self._layers]
+        return sorted(maps, key=lambda features: features.shape[2] * features.shape[3], reverse=True)
 
     def to(self, device: torch.device | str) -> ModuleFeatures:
         """Move the weights to `device` and return the backbone."""
@@ -105,7 +105,7 @@ class ModuleFeatures:
         return self
 
     def weight_hash(self) -> str:
-        """Return the SHA-256 of the network's whole state dict."""
+        """Return the SHA-256 of the whole state dict."""
         return self._hash
 
 
@@ -117,20 +117,20 @@ def _feature_map(name: str, output: object, batch: int) -> Tensor:
     else:
         got = type(output).__name__
     raise pp.TensorError(
-        f"backbone module: layer {name!r} must put out floating-point maps [B, C, h, w] of {batch} images, got {got}; "
-        "choose another layer, or let the factory return a module that makes maps of it"
+        f"backbone module: layer {name!r} must return floating-point maps [B, C, h, w] of {batch} images, got {got}; "
+        "choose another layer, or let the factory return a module that converts it to maps"
     )
 
 
 def create_features(config: Config) -> ModuleFeatures:
-    """Build the network, check the layers, and fill in the weights.
+    """Create the network, check its layers, and load its weights.
 
     Raises
     ------
     OptionError
-        If the factory is not allowed, is not there or fails, or the network has no such layer.
+        If the factory is not allowed, does not exist or fails, or the network has no such layer.
     WeightsError
-        If the weights are missing, unreadable, or those of another network.
+        If the weights are missing, unreadable, or belong to another network.
     """
     network = make_network(config.factory, config.arguments, config.seed)
     _check_layers(config.layers, [name for name, _ in network.named_modules() if name])
@@ -142,11 +142,11 @@ def create_features(config: Config) -> ModuleFeatures:
 def _check_layers(layers: Sequence[str], available: Sequence[str]) -> None:
     for index, layer in enumerate(layers):
         if layer not in available:
-            near = difflib.get_close_matches(layer, available, n=3)
-            shown = near or [name for name in available if "." not in name]
+            choices = difflib.get_close_matches(layer, available, n=3) or [
+                name for name in available if "." not in name
+            ]
             raise pp.OptionError(
-                f"backbone module: layers: the network has no submodule '{layer}'; "
-                f"{'near ones are' if near else 'at its top are'} {', '.join(shown)}"
+                f"backbone module: layers: the network has no submodule {layer!r}; choose from {', '.join(choices)}"
             )
         if layer in layers[:index]:
-            raise pp.OptionError(f"backbone module: layers names '{layer}' twice")
+            raise pp.OptionError(f"backbone module: layers has {layer!r} twice; remove one")

@@ -1,6 +1,6 @@
 """Any ONNX feature extractor as a backbone, computed by ONNX Runtime.
 
-A plugin for ``patchcore_plugin``: this module imports neither torch nor onnxruntime, `create` does.
+Only `create` imports torch and onnxruntime.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Config:
     file: str
     """Path of the .onnx file: one input, float32 [B, 3, H, W], and feature maps [B, C, h, w] among its outputs."""
     layers: Annotated[tuple[str, ...], MinLen(1)] | None = None
-    """Which feature maps, by the outputs' names; none for all outputs with four dimensions."""
+    """Feature maps to use, by names of outputs; none for all outputs with four dimensions."""
     providers: Annotated[tuple[str, ...], MinLen(1)] | None = None
-    """ONNX Runtime's execution providers, in order of preference; none for the CPU's or, with --device cuda, CUDA's."""
+    """Execution providers of ONNX Runtime, in order of preference; none for CPU or, with --device cuda, CUDA."""
     mean: tuple[float, float, float] | None = None
-    """Channel means that the input is normalised with; none for what the file says, else ImageNet's."""
+    """Channel means to normalise the input with; none for those in the file, otherwise those of ImageNet."""
     std: tuple[Positive, Positive, Positive] | None = None
     """Channel standard deviations, likewise."""
     threads: Annotated[int, Ge(1)] | None = None
-    """Threads of one prediction on the CPU; none for as many as torch uses."""
+    """Number of CPU threads; none for that of torch."""
 
 
 @pp.hookimpl
@@ -50,9 +50,9 @@ def create(config: Config) -> OnnxFeatures:
     Raises
     ------
     OptionError
-        If the file has no such layers, or ONNX Runtime no such provider.
+        If a layer or an execution provider does not exist.
     WeightsError
-        If the file is missing, damaged, or no feature extractor.
+        If the file is missing, damaged, or not a feature extractor.
     """
     from ._features import OnnxFeatures
 

@@ -1,8 +1,7 @@
-"""Runs an ONNX file by ONNX Runtime; imported by the backbone's `create` only."""
+"""Feature maps of an ONNX file, computed by ONNX Runtime; imported by `create` only."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import patchcore_plugin as pp
+from patchcore_plugin.errors import did_you_mean
 
 from . import Config
 from ._file import read
@@ -22,18 +22,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MAP_TYPES = ("tensor(float)", "tensor(float16)")
 SILENT = 4
-"""Severity of ONNX Runtime's log: fatal errors only. Whatever goes wrong is raised as well."""
+"""Log level of ONNX Runtime: fatal errors only, because all errors are raised too."""
 
 
 class OnnxFeatures:
-    """The feature maps of an ONNX file; a `patchcore_plugin.Backbone`.
+    """The feature maps of an ONNX file, as a `patchcore_plugin.Backbone`.
 
     Raises
     ------
     OptionError
-        If the file has no such layers, or ONNX Runtime no such provider.
+        If a layer or an execution provider does not exist.
     WeightsError
-        If the file is missing, damaged, or no feature extractor.
+        If the file is missing, damaged, or not a feature extractor.
     """
 
     def __init__(self, config: Config) -> None:
@@ -49,7 +49,7 @@ class OnnxFeatures:
         self.layers = self._read_layers()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Compute the feature maps of normalised images.
+        """Return the feature maps of normalised images.
 
         Parameters
         ----------
@@ -59,22 +59,22 @@ class OnnxFeatures:
         Returns
         -------
         list of Tensor
-            One map [B, C, h, w] per layer, float32, on the images' device, finest first.
+            One map [B, C, h, w] per layer, float32, on the device of the images, finest first.
 
         Raises
         ------
         TensorError
-            If `images` has another shape, a size that the file does not take, or the file returns no feature maps.
+            If `images` has another shape or an unsupported size, or the file returns no feature maps.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise pp.TensorError(f"backbone onnx: expected images [B, 3, H, W], got {list(images.shape)}")
         self._check_size(*images.shape[2:])
         inputs = images.detach().to("cpu", torch.float32).numpy()
-        maps = [torch.from_numpy(each).to(images.device, torch.float32) for each in self._run(inputs)]
-        return sorted(maps, key=lambda each: -each.shape[2] * each.shape[3])
+        maps = [torch.from_numpy(array).to(images.device, torch.float32) for array in self._run(inputs)]
+        return sorted(maps, key=lambda features: -features.shape[2] * features.shape[3])
 
     def to(self, device: torch.device | str) -> OnnxFeatures:
-        """Compute on `device`, unless the option ``providers`` says where, and return the backbone.
+        """Compute on `device` unless the option ``providers`` is set, and return the backbone.
 
         Raises
         ------
@@ -91,26 +91,25 @@ class OnnxFeatures:
             session = None
             if CUDA in onnxruntime.get_available_providers():
                 session = self._open([(CUDA, {"device_id": device.index or 0})])
-            if session is None or CUDA not in session.get_providers():  # it falls back to the CPU without a word
+            if session is None or CUDA not in session.get_providers():  # it falls back to the CPU silently
                 raise pp.TensorError(
-                    f"backbone onnx: ONNX Runtime cannot compute on {device} here: pip install onnxruntime-gpu in "
-                    "place of onnxruntime, or use --device cpu, or have the features alone computed on the CPU with "
-                    f"--set backbone.providers={CPU},"
+                    f"backbone onnx: ONNX Runtime cannot compute on {device}; install onnxruntime-gpu instead of "
+                    f"onnxruntime, use --device cpu, or --set backbone.providers={CPU}, for features on the CPU"
                 )
             self._session = session
         else:
             raise pp.TensorError(
-                f"backbone onnx: no execution provider is known for device {device}; "
-                f"name one with backbone.providers, of {', '.join(onnxruntime.get_available_providers())}"
+                f"backbone onnx: no execution provider for device {device}; "
+                f"set backbone.providers to one of {', '.join(onnxruntime.get_available_providers())}"
             )
         return self
 
     def weight_hash(self) -> str:
-        """Return the SHA-256 of the file, and of the weights beside it."""
+        """Return the SHA-256 of the file and of its external weights."""
         return self._hash
 
     def _run(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Compute the maps of all images, as many at a time as the file takes."""
+        """Return the maps of all images, computed in batches of the size that the file requires."""
         step = self._batch or len(inputs)
         parts = []
         for start in range(0, len(inputs), step):
@@ -118,10 +117,10 @@ class OnnxFeatures:
             fill = np.repeat(part[-1:], step - len(part), axis=0)
             try:
                 maps = self._session.run(list(self.layers), {self._input: np.concatenate([part, fill])})
-            except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            except Exception as error:  # the exceptions of ONNX Runtime have no common base
                 raise pp.TensorError(
-                    f"backbone onnx: {self._path} does not compute images {list(inputs.shape)} ({_first_line(error)}); "
-                    "another preprocessing.size may serve"
+                    f"backbone onnx: {self._path} fails on images {list(inputs.shape)} ({_first_line(error)}); "
+                    "try another preprocessing.size"
                 ) from error
             for layer, each in zip(self.layers, maps, strict=True):
                 if each.ndim != 4 or len(each) != step:
@@ -139,7 +138,7 @@ class OnnxFeatures:
         options.intra_op_num_threads = self._config.threads or torch.get_num_threads()
         try:
             return onnxruntime.InferenceSession(str(self._path), options, providers=list(providers))
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        except Exception as error:  # the exceptions of ONNX Runtime have no common base
             raise pp.WeightsError(
                 f"backbone onnx: {self._path} cannot be loaded ({_first_line(error)}); copy it again from its source, "
                 "or export it for this version of ONNX Runtime"
@@ -150,22 +149,27 @@ class OnnxFeatures:
         for provider in self._config.providers or ():
             if provider not in available:
                 raise pp.OptionError(
-                    f"backbone onnx: providers has no {provider!r}{_near(provider, available)}; "
-                    f"ONNX Runtime has here: {', '.join(available)}"
+                    f"backbone onnx: unknown provider {provider!r}; {did_you_mean(provider, available)}"
+                    f"available: {', '.join(available)}"
                 )
 
     def _read_input(self) -> tuple[str, int | None, tuple[int | None, int | None]]:
-        """Return name, batch and size of the input; None for what may vary."""
+        """Return name, batch and size of the input; None for variable dimensions."""
         inputs = self._session.get_inputs()
         shapes = "; ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
         first = inputs[0] if len(inputs) == 1 else None
-        # A shape that is empty says nothing: the number of dimensions is then not known either.
+        # An empty shape means that even the number of dimensions is unknown.
         shape = (first.shape or [None] * 4) if first is not None else []
-        if first is None or first.type != "tensor(float)" or len(shape) != 4 or _fixed(shape[1]) not in (3, None):
+        if (
+            first is None
+            or first.type != "tensor(float)"
+            or len(shape) != 4
+            or _fixed_length(shape[1]) not in (3, None)
+        ):
             raise pp.WeightsError(
-                f"backbone onnx: {self._path}: expected one input, float32 [B, 3, H, W], it has: {shapes or 'none'}"
+                f"backbone onnx: {self._path}: expected one input, float32 [B, 3, H, W], found {shapes or 'none'}"
             )
-        return first.name, _fixed(shape[0]), (_fixed(shape[2]), _fixed(shape[3]))
+        return first.name, _fixed_length(shape[0]), (_fixed_length(shape[2]), _fixed_length(shape[3]))
 
     def _read_layers(self) -> tuple[str, ...]:
         maps: list[str] = []
@@ -181,30 +185,26 @@ class OnnxFeatures:
         layers = self._config.layers or tuple(maps)
         for index, layer in enumerate(layers):
             if layer not in maps:
-                what = "is no feature map [B, C, h, w]" if layer in others else "is no output of it"
+                problem = "is not a feature map [B, C, h, w]" if layer in others else "is not an output"
                 raise pp.OptionError(
-                    f"backbone onnx: layers: {layer!r} {what}{_near(layer, maps)}; {self._path} has: {', '.join(maps)}"
+                    f"backbone onnx: layers: {layer!r} {problem} of {self._path}; {did_you_mean(layer, maps)}"
+                    f"choose from {', '.join(maps)}"
                 )
             if layer in layers[:index]:
-                raise pp.OptionError(f"backbone onnx: layers names {layer!r} twice")
+                raise pp.OptionError(f"backbone onnx: layers has {layer!r} twice; remove one")
         return layers
 
     def _check_size(self, height: int, width: int) -> None:
-        wanted = (self._size[0] or height, self._size[1] or width)
-        if wanted != (height, width):
+        size = (self._size[0] or height, self._size[1] or width)
+        if size != (height, width):
             raise pp.TensorError(
-                f"backbone onnx: {self._path} takes images of {wanted[0]} x {wanted[1]} only, got {height} x {width}; "
-                f"set preprocessing.size={wanted[0]},{wanted[1]}"
+                f"backbone onnx: {self._path} supports images of {size[0]} x {size[1]} only, got {height} x {width}; "
+                f"set preprocessing.size={size[0]},{size[1]}"
             )
 
 
-def _fixed(dimension: int | str | None) -> int | None:
+def _fixed_length(dimension: int | str | None) -> int | None:
     return dimension if isinstance(dimension, int) and dimension > 0 else None
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _first_line(error: Exception) -> str:

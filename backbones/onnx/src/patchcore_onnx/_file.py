@@ -1,4 +1,4 @@
-"""What an ONNX file says before anything of it is computed; imported by the backbone's `create` only."""
+"""Content of an ONNX file that is read without running it; imported by `create` only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 import patchcore_plugin as pp
 
 ENTRY = "patchcore"
-"""The entry of the metadata that ``patchcore export-backbone`` writes."""
+"""Metadata entry that ``patchcore export-backbone`` writes."""
 
 Triple = tuple[float, float, float]
 
@@ -28,11 +28,11 @@ class OnnxFile:
     Parameters
     ----------
     path
-        Where it is.
+        Its path.
     digest
-        SHA-256 of it and of the files beside it that hold its weights.
+        SHA-256 of the file and of its external weights.
     mean, std
-        What its input is normalised with; None if it does not say.
+        Normalisation of its input; None if it has no such metadata.
     """
 
     path: Path
@@ -42,36 +42,35 @@ class OnnxFile:
 
 
 def read(name: str) -> OnnxFile:
-    """Return what the file of that path says.
+    """Read an ONNX file.
 
     Raises
     ------
     WeightsError
-        If it is missing or damaged, or its weights are missing or outside its folder.
+        If the file is missing or damaged, or its external weights are missing or outside of its folder.
     """
     path = Path(name).expanduser()
     if not path.is_file():
         raise pp.WeightsError(
-            f"backbone onnx: no file {path} (seen from {Path.cwd()}); put it there, or give another path with "
-            "backbone.file=PATH and fit again"
+            f"backbone onnx: no file {path} in {Path.cwd()}; copy it there, or fit again with backbone.file=PATH"
         )
     content = path.read_bytes()
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise pp.WeightsError(
-            f"backbone onnx: {path} is no ONNX file, or damaged; copy it again from its source"
+            f"backbone onnx: {path} is damaged or not an ONNX file; copy it again from its source"
         ) from error
     digest = hashlib.sha256(content)
     for location in sorted(set(_external_data(model))):
         digest.update(hashlib.sha256(location.encode()).digest())
-        digest.update(hashlib.sha256(_beside(path, location).read_bytes()).digest())
+        digest.update(hashlib.sha256(_external_file(path, location).read_bytes()).digest())
     mean, std = _normalisation(path, {each.key: each.value for each in model.metadata_props})
     return OnnxFile(path=path, digest=digest.hexdigest(), mean=mean, std=std)
 
 
 def _external_data(message: Message) -> Iterator[str]:
-    """Yield where the tensors anywhere in a model keep their values, if not in the model itself."""
+    """Yield the locations of all tensors whose values are not in the model file."""
     if isinstance(message, onnx.TensorProto):
         if message.data_location == onnx.TensorProto.EXTERNAL:
             yield {each.key: each.value for each in message.external_data}.get("location", "")
@@ -85,17 +84,17 @@ def _external_data(message: Message) -> Iterator[str]:
                     yield from _external_data(each)
 
 
-def _beside(path: Path, location: str) -> Path:
+def _external_file(path: Path, location: str) -> Path:
     folder = path.parent.resolve()
     data = (folder / location).resolve()
     if not data.is_relative_to(folder):
         raise pp.WeightsError(
-            f"backbone onnx: {path} keeps weights outside its folder ({location!r}), which is refused; "
-            "save it with its weights inside or beside it"
+            f"backbone onnx: {path} has external weights outside of its folder ({location!r}); "
+            "save the weights in the file or in its folder"
         )
     if not data.is_file():
         raise pp.WeightsError(
-            f"backbone onnx: {path} keeps weights in {location!r} beside it, which is missing; copy that file too"
+            f"backbone onnx: the external weights {location!r} of {path} are missing; copy them to its folder"
         )
     return data
 
@@ -104,13 +103,13 @@ def _normalisation(path: Path, metadata: dict[str, str]) -> tuple[Triple | None,
     if ENTRY not in metadata:
         return None, None
     try:
-        said: dict[str, Any] = json.loads(metadata[ENTRY])
-        mean, std = _triple(said["mean"]), _triple(said["std"])
+        entry: dict[str, Any] = json.loads(metadata[ENTRY])
+        mean, std = _triple(entry["mean"]), _triple(entry["std"])
         if min(std) <= 0:
-            raise ValueError("a standard deviation is above 0")
+            raise ValueError("a standard deviation must be above 0")
     except (ValueError, TypeError, KeyError) as error:
         raise pp.WeightsError(
-            f"backbone onnx: {path}: its metadata {ENTRY!r} gives no mean and std of three numbers; "
+            f"backbone onnx: {path}: its metadata {ENTRY!r} has no mean and std of three numbers; "
             "export it again with patchcore export-backbone"
         ) from error
     return mean, std

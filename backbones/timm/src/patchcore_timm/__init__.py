@@ -1,7 +1,7 @@
 """Any model of timm as a backbone: convolutional networks, plain transformers, transformers with windows.
 
-Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models. A plugin for
-``patchcore_plugin``: this module imports neither torch nor timm, `create` does.
+Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models. Only `create` imports torch and
+timm.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Config:
     """Options of a timm backbone."""
 
     model: str
-    """timm's name of the model, with or without a tag: resnet18, resnet18.a1_in1k, vit_small_patch14_dinov2."""
+    """Name of the model in timm, with or without a tag: resnet18, resnet18.a1_in1k, vit_small_patch14_dinov2."""
     layers: tuple[int | str, ...] | None = None
-    """Which feature maps, by timm's index or name, such as 2,3 or layer2,layer3 or blocks.5,blocks.8; none for
-    strides 8 and 16, or the blocks at half and at three quarters where there are no such strides."""
+    """Feature maps to use, by index or name in timm, such as 2,3 or layer2,layer3 or blocks.5,blocks.8; none for
+    strides 8 and 16 or, in models without these, the blocks at 1/2 and 3/4 of the depth."""
     weights: str = "pretrained"
-    """Either pretrained (downloaded by timm once), random, or the path of a .pth or .safetensors file."""
+    """pretrained (downloaded once), random, or the path of a .pth or .safetensors file."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Seed of random weights; the others do not depend on it."""
+    """Seed of random weights."""
 
 
 @pp.hookimpl
@@ -46,9 +46,9 @@ def create(config: Config) -> TimmFeatures:
     Raises
     ------
     OptionError
-        If timm has no such model, or the model no such layer.
+        If the model or a layer does not exist.
     WeightsError
-        If the weights are missing, unreadable, or those of another network.
+        If the weights are missing, unreadable, or belong to another network.
     """
     from ._features import create_features
 

@@ -1,8 +1,7 @@
-"""Runs a timm model up to the last layer asked for; imported by the backbone's `create` only."""
+"""Timm models up to the last requested layer; imported by `create` only."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,26 +10,27 @@ import torch
 from torch import Tensor
 
 import patchcore_plugin as pp
+from patchcore_plugin.errors import did_you_mean
 
 from ._weights import load_file, load_pretrained
 
 
 class TimmFeatures:
-    """Some feature maps of a timm model, frozen; a `patchcore_plugin.Backbone`.
+    """Feature maps of a frozen timm model, as a `patchcore_plugin.Backbone`.
 
-    What follows the last layer is removed. Class, register and distillation tokens are dropped, and the tokens of
-    patches put back on their grid.
+    Layers after the last one are removed. Class, register and distillation tokens are dropped, and patch tokens are
+    arranged on their grid.
 
     Parameters
     ----------
     model
-        timm's name, for messages.
+        Name of the model, for messages.
     network
-        The model with its weights; it is cut and belongs to the backbone from now on.
+        The model with its weights; modified in place.
     indices
-        Which of its feature maps, ascending.
+        Numbers of its feature maps, ascending.
     any_size
-        Whether position embeddings and windows adapt themselves to the size of the images.
+        Whether position embeddings and windows adapt to the size of images.
     """
 
     def __init__(self, model: str, network: Any, indices: Sequence[int], *, any_size: bool) -> None:
@@ -44,17 +44,17 @@ class TimmFeatures:
         self._indices: list[int] = network.prune_intermediate_layers(list(indices), prune_norm=True, prune_head=True)
         self._hash = pp.hash_weights(network.state_dict())
         network.eval().requires_grad_(False)
-        # As in the built-in backbones: convolutions on the CPU are faster in this layout.
+        # Convolutions on the CPU are faster in this layout.
         self._network = network.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Compute the feature maps of normalised images.
+        """Return the feature maps of normalised images.
 
         Parameters
         ----------
         images
-            [B, 3, H, W], float32, on the backbone's device.
+            [B, 3, H, W], float32, on the device of the backbone.
 
         Returns
         -------
@@ -64,7 +64,7 @@ class TimmFeatures:
         Raises
         ------
         TensorError
-            If `images` has another shape, or a height and width that the model cannot serve.
+            If `images` has another shape, or a size that the model does not support.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise pp.TensorError(f"backbone timm: expected images [B, 3, H, W], got {list(images.shape)}")
@@ -79,8 +79,7 @@ class TimmFeatures:
         except torch.cuda.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError, ValueError) as error:
-            # Each family of models has its own limits on sizes and its own way to say so. Where the size is the one
-            # that it was made for, something else is wrong.
+            # Families of models refuse sizes with different exceptions. With the native size, the cause is another one.
             height, width = images.shape[-2:]
             if (height, width) == self._native:
                 raise
@@ -93,32 +92,32 @@ class TimmFeatures:
         return self
 
     def weight_hash(self) -> str:
-        """Return the SHA-256 of the weights that were kept."""
+        """Return the SHA-256 of the weights of all remaining layers."""
         return self._hash
 
     def _refusal(self, height: int, width: int, error: Exception) -> str:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         size = self._native
         if self._any_size:
-            size = (self._rounded(height), self._rounded(width))
+            size = (self._nearest_multiple(height), self._nearest_multiple(width))
         return (
-            f"backbone timm: {self._model} cannot take images of {height} x {width} ({reason}); "
-            f"set preprocessing.size={size[0]},{size[1]}, or preprocessing.crop where the recipe crops"
+            f"backbone timm: {self._model} does not support images of {height} x {width} ({reason}); "
+            f"set preprocessing.size={size[0]},{size[1]}, or preprocessing.crop if the recipe crops"
         )
 
-    def _rounded(self, length: int) -> int:
+    def _nearest_multiple(self, length: int) -> int:
         return max(1, round(length / self._multiple)) * self._multiple
 
 
 def create_features(model: str, *, layers: Sequence[int | str] | None, weights: str, seed: int) -> TimmFeatures:
-    """Build a timm model up to the last of `layers`.
+    """Return a timm model up to the last of `layers` as a backbone.
 
     Parameters
     ----------
     model
-        timm's name, with or without a tag.
+        Name of the model, with or without a tag.
     layers
-        Indices or names of timm's ``feature_info``, in any order; None for the default.
+        Indices or names in ``feature_info`` of the model, in any order; None for the default.
     weights
         "pretrained", "random", or the path of a file.
     seed
@@ -127,9 +126,9 @@ def create_features(model: str, *, layers: Sequence[int | str] | None, weights: 
     Raises
     ------
     OptionError
-        If timm has no such model, or the model no such layer.
+        If the model or a layer does not exist.
     WeightsError
-        If the weights are missing, unreadable, or those of another network.
+        If the weights are missing, unreadable, or belong to another network.
     """
     _check_model(model)
     outline, options = _outline(model)
@@ -144,15 +143,15 @@ def create_features(model: str, *, layers: Sequence[int | str] | None, weights: 
 
 
 def _build(model: str, device: str, seed: int, **options: Any) -> Any:
-    """Make a timm model without its classifier, its random weights drawn by `seed`."""
-    # timm draws from torch's own generator, which gets its state back; no other device has a part in it.
+    """Return a timm model without its classifier, with random weights from `seed`."""
+    # timm uses the default generator of torch; its state is restored afterwards.
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.default_generator.manual_seed(seed)
         return timm.create_model(model, num_classes=0, **options)
 
 
 def _outline(model: str) -> tuple[Any, dict[str, Any]]:
-    """Return the model without memory for its weights, and the options that let it take images of any size."""
+    """Return the model on the device "meta", and the options that enable images of any size."""
     options = {"dynamic_img_size": True}
     try:
         return _build(model, "meta", 0, **options), options
@@ -166,22 +165,20 @@ def _check_model(model: str) -> None:
     architecture, _, tag = model.partition(".")
     known = timm.list_models()
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise pp.OptionError(
-            f"backbone timm: model: timm {timm.__version__} has no '{architecture}'{hint}; "
-            "python -c 'import timm; print(*timm.list_models())' lists all"
+            f"backbone timm: timm {timm.__version__} has no model {architecture!r}; {did_you_mean(architecture, known)}"
+            "list all with python -c 'import timm; print(*timm.list_models())'"
         )
     tags = [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag and tag not in tags:
         choices = f"choose from {', '.join(tags)}" if tags else "it has none"
-        raise pp.OptionError(f"backbone timm: model: {architecture} has no tag '{tag}'; {choices}")
+        raise pp.OptionError(f"backbone timm: model {architecture} has no tag {tag!r}; {choices}")
 
 
 def _indices(model: str, infos: Sequence[dict[str, Any]], layers: Sequence[int | str] | None) -> list[int]:
     """Return the indices of `layers`, ascending: timm lists feature maps from fine to coarse."""
     if layers is None:
-        return _default(infos)
+        return _default_indices(infos)
     names = [info["module"] for info in infos]
     choices = f"choose from {', '.join(names)}, or 0 to {len(names) - 1}"
     if not layers:
@@ -193,24 +190,23 @@ def _indices(model: str, infos: Sequence[dict[str, Any]], layers: Sequence[int |
         elif isinstance(layer, int) and 0 <= layer < len(names):
             index = layer
         else:
-            near = difflib.get_close_matches(str(layer), names, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise pp.OptionError(f"backbone timm: layers: {model} has no '{layer}'{hint}; {choices}")
+            hint = did_you_mean(str(layer), names)
+            raise pp.OptionError(f"backbone timm: layers: {model} has no {layer!r}; {hint}{choices}")
         if index in indices:
-            raise pp.OptionError(f"backbone timm: layers names '{names[index]}' twice")
+            raise pp.OptionError(f"backbone timm: layers has {names[index]!r} twice; remove one")
         indices.append(index)
     return sorted(indices)
 
 
-def _default(infos: Sequence[dict[str, Any]]) -> list[int]:
-    """Return PatchCore's middle layers: strides 8 and 16 of a pyramid, else blocks at half and three quarters.
+def _default_indices(infos: Sequence[dict[str, Any]]) -> list[int]:
+    """Return the middle layers, as PatchCore uses them: strides 8 and 16, or blocks at 1/2 and 3/4 of the depth.
 
-    In a plain transformer all blocks share one grid. The first blocks see little but the patch itself, the last are
-    specialised on what the network was trained for; the middle ones are what stages 2 and 3 of a ResNet are.
+    In a plain transformer, all blocks share one grid. The first blocks depend on little more than the patch itself, the
+    last ones are specialised on the training task, so the middle ones correspond to stages 2 and 3 of a ResNet.
     """
     strides = [info["reduction"] for info in infos]
     if len(set(strides)) > 1:
-        found = [strides.index(stride) for stride in (8, 16) if stride in strides]
-        if found:
-            return found
+        indices = [strides.index(stride) for stride in (8, 16) if stride in strides]
+        if indices:
+            return indices
     return sorted({max(0, len(strides) // 2 - 1), max(0, 3 * len(strides) // 4 - 1)})

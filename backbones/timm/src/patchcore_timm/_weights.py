@@ -1,4 +1,4 @@
-"""Weights of timm models: from the hub, from its cache, from a file."""
+"""Weights of timm models from the hub, from its cache, or from a file."""
 
 from __future__ import annotations
 
@@ -11,67 +11,66 @@ from timm.models import get_pretrained_cfg, load_state_dict
 from torch import nn
 
 import patchcore_plugin as pp
+from patchcore_plugin.errors import one_line
 
 CONNECT_SECONDS = 10.0
-"""How long to wait for the hub before the network counts as missing."""
+"""Time limit for the connection to the hub."""
 
 
 def load_pretrained(model: str, build: Callable[..., nn.Module]) -> nn.Module:
-    """Return the model with timm's weights, downloaded when first used.
+    """Return the model with pretrained weights, downloaded on first use.
 
     Parameters
     ----------
     model
-        timm's name, with or without a tag.
+        Name of the model, with or without a tag.
     build
-        Makes the model; takes arguments of ``timm.create_model`` that say where weights come from.
+        Function that creates the model; takes arguments of ``timm.create_model`` for the source of weights.
 
     Raises
     ------
     WeightsError
-        If there are none for this model, or they cannot be had.
+        If the model has none, or they cannot be downloaded.
     """
     source = get_pretrained_cfg(model)
     if source is None or not source.has_weights:
         raise pp.WeightsError(
             f"backbone timm: timm has no pretrained weights of {model}; "
-            "choose another model, or give a weights file with backbone.weights=PATH"
+            "choose another model, or set backbone.weights=PATH"
         )
     overlay = {}
     try:
         if source.hf_hub_id and not source.custom_load:
-            # timm asks the hub again and again for most of a minute, even where the file is in the cache.
+            # timm contacts the hub repeatedly for up to a minute, even if the file is in the cache.
             cached = try_to_load_from_cache(source.hf_hub_id, "model.safetensors")
             if isinstance(cached, str):
                 overlay = {"file": cached}
             else:
                 model_info(source.hf_hub_id, timeout=CONNECT_SECONDS)
         return build(pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception as error:  # the clients of hubs and the readers of files have exceptions of their own
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # clients of hubs and readers of files have many exceptions
         raise pp.WeightsError(
-            f"backbone timm: the pretrained weights of {model} cannot be had ({reason}): "
-            "connect to the network once so that timm downloads them, "
-            "or give a weights file with backbone.weights=PATH, or backbone.weights=random for a trial"
+            f"backbone timm: cannot download the pretrained weights of {model} ({one_line(error)}); "
+            "connect to the internet once, or set backbone.weights=PATH, or backbone.weights=random for a trial"
         ) from error
 
 
 def load_file(model: str, network: nn.Module, weights: str) -> None:
-    """Fill `network` from a file of named tensors, which must be those of the same model.
+    """Load the weights of a model from a file with its tensors.
 
     Parameters
     ----------
     model
-        timm's name, for messages.
+        Name of the model, for messages.
     network
-        The model without its classifier; what the file has for that is left out.
+        The model without its classifier, modified in place; tensors of the classifier are ignored.
     weights
-        Path of a .safetensors or .pth file, as timm saves the model or its training checkpoints.
+        Path of a .safetensors or .pth file, as timm saves models or training checkpoints.
 
     Raises
     ------
     WeightsError
-        If there is no such file, it cannot be read without running its pickle, or it is of another network.
+        If the file does not exist, cannot be read without running its pickle, or belongs to another network.
     """
     path = Path(weights).expanduser()
     if not path.is_file():
@@ -83,22 +82,21 @@ def load_file(model: str, network: nn.Module, weights: str) -> None:
         tensors = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # each format has its own exceptions for a damaged file
         raise pp.WeightsError(
-            f"backbone timm: weights: {path} cannot be read as a .pth or .safetensors file of named tensors "
+            f"backbone timm: weights: {path} cannot be read as a .pth or .safetensors file of tensors "
             f"({type(error).__name__}); save one with torch.save(network.state_dict(), PATH)"
         ) from error
     expected = network.state_dict()
     heads = _classifiers(network)
-    got = {key: tensor for key, tensor in tensors.items() if key in expected or not key.startswith(heads)}
-    problems = pp.differences(expected, got)
+    loaded = {key: tensor for key, tensor in tensors.items() if key in expected or not key.startswith(heads)}
+    problems = pp.differences(expected, loaded)
     if problems:
         raise pp.WeightsError(
-            f"backbone timm: weights: {path} is of another network than {model}; tensors: {problems}; "
-            "they must have timm's names, as in the file that timm downloads for the model"
+            f"backbone timm: weights: {path} does not match {model}; tensors: {problems}; names must be those of timm"
         )
-    network.load_state_dict(got)
+    network.load_state_dict(loaded)
 
 
 def _classifiers(network: Any) -> tuple[str, ...]:
-    """Return how the names of the classifier's tensors begin."""
+    """Return the prefixes of the tensors of the classifier."""
     names = network.pretrained_cfg.get("classifier") or ()
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

@@ -1,4 +1,4 @@
-"""Sampler `k-means` for patchcore-plugin: of each cluster of patches, the one nearest to its centre stays."""
+"""Sampler `k-means` for patchcore-plugin: keep the patch nearest to the centre of each cluster."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Config:
     """Options of `k-means`."""
 
     ratio: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Clusters per patch; of each, one patch stays."""
+    """Number of clusters per patch; one patch of each cluster is kept."""
     count: Annotated[int, Ge(1)] | None = None
-    """Number of clusters, in place of `ratio`; one for each patch where there are fewer patches."""
+    """Number of clusters, instead of `ratio`; at most the number of patches."""
     batch_size: Annotated[int, Ge(1)] = 1024
-    """Patches that move the centres at a time."""
+    """Number of patches in a batch."""
     epochs: Annotated[int, Ge(1)] = 5
-    """How often each patch is drawn, on average."""
+    """How often each patch is used, on average."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    """Decides the first centres and the batches."""
+    """Random seed of the first centres and of the batches."""
 
 
 def create(config: Config) -> pp.Sampler:
@@ -39,7 +39,7 @@ def create(config: Config) -> pp.Sampler:
     from sklearn.metrics import pairwise_distances_argmin
 
     def k_means(vectors: Tensor) -> Tensor:
-        """Return the rows of `vectors` [N, D] that stay, int64 [M], each once, in the order of the clusters."""
+        """Return the selected rows of `vectors` [N, D], int64 [M], without repetition, in the order of the clusters."""
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise pp.TensorError(
                 f"sampler 'k-means': expected vectors [N, D], N and D at least 1, got {list(vectors.shape)}"
@@ -49,7 +49,7 @@ def create(config: Config) -> pp.Sampler:
             n_clusters=min(config.count or math.ceil(config.ratio * len(points)), len(points)),
             batch_size=config.batch_size,
             max_iter=config.epochs,
-            max_no_improvement=None,  # stops by a sum that threads add in any order
+            max_no_improvement=None,  # its sum depends on the order of threads
             n_init=1,
             random_state=config.seed,
         ).fit(points)
@@ -64,6 +64,11 @@ def patchcore_samplers() -> list[pp.SamplerSpec]:
     """Provide `k-means`."""
     return [
         pp.SamplerSpec(
-            name="k-means", config=Config, create=create, summary="the patch nearest to each cluster's centre"
+            name="k-means",
+            config=Config,
+            create=create,
+            summary="the patch nearest to the centre of each cluster",
+            keeps_all=False,
+            reduces=False,
         )
     ]
