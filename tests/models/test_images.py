@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pytest
 
@@ -175,7 +176,7 @@ def budgets(monkeypatch: pytest.MonkeyPatch) -> list[RecordingBudget]:
 
 
 def test_images_reserve_the_bytes_of_their_pixels(tmp_path: Path, budgets: list[RecordingBudget]) -> None:
-    """The header of a file has the number of pixels; all bytes are returned, after errors as well."""
+    """All bytes are returned, after errors as well."""
     (path,) = tiny.write(tmp_path, 1)
     (tmp_path / "broken.png").write_bytes(b"not an image")
     images: list[Any] = [path, tiny.draw(0), tmp_path / "broken.png", "missing.png"]
@@ -183,6 +184,17 @@ def test_images_reserve_the_bytes_of_their_pixels(tmp_path: Path, budgets: list[
     (budget,) = budgets
     assert budget.counts == [40 * 48 * BYTES_PER_PIXEL] * 2 + [0, 0]
     assert budget._reserved == 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
+def test_the_pixels_of_a_file_are_known_from_its_header(
+    suffix: str, tmp_path: Path, budgets: list[RecordingBudget]
+) -> None:
+    path = tmp_path / f"image{suffix}"
+    assert cv2.imwrite(str(path), tiny.draw(0, shape=(20, 30)))
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
+    list(ImageReader(OPTIONS, "skip").batches([path, tmp_path / "cut.png"]))
+    assert budgets[0].counts == [20 * 30 * BYTES_PER_PIXEL, 0]
 
 
 def test_images_in_flight_stay_within_the_budget(budgets: list[RecordingBudget]) -> None:
