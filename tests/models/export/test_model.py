@@ -73,6 +73,7 @@ def test_a_wrong_program_is_not_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert "differs from the model: a score by " in refusal(pp.TensorError, model, tmp_path, images=GOOD)
 
 
+@pytest.mark.slow
 def test_a_component_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
     spade = Detector.from_recipe("spade", backbone="tiny", preprocessing=SIZE, device="cpu", host=HOST).fit(GOOD)
     assert "scorer 'pyramid-knn' cannot be exported" in refusal(pp.PluginError, spade, tmp_path, images=GOOD)
