@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from patchcore_plugin.kernels.backend import describe
 
+from patchcore_plugin.kernels.backend import describe
 from patchcore_plugin.plugins.builtin import PLUGINS
 from patchcore_plugin.plugins.specs import ROLES
 from tests.commands import SMALL, done, failure, loaded, patchcore
