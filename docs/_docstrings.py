@@ -1,4 +1,4 @@
-"""Docstrings show code as reStructuredText does, an indented block after ``::``; the site reads Markdown."""
+"""Render literal blocks of docstrings (reStructuredText, indented after ``::``) as Markdown code blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCK = re.compile(r"::\n\n((?: {4}.*(?:\n|$)|\n(?= {4}|\n))+)")
 
 
 class LiteralBlocks(griffe.Extension):
-    """Turns these blocks into highlighted Python."""
+    """Convert literal blocks to highlighted Python."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrite the docstring of a loaded object."""

@@ -1,17 +1,21 @@
-"""What the site takes from elsewhere in the repository, so that nothing is written twice.
+"""Insert into the site what the code and other files of the repository contain.
 
-A page asks for it with a comment on a line of its own:
+A marker is a comment on a line of its own:
 
-- ``<!-- insert section: README.md: Install -->``: what stands below that heading, up to the next one
+- ``<!-- insert section: README.md: Install -->``: the text below that heading, up to the next heading
 - ``<!-- insert components: sampler -->``: the built-in components of a role, with their options
-- ``<!-- insert options: map -->``: the options of a recipe's table
-- ``<!-- insert recipes -->``: the shipped recipes, whole
-- ``<!-- insert commands -->``: every command with its options
+- ``<!-- insert options: map -->``: the options of a recipe's table that is not a role
+- ``<!-- insert recipes -->``: the built-in recipes
+- ``<!-- insert commands -->``: all commands with their options
+- ``<!-- insert api: models.recipes errors -->``: the names that ``patchcore_plugin`` exports from these modules and
+  packages; modules after ``except`` are left out
+- ``<!-- insert exports: evaluation -->``: the names that only this package exports
 - ``<!-- insert distributions: backbones -->``: the distributions in that folder
 """
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 import sys
@@ -41,9 +45,9 @@ FROM_ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
-"""Pages of the site that are files of the repository; those of the distributions are added."""
+"""Pages of the site and the files of the repository that they show; those of the distributions are added."""
 FOLDERS = ("backbones", "examples")
-"""Where the distributions are."""
+"""Folders with distributions."""
 
 MARKER = re.compile(r"^<!-- insert ([a-z]+)(?:: (.+?))? -->$", re.MULTILINE)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
@@ -51,7 +55,7 @@ FENCE = re.compile(r"^(```|~~~)")
 
 
 def distributions(*folders: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the path of the README, and the [project] table, of each distribution in these folders."""
+    """Yield the path of the README and the [project] table of each distribution in these folders."""
     for folder in folders:
         for path in sorted(ROOT.glob(f"{folder}/*/pyproject.toml")):
             table = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -59,14 +63,14 @@ def distributions(*folders: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the distributions into the navigation."""
+    """Add the distributions to the navigation."""
     pages = [{table["name"]: _page_of(readme)} for readme, table in distributions(*FOLDERS)]
     config.nav = [*(config.nav or [])[:-1], {"Distributions": pages}, *(config.nav or [])[-1:]]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand elsewhere in the repository."""
+    """Add the pages that are files of the repository outside docs/."""
     for page, source in _pages().items():
         if files.get_file_from_path(page) is None:
             files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
@@ -74,11 +78,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the markers of a page, and lead its links to where they lead in the repository."""
+    """Fill the markers of a page and adapt its links to the site."""
     uri = page.file.src_uri
     source = _pages().get(uri, f"docs/{uri}")
     places = {f"docs/{file.src_uri}": file.src_uri for file in files}
-    places |= {there: here for here, there in _pages().items()} | {"README.md": "index.md"}
+    places |= {path: page_uri for page_uri, path in _pages().items()} | {"README.md": "index.md"}
 
     def fill(match: re.Match[str]) -> str:
         name, argument = match[1], match[2] or ""
@@ -86,38 +90,38 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             file, _, heading = argument.partition(": ")
             return relink(section(file, heading), file, uri, places)
         if name not in FILLERS:
-            raise PluginError(f"{uri}: no marker is called {name!r}; there are: section, {', '.join(FILLERS)}")
+            raise PluginError(f"{uri}: unknown marker {name!r}; use one of: section, {', '.join(FILLERS)}")
         return relink(FILLERS[name](argument), "README.md", uri, places)
 
     return MARKER.sub(fill, relink(markdown, source, uri, places))
 
 
 def section(file: str, heading: str) -> str:
-    """Return what stands in a file below a heading, up to the next heading of any level."""
-    found: list[str] | None = None
+    """Return the text of a file below a heading, up to the next heading of any level."""
+    lines: list[str] | None = None
     fenced = False
     for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
         fenced ^= FENCE.match(line) is not None
         if line.startswith("#") and not fenced:
-            if found is not None:
+            if lines is not None:
                 break
             if line.lstrip("#").strip() == heading:
-                found = []
-        elif found is not None:
-            found.append(line)
-    if found is None:
+                lines = []
+        elif lines is not None:
+            lines.append(line)
+    if lines is None:
         raise PluginError(f"{file} has no heading {heading!r}")
-    return "\n".join(found).strip()
+    return "\n".join(lines).strip()
 
 
 def relink(markdown: str, source: str, uri: str, places: dict[str, str]) -> str:
-    """Return text of the file `source` for the page `uri`.
+    """Return text of the file `source` with its links adapted to the page `uri`.
 
-    A link to what the site has too leads there; one to other files of the repository becomes their path, because
-    the site does not show them. What leads nowhere is left for the strict build to complain about.
+    Links to files that are on the site become links to their pages, other files of the repository become paths.
+    Links to missing files are not changed, so that the strict build reports them.
     """
 
-    def lead(match: re.Match[str]) -> str:
+    def adapt(match: re.Match[str]) -> str:
         mark, text, target, anchor = match[1], match[2], match[3], match[4] or ""
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if path in places:
@@ -126,11 +130,11 @@ def relink(markdown: str, source: str, uri: str, places: dict[str, str]) -> str:
             return match[0]
         return f"`{path}`" if text.strip("`") in (path, PurePosixPath(path).name) else f"{text} (`{path}`)"
 
-    return LINK.sub(lead, markdown)
+    return LINK.sub(adapt, markdown)
 
 
 def components(role: str) -> str:
-    """Return the built-in components of a role; those with the same options together."""
+    """Return the built-in components of a role, grouped by options."""
     by_options: dict[type[Any], list[Any]] = {}
     for component in Host(entry_points=False).components(role):
         by_options.setdefault(component.spec.config, []).append(component.spec)
@@ -146,12 +150,12 @@ def components(role: str) -> str:
 
 
 def options(part: str) -> str:
-    """Return the options of a recipe's table that is no role."""
+    """Return the options of a recipe's table that is not a role."""
     return _options({"preprocessing": Preprocessing, "map": Map}[part], f"{part}.")
 
 
 def recipes(_: str) -> str:
-    """Return the shipped recipes: summary and file."""
+    """Return summary and file of the built-in recipes."""
     parts = []
     for name in Recipe.names():
         text = (ROOT / "patchcore_plugin" / "models" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
@@ -160,15 +164,34 @@ def recipes(_: str) -> str:
 
 
 def commands(_: str) -> str:
-    """Return every command: what it does, its usage, its arguments and options."""
+    """Return summary, usage, arguments and options of every command."""
     root = typer.main.get_command(app)
     return "\n\n".join(_command(root, None, "patchcore"))
 
 
-def listed(folder: str) -> str:
+def api(modules: str) -> str:
+    """Return directives for the names that `patchcore_plugin` exports from these modules."""
+    included, _, excluded = (tuple(part.split()) for part in modules.partition(" except "))
+    names = [
+        name
+        for name, module in _exports("").items()
+        if f"{module}.".startswith(tuple(f"{prefix}." for prefix in included))
+        and not f"{module}.".startswith(tuple(f"{prefix}." for prefix in excluded))
+    ]
+    return "\n\n".join(f"::: patchcore_plugin.{name}" for name in names)
+
+
+def exports(package: str) -> str:
+    """Return directives for the names that only this package exports."""
+    top_level = _exports("")
+    names = [f"{module}.{name}" for name, module in _exports(package).items() if name not in top_level]
+    return "\n\n".join(f"::: patchcore_plugin.{package}.{name}" for name in names)
+
+
+def list_distributions(folder: str) -> str:
     """Return the distributions in a folder, with links to their pages."""
     rows = [(f"[{table['name']}]({readme})", table.get("description", "")) for readme, table in distributions(folder)]
-    return _table(("Distribution", "What it is"), rows)
+    return _table(("Distribution", "Summary"), rows)
 
 
 FILLERS: dict[str, Callable[[str], str]] = {
@@ -176,13 +199,24 @@ FILLERS: dict[str, Callable[[str], str]] = {
     "options": options,
     "recipes": recipes,
     "commands": commands,
-    "distributions": listed,
+    "api": api,
+    "exports": exports,
+    "distributions": list_distributions,
 }
 
 
 def _pages() -> dict[str, str]:
-    """Return the repository's files that are pages, by their place on the site."""
+    """Return the files of the repository that are pages, by page."""
     return {**FROM_ELSEWHERE, **{_page_of(readme): readme for readme, _ in distributions(*FOLDERS)}}
+
+
+def _exports(package: str) -> dict[str, str]:
+    """Return the names that a package imports from its modules, sorted, with their modules."""
+    path = ROOT / "patchcore_plugin" / package / "__init__.py"
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
+    names = {alias.name: str(node.module) for node in imports for alias in node.names}
+    return dict(sorted(names.items(), key=lambda pair: pair[0].lower()))
 
 
 def _page_of(readme: str) -> str:
@@ -207,7 +241,9 @@ def _command(command: Any, parent: Any, name: str) -> Iterator[str]:
 
 
 def _options(config: type[Any], prefix: str) -> str:
-    rows = [(f"`{prefix}{each.name}`", each.meaning, f"`{each.default}`", each.type) for each in describe(config)]
+    rows = [
+        (f"`{prefix}{option.name}`", option.meaning, f"`{option.default}`", option.type) for option in describe(config)
+    ]
     return _table(("Option", "Meaning", "Default", "Type"), rows) if rows else "No options."
 
 
