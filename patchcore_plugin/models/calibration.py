@@ -163,7 +163,7 @@ class Calibration:
         if rate is None:
             rate = max(FALSE_ALARM_RATE, self.smallest_rate)
         require_rate(rate, len(self.scores))
-        # A rate of 1/49 and 48 images must give 1, whatever 1/49 is in binary.
+        # The tolerance makes a rate of 1/49 with 48 images give 1, although 1/49 is rounded in binary.
         place = min(math.floor(rate * (len(self.scores) + 1) * (1 + 1e-12)), len(self.scores))
         return dataclasses.replace(
             self,
@@ -200,8 +200,8 @@ class Calibration:
         """
 
         def loss(missed: int, alarms: int) -> float:
-            found = len(self.defective) - missed
-            return -2 * found / (2 * found + missed + alarms)
+            hits = len(self.defective) - missed
+            return -2 * hits / (2 * hits + missed + alarms)
 
         return self._at_lowest(loss, "f1", None)
 

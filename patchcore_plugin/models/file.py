@@ -76,7 +76,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises
     ------
     ModelFileError
-        If there is no such file, it is damaged, no model, or written by a newer version of this program.
+        If the file is missing, damaged, not a model file, or written by a newer version of this program.
     """
     require_file(path, "fit IMAGES")
     try:
@@ -117,7 +117,7 @@ def require_file(path: Path, command: str) -> None:
     Raises
     ------
     ModelFileError
-        If nothing is there, or a folder.
+        If the path does not exist, or is a folder.
     """
     if path.is_dir():
         raise ModelFileError(f"{path}: is a folder, not a model file; {_GIVE}")

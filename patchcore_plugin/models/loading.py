@@ -1,4 +1,4 @@
-"""Open a model file, whatever kind of model it holds."""
+"""Load a model file of any kind."""
 
 from __future__ import annotations
 

@@ -58,11 +58,11 @@ def find_regions(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[Re
     peak_places = np.zeros(count, dtype=np.int64)
     # Of equal values the first in reading order is assigned last.
     peak_places[numbers[highest]] = places[highest]
-    found = []
+    regions = []
     for number in np.lexsort((peak_places[1:], -peaks[1:])) + 1:
         x, y, width, height, area = boxes[number].tolist()
         peak_y, peak_x = divmod(int(peak_places[number]), across)
-        found.append(
+        regions.append(
             Region(
                 x=left + x,
                 y=top + y,
@@ -75,7 +75,7 @@ def find_regions(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[Re
                 contour=_outline(labels[y : y + height, x : x + width] == number, left + x, top + y, area),
             )
         )
-    return tuple(found)
+    return tuple(regions)
 
 
 def _outline(inside: NDArray[np.bool_], x: int, y: int, area: int) -> tuple[tuple[int, int], ...]:

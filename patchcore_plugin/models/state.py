@@ -62,7 +62,7 @@ class FittedState:
         tensors, manifest
             Those of `tensors` and `manifest`, among others.
         device
-            Where the bank is to be.
+            Device of the memory bank.
         """
         levels = manifest.get("levels")
         bank = MemoryBank(

@@ -58,9 +58,9 @@ def tile_patches(
             down = _ramp(height, row > 0, row + height < whole.shape[1], overlap // cells[0])
             across = _ramp(width, column > 0, column + width < whole.shape[2], overlap // cells[1])
             weight = (down[:, None] * across)[..., None].to(whole)
-            here = slice(row, row + height), slice(column, column + width)
-            whole[:, here[0], here[1]] += weight * patches.grid
-            weights[here] += weight
+            rows_of_tile, columns_of_tile = slice(row, row + height), slice(column, column + width)
+            whole[:, rows_of_tile, columns_of_tile] += weight * patches.grid
+            weights[rows_of_tile, columns_of_tile] += weight
             if patches.descriptors is not None:
                 descriptors.append(patches.descriptors)
     image = torch.stack(descriptors).mean(dim=0) if descriptors else None
@@ -85,7 +85,7 @@ def _starts(length: int, part: int, overlap: int) -> list[int]:
 
 
 def _ramp(count: int, before: bool, after: bool, overlap: int) -> Tensor:
-    """Return weights [count] that fall towards the ends at which there is another tile.
+    """Return weights [count] that fall towards the ends with a neighbouring tile.
 
     The outermost quarter of the overlap has weight 0, because padding distorts features there the most.
     """

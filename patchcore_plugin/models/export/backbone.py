@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from patchcore_plugin.errors import ModelFileError, PatchcoreError, PluginError, TensorError
 from patchcore_plugin.plugins.protocols import Backbone
 
-ENTRY = "patchcore"
-"""The entry of the file's metadata that describes network and normalisation in JSON."""
+from .onnx_file import put_in_place, reason, require_export, save_onnx
+
 INPUT = "images"
 """Name of the network's input, float32 [batch, 3, height, width], normalised."""
 TOLERANCE = 1e-4
@@ -71,7 +71,7 @@ def export_backbone(
     """Write a backbone as an ONNX file, which the backbone ``onnx`` and other programs read.
 
     The file has the input `INPUT`, for any number of images, and an output for each feature map, named by the
-    backbone's attribute ``layers``, or map0, map1 and so on. Its metadata has one entry, `ENTRY`: mean, std, name,
+    backbone's attribute ``layers``, or map0, map1 and so on. Its metadata entry ``patchcore`` has mean, std, name,
     options and weight hash of the backbone, and the version of this program. The file is checked by onnx and, if
     onnxruntime is installed, compared with torch; an older file is replaced after that. Weights beyond ONNX's limit of
     2 GB are written to a second file, ``PATH.data``.
@@ -124,13 +124,6 @@ def export_backbone(
     return Export(path=path, maps=maps, size=size, weight_hash=metadata["weight_hash"], difference=difference)
 
 
-def put_in_place(drafts: Path, folder: Path) -> None:
-    """Move finished files into a folder, where they replace older ones."""
-    # A second file with weights first, so that no program reads a model without them.
-    for draft in sorted(drafts.iterdir(), reverse=True):
-        draft.replace(folder / draft.name)
-
-
 def write_onnx(
     network: nn.Module,
     path: Path,
@@ -168,18 +161,6 @@ def write_onnx(
             f"{owner} cannot be exported to ONNX, which supports torch operations only: {reason(error)}{hint}"
         ) from error
     save_onnx(program, path, json.dumps(metadata))
-
-
-def save_onnx(program: torch.onnx.ONNXProgram | None, path: Path, metadata: str) -> None:
-    """Write a program of torch.onnx with one entry of metadata, and let onnx check it."""
-    import onnx
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    assert program is not None
-    ClearMetadataAndDocStringPass()(program.model)  # source lines and paths of this computer
-    program.model.metadata_props[ENTRY] = metadata
-    program.save(path)
-    onnx.checker.check_model(str(path))
 
 
 def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *, owner: str) -> float:
@@ -273,15 +254,6 @@ def _same_convolution(convolution: nn.Conv2d, images: Tensor) -> Tensor:
     return result
 
 
-def require_export() -> None:
-    """Raise a PluginError if the extra "export" is not installed, or torch is too old."""
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise PluginError(f"export to ONNX requires {' and '.join(missing)}; pip install 'patchcore-plugin[export]'")
-    if not hasattr(torch.onnx, "ops"):
-        raise PluginError(f"export to ONNX requires torch 2.8 or newer, not {torch.__version__}; pip install -U torch")
-
-
 def _features(backbone: Backbone, images: Tensor, owner: str) -> Sequence[Tensor]:
     try:
         return backbone(images)
@@ -307,11 +279,3 @@ def _relative_difference(actual: Tensor, expected: Tensor) -> float:
         return float("inf")
     largest = expected.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     return float((actual - expected).abs().amax() / largest)
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of the root cause of an error, without torch's advice to its developers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip().rstrip('.:')}" if lines else type(error).__name__

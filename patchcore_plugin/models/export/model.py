@@ -26,7 +26,7 @@ from patchcore_plugin.models.exported_model import INPUT, ExportedModel
 from patchcore_plugin.models.loading import Model
 from patchcore_plugin.models.prediction import Prediction
 
-from .backbone import put_in_place, reason, require_export, save_onnx
+from .onnx_file import put_in_place, reason, require_export, save_onnx
 from .program import MemberProgram, Program
 
 SUFFIX = ".onnx"

@@ -122,7 +122,7 @@ class Recipe:
         return {**self.members[0].to_dict(), **heading, **tables}
 
     def split(self) -> list[Recipe]:
-        """Return a recipe of its own for each member."""
+        """Return one recipe for each member."""
         if len(self.members) == 1:
             return [self]
         return [replace(self, name=each.name, summary=each.summary, members=(each,)) for each in self.members]

@@ -1,4 +1,4 @@
-"""Where recipes come from: the built-in ones, and TOML files."""
+"""Sources of recipes: built-in ones and TOML files."""
 
 from __future__ import annotations
 

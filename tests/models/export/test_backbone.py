@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import patchcore_plugin as pp
 from patchcore_plugin import Detector, Host
 from patchcore_plugin.models.export import backbone as onnx_export
+from patchcore_plugin.models.export import onnx_file
 from patchcore_plugin.models.export.backbone import Export, export_backbone
 
 pytest.importorskip("patchcore_onnx", reason="the ONNX backbone is not installed")
@@ -270,7 +271,8 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     find_spec = importlib.util.find_spec
 
     def without(*missing: str) -> None:
-        monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name in missing else find_spec(name))
+        for module in (onnx_export, onnx_file):
+            monkeypatch.setattr(module, "find_spec", lambda name: None if name in missing else find_spec(name))
 
     without("onnxruntime")
     assert export_backbone(Simple(), tmp_path / "features.onnx").difference is None
