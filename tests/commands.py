@@ -62,7 +62,7 @@ def failure(*arguments: object) -> str:
     ended = patchcore(*arguments)
     assert ended.code == 1, ended
     assert ended.out == ""
-    message = re.sub(r"\A\d+ images .* GB .*\n", "", ended.err)
+    message = re.sub(r"^(member .*: )?\d+ images .* GB .*\n", "", ended.err, flags=re.MULTILINE)
     assert message.startswith("patchcore: ")
     assert message.endswith("\n")
     assert message.count("\n") == 1

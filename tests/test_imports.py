@@ -62,7 +62,7 @@ def test_help_and_listings_import_no_heavy_library() -> None:
         step("names", [host.names(role) for role in ("backbone", "aggregator", "sampler", "scorer")])
         host.configure("sampler", "greedy-coreset", {"ratio": 0.5})
         step("configure", "")
-        pp.Recipe.load("patchcore").resolved(host, seed=0)
+        pp.Recipe.load("patchcore").resolve(host, seed=0)
         step("resolve", "")
         for arguments in (
             ["--help"],

@@ -18,13 +18,13 @@ def command(
     context: typer.Context,
     model: Annotated[
         Path | None,
-        typer.Argument(help="Model file written by fit. Optional: fit a model in the page.", readable=False),
+        typer.Argument(
+            help="Model file written by patchcore fit.", show_default="fit a model in the app", readable=False
+        ),
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--images", help="Folder with images to inspect or fit on. Can be given more than once.", readable=False
-        ),
+        typer.Option("--images", help="Folder with images to inspect or fit on. Repeatable.", readable=False),
     ] = None,
     models: Annotated[Path, typer.Option("--models", help="Folder of models; fitted models are saved there.")] = Path(
         "models"
@@ -35,12 +35,14 @@ def command(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free port.")] = 8080,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", help="Host name of a reverse proxy to accept. Can be given more than once."),
+        typer.Option("--allow-host", help="Host name of a reverse proxy to accept. Repeatable."),
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     max_upload: Annotated[
         int | None,
-        typer.Option("--max-upload", parser=parse_size, metavar="SIZE", help="Largest image file; default: 50MB."),
+        typer.Option(
+            "--max-upload", parser=parse_size, metavar="SIZE", help="Largest image file.", show_default="50MB"
+        ),
     ] = None,
     max_pixels: Annotated[
         float, typer.Option("--max-pixels", min=0.01, max=10**6, help="Largest image, in millions of pixels.")

@@ -35,15 +35,15 @@ def test_an_image_is_anomalous_where_its_p_value_is_at_most_the_rate(seed: int) 
     scores = draw(rng, count)
     rates = [k / (count + 1) for k in range(1, count + 1)]
     for rate in [*rates, *(rng.uniform(1 / (count + 1), 1, 5).tolist())]:
-        found = calibrate(scores, rate)
-        assert found.threshold is not None
+        calibration = calibrate(scores, rate)
+        assert calibration.threshold is not None
         for score in {*scores, *(value + 0.1 for value in scores), min(scores) - 1, max(scores) + 1}:
-            p_value = found.p_value(score)
+            p_value = calibration.p_value(score)
             assert p_value == (1 + sum(each >= score for each in scores)) / (count + 1)
-            assert (score > found.threshold) == (p_value <= rate)
-        assert found.false_alarm_rate is not None
-        assert found.false_alarm_rate <= rate
-        assert found.map_threshold == 10 * found.threshold
+            assert (score > calibration.threshold) == (p_value <= rate)
+        assert calibration.false_alarm_rate is not None
+        assert calibration.false_alarm_rate <= rate
+        assert calibration.map_threshold == 10 * calibration.threshold
 
 
 def test_the_rate_is_guaranteed() -> None:
@@ -52,9 +52,9 @@ def test_the_rate_is_guaranteed() -> None:
     above = []
     for _ in range(4000):
         values = rng.integers(0, 12, 20).tolist()
-        found = calibrate(values[:-1], 0.1)
-        assert found.threshold is not None
-        above.append(values[-1] > found.threshold)
+        calibration = calibrate(values[:-1], 0.1)
+        assert calibration.threshold is not None
+        above.append(values[-1] > calibration.threshold)
     assert 0.02 < np.mean(above) <= 0.1
     distinct = rng.random((4000, 20))
     hit = np.mean([values[-1] > (calibrate(values[:-1].tolist(), 0.1).threshold or 0) for values in distinct])
@@ -68,8 +68,8 @@ def test_rates_do_not_depend_on_their_binary_rounding() -> None:
         with pytest.raises(CalibrationError):
             require_rate(smallest * (1 - 1e-6), count)
     for count in (*range(1, 400), 9_999):
-        found = calibrate([float(number) for number in range(count)], 1 / (count + 1))
-        assert (found.threshold, found.smallest_rate) == (count - 1, 1 / (count + 1))
+        calibration = calibrate([float(number) for number in range(count)], 1 / (count + 1))
+        assert (calibration.threshold, calibration.smallest_rate) == (count - 1, 1 / (count + 1))
     # Products such as 0.1 x 10 are whole numbers.
     for count in range(1, 100):
         scores = [float(number) for number in range(count)]
@@ -82,9 +82,9 @@ def test_rates_do_not_depend_on_their_binary_rounding() -> None:
 
 
 def test_a_rate_near_one_calls_all_but_the_lowest_anomalous() -> None:
-    found = calibrate([1.0, 2.0, 3.0], math.nextafter(1, 0))
-    assert found.threshold == 1.0
-    assert found.false_alarm_rate == 0.75
+    calibration = calibrate([1.0, 2.0, 3.0], math.nextafter(1, 0))
+    assert calibration.threshold == 1.0
+    assert calibration.false_alarm_rate == 0.75
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_the_rate_that_the_message_names_is_possible() -> None:
 
 @pytest.mark.parametrize(("count", "threshold"), [(3, 2.0), (98, 97.0), (99, 98.0), (199, 197.0)])
 def test_the_default_is_one_percent_or_the_lowest_possible(count: int, threshold: float) -> None:
-    found = calibrate([float(number) for number in range(count)])
-    assert found.threshold == threshold
-    assert found.false_alarm_rate == pytest.approx(max(0.01, 1 / (count + 1)))
+    calibration = calibrate([float(number) for number in range(count)])
+    assert calibration.threshold == threshold
+    assert calibration.false_alarm_rate == pytest.approx(max(0.01, 1 / (count + 1)))
 
 
 # Defective images
@@ -131,47 +131,47 @@ def all_counts(good: list[float], bad: list[float]) -> list[tuple[int, int]]:
 def test_f1_and_cost_are_the_best_of_all_thresholds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     good, bad = draw(rng, int(rng.integers(1, 15))), [each + 1 for each in draw(rng, int(rng.integers(1, 9)))]
-    known = calibrate(good).with_defective(bad)
+    calibration = calibrate(good).with_defective(bad)
 
-    def counts(found: Calibration) -> tuple[int, int]:
-        assert found.threshold is not None
-        assert found.threshold not in {*good, *bad} - {max(*good, *bad)}
-        return sum(each <= found.threshold for each in bad), sum(each > found.threshold for each in good)
+    def counts(calibration: Calibration) -> tuple[int, int]:
+        assert calibration.threshold is not None
+        assert calibration.threshold not in {*good, *bad} - {max(*good, *bad)}
+        return sum(each <= calibration.threshold for each in bad), sum(each > calibration.threshold for each in good)
 
     def f1(missed: int, alarms: int) -> Fraction:
         return Fraction(2 * (len(bad) - missed), 2 * (len(bad) - missed) + missed + alarms)
 
     possible = all_counts(good, bad)
-    best = counts(known.at_best_f1())
+    best = counts(calibration.at_best_f1())
     assert f1(*best) == max(f1(*each) for each in possible)
     assert best[1] == min(alarms for missed, alarms in possible if f1(missed, alarms) == f1(*best))
     for cost in (0.25, 1.0, 10.0):
-        found = known.at_lowest_cost(cost)
-        missed, alarms = counts(found)
+        chosen = calibration.at_lowest_cost(cost)
+        missed, alarms = counts(chosen)
         assert cost * missed + alarms == min(cost * m + a for m, a in possible)
-        assert (found.criterion, found.cost) == ("cost", cost)
+        assert (chosen.criterion, chosen.cost) == ("cost", cost)
         if alarms < len(good):
             # At most as many good images have a region as are above the threshold.
-            assert sum(peak > (found.map_threshold or 0) for peak in found.peaks) <= alarms
-            assert found.false_alarm_rate == (alarms + 1) / (len(good) + 1)
+            assert sum(peak > (chosen.map_threshold or 0) for peak in chosen.peaks) <= alarms
+            assert chosen.false_alarm_rate == (alarms + 1) / (len(good) + 1)
 
 
 def test_the_threshold_is_in_the_middle_of_the_gap() -> None:
-    known = calibrate([1.0, 2.0]).with_defective([4.0, 5.0])
-    assert known.at_best_f1().threshold == known.at_lowest_cost(3).threshold == 3.0
+    calibration = calibrate([1.0, 2.0]).with_defective([4.0, 5.0])
+    assert calibration.at_best_f1().threshold == calibration.at_lowest_cost(3).threshold == 3.0
 
 
 def test_a_rate_replaces_another_criterion() -> None:
-    known = calibrate([1.0, 2.0, 3.0]).with_defective([9.0])
-    assert known.at_lowest_cost(2).at_rate(0.5) == known.at_rate(0.5)
-    assert known.at_lowest_cost(2).at_best_f1() == known.at_best_f1()
+    calibration = calibrate([1.0, 2.0, 3.0]).with_defective([9.0])
+    assert calibration.at_lowest_cost(2).at_rate(0.5) == calibration.at_rate(0.5)
+    assert calibration.at_lowest_cost(2).at_best_f1() == calibration.at_best_f1()
 
 
 @pytest.mark.parametrize("criterion", ["f1", "cost"])
 def test_a_criterion_without_defective_images_is_refused(criterion: str) -> None:
-    known = calibrate([1.0, 2.0])
+    calibration = calibrate([1.0, 2.0])
     with pytest.raises(CalibrationError, match=f"{criterion} needs .*--defective"):
-        known.at_best_f1() if criterion == "f1" else known.at_lowest_cost(1)
+        calibration.at_best_f1() if criterion == "f1" else calibration.at_lowest_cost(1)
     with pytest.raises(CalibrationError, match="--defective"):
         require_defective(criterion, [])
     require_defective(criterion, [1.0])
@@ -184,29 +184,29 @@ def test_the_cost_must_be_above_zero(cost: float) -> None:
 
 
 def test_a_given_threshold_has_a_threshold_for_maps() -> None:
-    known = calibrate([1.0, 2.0, 3.0])
-    assert (known.at_threshold(2.5).map_threshold, known.at_threshold(2.0).map_threshold) == (20.0, 20.0)
-    assert known.at_threshold(9.0).map_threshold == 30.0
-    below = known.at_threshold(0.5)
+    calibration = calibrate([1.0, 2.0, 3.0])
+    assert (calibration.at_threshold(2.5).map_threshold, calibration.at_threshold(2.0).map_threshold) == (20.0, 20.0)
+    assert calibration.at_threshold(9.0).map_threshold == 30.0
+    below = calibration.at_threshold(0.5)
     assert (below.map_threshold, below.false_alarm_rate) == (10.0, None)
     with pytest.raises(CalibrationError, match="finite number, got nan"):
-        known.at_threshold(math.nan)
+        calibration.at_threshold(math.nan)
 
 
 # Descriptions, colours and data
 
 
 def test_the_description_has_criterion_and_source() -> None:
-    known = calibrate([1.0, 2.0, 3.0]).with_defective([2.5])
+    calibration = calibrate([1.0, 2.0, 3.0]).with_defective([2.5])
     descriptions = {
-        "25.00% false alarms": known,
-        "best F1 score, 1 of 3 good images above it": known.at_best_f1(),
-        "0.5 false alarms, 0 of 3 good images above it": known.at_lowest_cost(0.5),
-        "3 of 3 good images above it": known.at_threshold(0.0),
+        "25.00% false alarms": calibration,
+        "best F1 score, 1 of 3 good images above it": calibration.at_best_f1(),
+        "0.5 false alarms, 0 of 3 good images above it": calibration.at_lowest_cost(0.5),
+        "3 of 3 good images above it": calibration.at_threshold(0.0),
     }
-    for fact, calibration in descriptions.items():
-        assert fact in calibration.describe()
-        assert calibration.describe().endswith("; drawn scores")
+    for fact, each in descriptions.items():
+        assert fact in each.describe()
+        assert each.describe().endswith("; drawn scores")
     none = Calibration.without_threshold("not fitted")
     assert none.describe() == "none: not fitted"
     assert (none.p_value(1.0), none.false_alarm_rate, none.map_scale) == (None, None, (0.0, 1.0))
@@ -234,31 +234,36 @@ def test_further_scores_keep_the_criterion() -> None:
 @pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
 def test_colours_start_within_good_images_and_end_above_them(offset: float, spread: float) -> None:
     grid = np.linspace(offset, offset + spread, 64, dtype=np.float32).reshape(8, 8)
-    found = Calibration.from_held_out([HeldOutScore.summarise(score, grid) for score in (1.0, 3.0)], "maps")
-    low, high = found.map_scale
+    calibration = Calibration.from_held_out([HeldOutScore.summarise(score, grid) for score in (1.0, 3.0)], "maps")
+    low, high = calibration.map_scale
     assert offset <= low <= offset + spread
     assert high > low
     assert high >= offset + spread
-    assert found.map_threshold == offset + spread
+    assert calibration.map_threshold == offset + spread
 
 
 def test_scorers_without_maps_have_no_threshold_for_maps() -> None:
-    found = Calibration.from_held_out(
+    calibration = Calibration.from_held_out(
         [HeldOutScore.summarise(score, None) for score in (1.0, 3.0)], "no maps"
     ).with_defective([2.0])
-    for each in (found, found.at_best_f1(), found.at_threshold(2)):
+    for each in (calibration, calibration.at_best_f1(), calibration.at_threshold(2)):
         assert (each.map_threshold, each.map_scale, each.peaks) == (None, (0.0, 1.0), ())
 
 
 def test_a_calibration_is_restored_from_its_data() -> None:
-    known = calibrate([3.0, 1.0]).with_defective([7.0, 4.0])
-    for each in (known, known.at_lowest_cost(2.5), Calibration.without_threshold("x")):
+    calibration = calibrate([3.0, 1.0]).with_defective([7.0, 4.0])
+    for each in (calibration, calibration.at_lowest_cost(2.5), Calibration.without_threshold("x")):
         assert Calibration.from_dict(json.loads(json.dumps(each.to_dict()))) == each
-    assert known.threshold == 3.0
+    assert calibration.threshold == 3.0
 
 
 def test_data_of_older_versions_are_read() -> None:
     old = {"threshold": 2.5, "source": "highest score of 2 of 12 good images, held out", "map_scale": [0.5, 2.0]}
-    found = Calibration.from_dict(old)
-    assert (found.threshold, found.map_threshold, found.p_value(9.0), found.false_alarm_rate) == (2.5, None, None, None)
-    assert found.describe() == old["source"]
+    calibration = Calibration.from_dict(old)
+    assert (
+        calibration.threshold,
+        calibration.map_threshold,
+        calibration.p_value(9.0),
+        calibration.false_alarm_rate,
+    ) == (2.5, None, None, None)
+    assert calibration.describe() == old["source"]

@@ -21,43 +21,43 @@ SMALL: dict[str, Any] = {"backbone": "efficientnet-lite0", "preprocessing": {"si
 
 
 @pytest.fixture(scope="module")
-def fitted() -> pp.Detector:
+def fitted_detector() -> pp.Detector:
     return tiny.detector(sampler={"ratio": 0.2}).fit(GOOD)
 
 
-def test_a_defect_is_found_at_its_place(fitted: pp.Detector) -> None:
-    good, bad = fitted.predict([draw(100), draw(101, defect=True)])
+def test_a_defect_is_found_at_its_place(fitted_detector: pp.Detector) -> None:
+    good, bad = fitted_detector.predict([draw(100), draw(101, defect=True)])
     assert (good.is_anomalous, bad.is_anomalous) == (False, True)
     assert bad.p_value == 1 / 13
     y, x = np.unravel_index(int(map_of(bad).argmax()), map_of(bad).shape)
     assert bad.nearest is not None
-    for place in ((x, y), (bad.nearest.peak_x, bad.nearest.peak_y)):
-        assert abs(place[0] - 36) < 9
-        assert abs(place[1] - 30) < 8
+    for column, row in ((int(x), int(y)), (bad.nearest.peak_x, bad.nearest.peak_y)):
+        assert abs(column - 36) < 9
+        assert abs(row - 30) < 8
     assert any(region.x <= 36 < region.x + region.width for region in bad.regions)
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (33, 200), (8, 8), (32, 32)])
-def test_maps_have_the_size_of_the_image(fitted: pp.Detector, shape: tuple[int, int]) -> None:
-    (prediction,) = fitted.predict([draw(7, shape=shape)])
+def test_maps_have_the_size_of_the_image(fitted_detector: pp.Detector, shape: tuple[int, int]) -> None:
+    (prediction,) = fitted_detector.predict([draw(7, shape=shape)])
     assert map_of(prediction).shape == prediction.size == shape
     assert map_of(prediction).dtype == np.float32
     assert np.isfinite(map_of(prediction)).all()
 
 
-def test_paths_and_arrays_give_the_same_scores(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_paths_and_arrays_give_the_same_scores(fitted_detector: pp.Detector, tmp_path: Path) -> None:
     image = draw(50, defect=True)
     write_png(tmp_path / "image.png", image)
-    from_array, from_path = fitted.predict([image, tmp_path / "image.png"])
+    from_array, from_path = fitted_detector.predict([image, tmp_path / "image.png"])
     assert from_path.score == from_array.score
     assert (from_path.path, from_array.path) == (str(tmp_path / "image.png"), None)
 
 
-def test_pixels_are_kept_on_request(fitted: pp.Detector) -> None:
-    (prediction,) = fitted.predict_each([GOOD[0]], keep_pixels=True)
+def test_pixels_are_kept_on_request(fitted_detector: pp.Detector) -> None:
+    (prediction,) = fitted_detector.predict_each([GOOD[0]], keep_pixels=True)
     assert isinstance(prediction, pp.Prediction)
     assert np.array_equal(prediction.pixels, GOOD[0])  # type: ignore[arg-type]
-    assert fitted.predict([GOOD[0]])[0].pixels is None
+    assert fitted_detector.predict([GOOD[0]])[0].pixels is None
 
 
 def test_global_state_is_left_alone() -> None:
@@ -92,7 +92,7 @@ def test_a_crop_leaves_the_border_out() -> None:
     assert (map_of(prediction)[inside] > 0).mean() > 0.99
 
 
-def test_unreadable_images_stop_or_are_skipped(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_unreadable_images_stop_or_are_skipped(fitted_detector: pp.Detector, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
     images: list[Any] = [draw(0), broken, draw(1)]
@@ -101,24 +101,26 @@ def test_unreadable_images_stop_or_are_skipped(fitted: pp.Detector, tmp_path: Pa
     detector = tiny.detector().fit(images, on_error="skip")
     assert [error.path for error in detector.skipped] == [str(broken)]
     assert len(detector.images) == len(detector.held_out_scores) == 2
-    predictions = list(fitted.predict_each(images, on_error="skip"))
+    predictions = list(fitted_detector.predict_each(images, on_error="skip"))
     assert [type(each) for each in predictions] == [pp.Prediction, pp.ImageError, pp.Prediction]
-    assert len(fitted.predict(images, on_error="skip")) == 2
+    assert len(fitted_detector.predict(images, on_error="skip")) == 2
     with pytest.raises(pp.ImageError, match="no readable image"):
         tiny.detector().fit([broken], on_error="skip")
 
 
-def test_errors_come_at_their_place(fitted: pp.Detector) -> None:
+def test_errors_come_at_their_place(fitted_detector: pp.Detector) -> None:
     images: list[Any] = [*GOOD[:9], "missing.png", draw(10)]
-    predictions = fitted.predict_each(images)
+    predictions = fitted_detector.predict_each(images)
     assert all(isinstance(next(predictions), pp.Prediction) for _ in range(9))
     with pytest.raises(pp.ImageError, match=r"missing\.png"):
         next(predictions)
 
 
-def test_batches_do_not_change_scores(fitted: pp.Detector) -> None:
+def test_batches_do_not_change_scores(fitted_detector: pp.Detector) -> None:
     images = [draw(seed, defect=seed % 2 == 0) for seed in range(10)]
-    assert scores(fitted, images) == pytest.approx([scores(fitted, [image])[0] for image in images], rel=1e-4)
+    assert scores(fitted_detector, images) == pytest.approx(
+        [scores(fitted_detector, [image])[0] for image in images], rel=1e-4
+    )
 
 
 def test_an_unfitted_detector_says_so() -> None:

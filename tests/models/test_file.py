@@ -22,7 +22,7 @@ def images(count: int = 3) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "part.safetensors"
     detector = pp.Detector.from_recipe(
         "patchcore",
@@ -42,8 +42,8 @@ def rewrite(path: Path, target: Path, **changes: Any) -> Path:
     return target
 
 
-def test_the_manifest_has_everything_to_repeat_the_fit(saved: Path) -> None:
-    manifest = model_file.read_manifest(saved)
+def test_the_manifest_has_everything_to_repeat_the_fit(model_path: Path) -> None:
+    manifest = model_file.read_manifest(model_path)
     assert manifest["recipe"]["backbone"] == {
         "name": "resnet18",
         "layers": ["layer2"],
@@ -62,14 +62,14 @@ def test_the_manifest_has_everything_to_repeat_the_fit(saved: Path) -> None:
     assert set(manifest["software"]) == {"python", "patchcore-plugin", "torch", "numpy"}
 
 
-def test_a_loaded_model_is_saved_with_the_same_bytes(saved: Path, tmp_path: Path) -> None:
-    pp.Detector.load(saved, device="cpu").save(tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+def test_a_loaded_model_is_saved_with_the_same_bytes(model_path: Path, tmp_path: Path) -> None:
+    pp.Detector.load(model_path, device="cpu").save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == model_path.read_bytes()
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 0.5, 0.99, -1])
-def test_a_truncated_file_is_damaged(saved: Path, tmp_path: Path, size: float) -> None:
-    data = saved.read_bytes()
+def test_a_truncated_file_is_damaged(model_path: Path, tmp_path: Path, size: float) -> None:
+    data = model_path.read_bytes()
     length = int(size) if size in (0, 4, 100, -1) else int(size * len(data))
     (tmp_path / "cut.safetensors").write_bytes(data[:length])
     with pytest.raises(pp.ModelFileError) as caught:
@@ -79,8 +79,8 @@ def test_a_truncated_file_is_damaged(saved: Path, tmp_path: Path, size: float) -
 
 
 @pytest.mark.slow
-def test_a_flipped_bit_is_noticed(saved: Path, tmp_path: Path) -> None:
-    data = saved.read_bytes()
+def test_a_flipped_bit_is_noticed(model_path: Path, tmp_path: Path) -> None:
+    data = model_path.read_bytes()
     rng = np.random.default_rng(0)
     header = int.from_bytes(data[:8], "little")
     places = {*range(0, 40), *rng.integers(0, header, 150).tolist(), *rng.integers(header, len(data), 100).tolist()}
@@ -93,34 +93,34 @@ def test_a_flipped_bit_is_noticed(saved: Path, tmp_path: Path) -> None:
             pp.Detector.load(target)
 
 
-def test_a_newer_format_is_refused(saved: Path, tmp_path: Path) -> None:
-    data = saved.read_bytes()
+def test_a_newer_format_is_refused(model_path: Path, tmp_path: Path) -> None:
+    data = model_path.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     content = json.loads(header["__metadata__"]["patchcore"])
     newer = json.dumps({**content, "format": 3, "news": "a field of the future"})
-    save_file(load_file(saved), tmp_path / "new.safetensors", metadata={"patchcore": newer})
+    save_file(load_file(model_path), tmp_path / "new.safetensors", metadata={"patchcore": newer})
     with pytest.raises(pp.ModelFileError, match=r"new\.safetensors: .*format 3.*\(2\).*--upgrade patchcore-plugin"):
         pp.Detector.load(tmp_path / "new.safetensors")
 
 
-def test_a_missing_plugin_is_named_with_its_distribution(saved: Path, tmp_path: Path) -> None:
-    manifest = model_file.read_manifest(saved)
+def test_a_missing_plugin_is_named_with_its_distribution(model_path: Path, tmp_path: Path) -> None:
+    manifest = model_file.read_manifest(model_path)
     recipe, plugins = manifest["recipe"], manifest["plugins"]
     recipe["sampler"] = {"name": "foreign-sampler"}
     plugins["sampler"] = {"distribution": "patchcore-foreign", "version": "3.1"}
-    path = rewrite(saved, tmp_path / "foreign.safetensors", recipe=recipe, plugins=plugins)
+    path = rewrite(model_path, tmp_path / "foreign.safetensors", recipe=recipe, plugins=plugins)
     with pytest.raises(pp.ModelFileError, match=r"sampler 'foreign-sampler'.*pip install --upgrade patchcore-foreign"):
         pp.Detector.load(path)
 
 
-def test_other_weights_are_refused(saved: Path, tmp_path: Path) -> None:
-    path = rewrite(saved, tmp_path / "other.safetensors", backbone_sha256="0" * 64)
+def test_other_weights_are_refused(model_path: Path, tmp_path: Path) -> None:
+    path = rewrite(model_path, tmp_path / "other.safetensors", backbone_sha256="0" * 64)
     with pytest.raises(pp.WeightsError, match="backbone 'resnet18' has other weights"):
         pp.Detector.load(path)
 
 
-def test_values_that_are_not_finite_are_refused(saved: Path, tmp_path: Path) -> None:
-    tensors, manifest = model_file.load(saved)
+def test_values_that_are_not_finite_are_refused(model_path: Path, tmp_path: Path) -> None:
+    tensors, manifest = model_file.load(model_path)
     tensors["bank.vectors"][3, 5] = torch.nan
     for key in ("tensors", "sha256"):
         manifest.pop(key)
@@ -150,9 +150,11 @@ def test_a_folder_named_like_an_exported_model_is_refused(tmp_path: Path) -> Non
         pp.load_model(path)
 
 
-def test_a_failed_write_leaves_the_old_file_only(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_only(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "part.safetensors"
-    target.write_bytes(saved.read_bytes())
+    target.write_bytes(model_path.read_bytes())
     detector = pp.Detector.load(target, device="cpu")
 
     def fail(*args: object, **kwargs: object) -> None:
@@ -162,5 +164,5 @@ def test_a_failed_write_leaves_the_old_file_only(saved: Path, tmp_path: Path, mo
     monkeypatch.setattr(model_file, "save_file", fail)
     with pytest.raises(pp.ModelFileError, match=r"cannot be written .*No space left on device"):
         detector.save(target)
-    assert target.read_bytes() == saved.read_bytes()
+    assert target.read_bytes() == model_path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["part.safetensors"]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -110,13 +110,14 @@ def test_reservations_together_stay_within_the_budget() -> None:
 
     def work(count: int) -> None:
         nonlocal in_use, highest
-        with budget.reserve(count):
-            with lock:
-                in_use += count
-                highest = max(highest, in_use)
-            time.sleep(0.001)
-            with lock:
-                in_use -= count
+        budget.acquire(count)
+        with lock:
+            in_use += count
+            highest = max(highest, in_use)
+        time.sleep(0.001)
+        with lock:
+            in_use -= count
+        budget.release(count)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, [30, 50, 20, 70, 10, 100, 40] * 12, timeout=WAIT))
@@ -126,61 +127,90 @@ def test_reservations_together_stay_within_the_budget() -> None:
 
 def test_one_larger_reservation_is_admitted_alone() -> None:
     budget = ByteBudget(100)
-    admitted, release = threading.Event(), threading.Event()
+    large_admitted, small_admitted = threading.Event(), threading.Event()
 
-    def work() -> None:
-        with budget.reserve(1000):
-            admitted.set()
-            assert release.wait(WAIT)
+    def acquire(count: int, admitted: threading.Event) -> None:
+        budget.acquire(count)
+        admitted.set()
 
-    large = threading.Thread(target=work)
-    with budget.reserve(1):
-        large.start()
-        assert not admitted.wait(0.05)
-    assert admitted.wait(WAIT)
-    small = threading.Event()
-
-    def wait() -> None:
-        with budget.reserve(1):
-            small.set()
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    assert not small.wait(0.05)
-    release.set()
-    assert small.wait(WAIT)
-    large.join(WAIT)
-    waiting.join(WAIT)
+    budget.acquire(1)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(acquire, 1000, large_admitted)
+        assert not large_admitted.wait(0.05)
+        budget.release(1)
+        assert large_admitted.wait(WAIT)
+        pool.submit(acquire, 1, small_admitted)
+        assert not small_admitted.wait(0.05)
+        budget.release(1000)
+        assert small_admitted.wait(WAIT)
 
 
-def test_a_failure_returns_its_bytes() -> None:
-    budget = ByteBudget(10)
-    with pytest.raises(ValueError, match="fails"), budget.reserve(10):
-        raise ValueError("fails")
-    with budget.reserve(10):
-        pass
+class RecordingBudget(ByteBudget):
+    """A budget that lists the reservations, and the most bytes reserved at a time."""
+
+    instances: ClassVar[list[RecordingBudget]] = []
+
+    def __init__(self, limit: int) -> None:
+        assert limit == IN_FLIGHT
+        super().__init__(LIMIT)
+        self.counts: list[int] = []
+        self.highest = 0
+        self.instances.append(self)
+
+    def acquire(self, count: int) -> None:
+        super().acquire(count)
+        self.counts.append(count)
+        self.highest = max(self.highest, self._reserved)
 
 
-@pytest.mark.parametrize("kind", ["array", "file"])
-def test_images_reserve_the_bytes_of_their_pixels(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pixels of a file are known from its header, before it is decoded."""
-    reserved: list[int] = []
+LIMIT = 3 * 40 * 48 * BYTES_PER_PIXEL
+"""Bytes of three images."""
 
-    class Recorder(ByteBudget):
-        def __init__(self, limit: int) -> None:
-            assert limit == IN_FLIGHT
-            super().__init__(limit)
 
-        def reserve(self, count: int) -> Any:
-            reserved.append(count)
-            return super().reserve(count)
+@pytest.fixture
+def budgets(monkeypatch: pytest.MonkeyPatch) -> list[RecordingBudget]:
+    monkeypatch.setattr(RecordingBudget, "instances", [])
+    monkeypatch.setattr(module, "ByteBudget", RecordingBudget)
+    return RecordingBudget.instances
 
-    monkeypatch.setattr(module, "ByteBudget", Recorder)
+
+def test_images_reserve_the_bytes_of_their_pixels(tmp_path: Path, budgets: list[RecordingBudget]) -> None:
+    """The header of a file has the number of pixels; all bytes are returned, after errors as well."""
     (path,) = tiny.write(tmp_path, 1)
     (tmp_path / "broken.png").write_bytes(b"not an image")
-    images: list[Any] = [tiny.draw(0)] if kind == "array" else [path, tmp_path / "broken.png"]
+    images: list[Any] = [path, tiny.draw(0), tmp_path / "broken.png", "missing.png"]
     list(ImageReader(OPTIONS, "skip").batches(images))
-    assert sorted(reserved) == sorted([40 * 48 * BYTES_PER_PIXEL, 0][: len(images)])
+    (budget,) = budgets
+    assert budget.counts == [40 * 48 * BYTES_PER_PIXEL] * 2 + [0, 0]
+    assert budget._reserved == 0
+
+
+def test_images_in_flight_stay_within_the_budget(budgets: list[RecordingBudget]) -> None:
+    images = [tiny.draw(seed) for seed in range(3 * BATCH)]
+    batches = list(ImageReader(OPTIONS).batches(images))
+    assert [len(batch) for batch in batches] == [BATCH] * 3
+    (budget,) = budgets
+    assert len(budget.counts) == 3 * BATCH
+    assert budget.highest <= LIMIT
+
+
+def test_a_large_image_is_read_alone(budgets: list[RecordingBudget]) -> None:
+    images = [tiny.draw(0), tiny.draw(1, shape=(200, 200)), tiny.draw(2)]
+    (batch,) = ImageReader(OPTIONS).batches(images)
+    assert [item.shape.image for item in batch if isinstance(item, PreparedImage)] == [(40, 48), (200, 200), (40, 48)]
+    (budget,) = budgets
+    assert budget.highest == 200 * 200 * BYTES_PER_PIXEL > LIMIT
+
+
+def test_batches_with_pixels_are_smaller_for_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_PIXELS", 3 * 40 * 48)
+    images = [tiny.draw(seed) for seed in range(7)]
+    sizes = [len(batch) for batch in ImageReader(OPTIONS, keep_pixels=True).batches(images)]
+    assert sum(sizes) == 7
+    assert max(sizes) == 3
+    large = [tiny.draw(0, shape=(200, 200))] * 2
+    assert [len(batch) for batch in ImageReader(OPTIONS, keep_pixels=True).batches(large)] == [1, 1]
+    assert [len(batch) for batch in ImageReader(OPTIONS).batches(images)] == [7]
 
 
 def test_readers_follow_the_cpus_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,10 @@ def test_the_nearest_patch_of_the_highest_one() -> None:
     rows = np.zeros((8, 8), dtype=np.int64)
     rows[2, 5] = 1
     origin = np.array([[0, 0, 0], [1, 7, 0]])
-    images = [{"path": "a.png", "height": 32, "width": 32}, {"path": None, "height": 64, "width": 96}]
+    images: list[dict[str, Any]] = [
+        {"path": "a.png", "height": 32, "width": 32},
+        {"path": None, "height": 64, "width": 96},
+    ]
     nearest = nearest_patch(geometry(SIZE, (80, 160)), scores, rows, origin, images, SIZE)
     assert (nearest.image, nearest.number, nearest.size, nearest.distance) == (None, 1, (64, 96), 7.0)
     assert (nearest.x, nearest.y, nearest.box) == (6, 60, (0, 56, 12, 8))

@@ -27,9 +27,9 @@ def test_crops_keep_the_proportions() -> None:
     assert shape.to_image(0, 0) == (56.0, 8.0)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_inputs_are_in_0_to_1_whatever_the_type(dtype: type) -> None:
-    image = np.full((50, 30, 3), {np.uint8: 51, np.uint16: 13107, np.float32: 0.2}[dtype], dtype=dtype)
+@pytest.mark.parametrize(("dtype", "value"), [("uint8", 51), ("uint16", 13107), ("float32", 0.2)])
+def test_inputs_are_in_0_to_1_whatever_the_type(dtype: str, value: float) -> None:
+    image = np.full((50, 30, 3), value, dtype=np.dtype(dtype))
     prepared = prepare(image, CROP)
     assert (prepared.shape, prepared.dtype) == ((3, 32, 24), torch.float32)
     torch.testing.assert_close(prepared, torch.full((3, 32, 24), 0.2))
@@ -53,7 +53,7 @@ def test_resizing_is_antialiased() -> None:
 def test_maps_have_the_size_of_the_image(shape: tuple[int, int]) -> None:
     grid = np.random.default_rng(0).random((4, 5), dtype=np.float32)
     full = anomaly_map(grid, geometry(Preprocessing(size=(32, 32)), shape), Map())
-    assert (full.shape, full.dtype) == (shape, np.float32)
+    assert (full.shape, str(full.dtype)) == (shape, "float32")
     assert grid.min() <= full.min() <= full.max() <= grid.max()
 
 

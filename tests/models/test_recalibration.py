@@ -81,8 +81,9 @@ def test_training_images_and_their_copies_are_refused(role: str, detector: pp.De
     original = Path(detector.training_images[4])
     copy = Path(shutil.copy(original, tmp_path / "copy.png"))
     for path in (original, copy):
+        images: dict[str, Any] = {role: [path]}
         with pytest.raises(pp.CalibrationError, match=f"^{re.escape(str(path))}: .*used to fit") as caught:
-            recalibrate(detector, **{role: [path]})
+            recalibrate(detector, **images)
         assert (f"(as {original})" in str(caught.value)) == (path == copy)
 
 
@@ -99,7 +100,7 @@ def test_an_impossible_threshold_is_refused_before_images_are_scored(detector: p
             recalibrate(detector, good, false_alarm_rate=0.01)
     for criterion in ("f1", "cost"):
         with pytest.raises(pp.CalibrationError, match=f"{criterion} needs"):
-            recalibrate(detector, OTHERS, criterion=criterion)  # type: ignore[arg-type]
+            recalibrate(detector, OTHERS, criterion=criterion)
     with pytest.raises(pp.CalibrationError, match="cannot be combined with criterion f1"):
         recalibrate(detector, OTHERS, DEFECTIVE, criterion="f1", false_alarm_rate=0.2)
     assert tiny.extracted == []

@@ -26,11 +26,11 @@ def connected_pixels(start: tuple[int, int], allowed: Pixels, *, diagonally: boo
 
 def pixels_by_region(above: NDArray[np.bool_]) -> list[Pixels]:
     rest = {(int(y), int(x)) for y, x in np.argwhere(above)}
-    found = []
+    regions = []
     while rest:
-        found.append(connected_pixels(min(rest), rest, diagonally=True))
-        rest -= found[-1]
-    return found
+        regions.append(connected_pixels(min(rest), rest, diagonally=True))
+        rest -= regions[-1]
+    return regions
 
 
 def fill_holes(region: Pixels, shape: tuple[int, int]) -> Pixels:
@@ -41,14 +41,14 @@ def fill_holes(region: Pixels, shape: tuple[int, int]) -> Pixels:
 
 def enclosed_pixels(contour: tuple[tuple[int, int], ...], shape: tuple[int, int]) -> Pixels:
     """Return the pixels whose centres have an odd number of the polygon's sides at their left."""
-    found = set()
+    inside = set()
     sides = list(zip(contour, contour[1:] + contour[:1], strict=True))
     for y in range(shape[0]):
         for x in range(shape[1]):
             left = sum(xa < x + 0.5 and min(ya, yb) < y + 0.5 < max(ya, yb) for (xa, ya), (xb, yb) in sides if xa == xb)
             if left % 2:
-                found.add((y, x))
-    return found
+                inside.add((y, x))
+    return inside
 
 
 def shoelace(contour: tuple[tuple[int, int], ...]) -> float:
@@ -61,12 +61,12 @@ def shoelace(contour: tuple[tuple[int, int], ...]) -> float:
 def test_regions_are_those_of_a_search_pixel_by_pixel(shape: tuple[int, int], share: float) -> None:
     values = np.random.default_rng(int(100 * share)).random(shape).astype(np.float32)
     above = values > 1 - share
-    found = {(region.peak_y, region.peak_x): region for region in find_regions(values, 1 - share)}
+    regions = {(region.peak_y, region.peak_x): region for region in find_regions(values, 1 - share)}
     expected = pixels_by_region(above)
-    assert len(found) == len(expected)
+    assert len(regions) == len(expected)
     for pixels in expected:
         peak = max(pixels, key=lambda place: values[place])
-        region = found[peak]
+        region = regions[peak]
         ys, xs = [y for y, _ in pixels], [x for _, x in pixels]
         box = min(xs), min(ys), max(xs) - min(xs) + 1, max(ys) - min(ys) + 1
         assert (region.x, region.y, region.width, region.height) == box
@@ -107,8 +107,8 @@ def test_pixels_at_the_threshold_are_in_no_region() -> None:
     values = np.full((4, 5), np.nan, dtype=np.float32)
     assert find_regions(values, 0.0) == ()
     values[1, 1:4] = (0.5, np.nan, 0.75)
-    found = find_regions(values, 0.5)
-    assert [(region.peak_x, region.area) for region in found] == [(3, 1)]
+    regions = find_regions(values, 0.5)
+    assert [(region.peak_x, region.area) for region in regions] == [(3, 1)]
     assert find_regions(np.full((4, 5), 0.5, dtype=np.float32), 0.5) == ()
     (everything,) = find_regions(np.full((4, 5), 0.75, dtype=np.float32), 0.5)
     assert (everything.area, everything.contour) == (20, ((0, 0), (0, 4), (5, 4), (5, 0)))
@@ -122,7 +122,7 @@ def test_of_equal_peaks_the_first_pixel_comes_first() -> None:
 
 def test_thousands_of_small_regions_are_found() -> None:
     values = np.random.default_rng(0).random((500, 500)).astype(np.float32)
-    found = find_regions(values, 0.97)
-    assert len(found) > 5000
-    assert sum(region.area for region in found) == (values > 0.97).sum()
-    assert all(values[region.peak_y, region.peak_x] == np.float32(region.peak) for region in found)
+    regions = find_regions(values, 0.97)
+    assert len(regions) > 5000
+    assert sum(region.area for region in regions) == (values > 0.97).sum()
+    assert all(values[region.peak_y, region.peak_x] == np.float32(region.peak) for region in regions)

@@ -21,7 +21,7 @@ def cells(images: Tensor) -> pp.Patches:
     return pp.Patches(grid, images.mean(dim=(2, 3)), (3,))
 
 
-def blurred(images: Tensor) -> pp.Patches:
+def blur(images: Tensor) -> pp.Patches:
     """Return patches that depend on 24 pixels around them, with zeros beyond the border."""
     wide = F.avg_pool2d(images, 49, stride=1, padding=24)
     return pp.Patches(F.avg_pool2d(wide, 8).permute(0, 2, 3, 1))
@@ -35,9 +35,9 @@ def draw(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 64), (120, 200), (72, 64)])
 def test_patches_without_context_are_those_of_the_whole_image(height: int, width: int, overlap: int) -> None:
     images = draw(height, width)
-    found = tile_patches(images, (64, 64), overlap, cells)
-    assert found.levels == (3,)
-    torch.testing.assert_close(found.grid, cells(images).grid)
+    patches = tile_patches(images, (64, 64), overlap, cells)
+    assert patches.levels == (3,)
+    torch.testing.assert_close(patches.grid, cells(images).grid)
 
 
 def test_tiles_have_the_given_size_and_cover_the_image() -> None:
@@ -54,11 +54,11 @@ def test_tiles_have_the_given_size_and_cover_the_image() -> None:
 
 def test_overlap_leaves_no_seams() -> None:
     flat = torch.ones(1, 3, 160, 160)
-    inside = blurred(flat).grid[0, 4:-4, 4:-4, 0]
+    inside = blur(flat).grid[0, 4:-4, 4:-4, 0]
     assert inside.std() == 0
     # Beyond the border of a tile are zeros: without overlap, they show in an image of one colour.
-    hard = tile_patches(flat, (80, 80), 0, blurred).grid[0, 4:-4, 4:-4, 0]
-    soft = tile_patches(flat, (80, 80), 56, blurred).grid[0, 4:-4, 4:-4, 0]
+    hard = tile_patches(flat, (80, 80), 0, blur).grid[0, 4:-4, 4:-4, 0]
+    soft = tile_patches(flat, (80, 80), 56, blur).grid[0, 4:-4, 4:-4, 0]
 
     def largest_step(grid: Tensor) -> float:
         return float(max(grid.diff(dim=0).abs().max(), grid.diff(dim=1).abs().max()))
@@ -70,9 +70,9 @@ def test_overlap_leaves_no_seams() -> None:
 
 def test_descriptors_are_means_over_tiles() -> None:
     images = draw(64, 128)
-    found = tile_patches(images, (64, 64), 0, cells)
-    assert found.descriptors is not None
-    torch.testing.assert_close(found.descriptors, images.mean(dim=(2, 3)))
+    patches = tile_patches(images, (64, 64), 0, cells)
+    assert patches.descriptors is not None
+    torch.testing.assert_close(patches.descriptors, images.mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(("size", "tile"), [((128, 128), (60, 64)), ((130, 128), (64, 64))])
@@ -95,11 +95,11 @@ def test_a_large_image_with_a_small_defect(tmp_path: Path) -> None:
     assert detector.bank.origin[:, 1].max() > 16  # rows of the whole image's grid, not of a tile's
     assert detector.bank.origin[:, 2].max() > 32
     detector.save(tmp_path / "tiles.safetensors")
-    (found,) = pp.Detector.load(tmp_path / "tiles.safetensors", device="cpu").predict([bad])
-    assert found.is_anomalous
-    assert found.anomaly_map is not None
-    assert found.nearest is not None
-    row, column = np.unravel_index(int(found.anomaly_map.argmax()), found.anomaly_map.shape)
+    (prediction,) = pp.Detector.load(tmp_path / "tiles.safetensors", device="cpu").predict([bad])
+    assert prediction.is_anomalous
+    assert prediction.anomaly_map is not None
+    assert prediction.nearest is not None
+    row, column = np.unravel_index(int(prediction.anomaly_map.argmax()), prediction.anomaly_map.shape)
     assert 30 <= row <= 62
     assert 290 <= column <= 322
-    assert detector.predict([bad])[0].score == found.score
+    assert detector.predict([bad])[0].score == prediction.score

@@ -47,8 +47,15 @@ def run_checks(component: pp.Component, options: dict[str, Any], *, behaviour: b
 
 @pytest.mark.parametrize(
     "component",
-    [each for each in HOST.components() if each.plugin.distribution.startswith("patchcore-")],
-    ids=lambda component: f"{component.spec.role}-{component.spec.name}",
+    [
+        pytest.param(
+            component,
+            id=f"{component.spec.role}-{component.spec.name}",
+            marks=[pytest.mark.slow] if component.spec.name in BACKBONES else [],
+        )
+        for component in HOST.components()
+        if component.plugin.distribution.startswith("patchcore-")
+    ],
 )
 def test_component_conforms(component: pp.Component) -> None:
     name = component.spec.name

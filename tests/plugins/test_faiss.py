@@ -147,9 +147,7 @@ def test_widest_search_is_exact(options: dict[str, Any], k: int) -> None:
     ("narrow", "wide"),
     [({"index": "hnsw", "ef_search": 1, "m": 4}, {"ef_search": 64}), ({"index": "ivf", "nprobe": 1}, {"nprobe": 8})],
 )
-def test_a_wider_search_finds_more(
-    narrow: dict[str, Any], wide: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wider_search_finds_more(narrow: dict[str, Any], wide: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("patchcore_plugin.plugins.builtin._faiss_rows.EXTRA", 0)
     distance, row = NearestRows(CLUSTERED)(QUERIES)
     few, more = (search(CLUSTERED, **options)(QUERIES) for options in (narrow, {**narrow, **wide}))

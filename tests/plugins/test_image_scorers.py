@@ -59,7 +59,7 @@ def test_global_pool_averages_each_map_over_all_positions() -> None:
     np.testing.assert_allclose(pooled.descriptors, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_global_pool_refuses_what_are_no_maps_of_one_batch() -> None:
+def test_global_pool_refuses_wrong_maps() -> None:
     aggregator = HOST.create("aggregator", "global-pool")
     for maps, got in (
         ([], "[]"),
@@ -85,7 +85,7 @@ def test_image_knn_is_the_mean_distance_to_the_k_nearest(neighbours: int) -> Non
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def test_image_knn_takes_two_neighbours_unless_told_otherwise() -> None:
+def test_image_knn_has_two_neighbours_by_default() -> None:
     bank = torch.tensor([[0.0, 0.0], [3.0, 0.0], [100.0, 0.0]])
     assert image_scores(fitted("image-knn", bank_of(bank)), torch.zeros(1, 2)) == 1.5
 
@@ -119,7 +119,7 @@ def test_image_gaussian_is_the_sum_of_mahalanobis_distances(levels: tuple[int, .
         np.testing.assert_array_equal(same, image_scores(scorer, images))
 
 
-def test_image_gaussian_recovers_its_levels_from_its_state() -> None:
+def test_image_gaussian_restores_levels_from_state() -> None:
     bank = bank_of(normal(10, 9), (2, 3, 4))
     scorer, restored = fitted("image-gaussian", bank), HOST.create("scorer", "image-gaussian")
     state = scorer.state()
@@ -184,6 +184,7 @@ RECIPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "backbone"), RECIPES)
 def test_saved_detector_predicts_equal_scores(
     recipe: str, backbone: dict[str, Any], dataset: Path, tmp_path: Path
@@ -215,6 +216,7 @@ def command(*arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     return int(done.value.code or 0), capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_commands_work_without_a_map(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import patchcore_plugin as pp
+from patchcore_plugin import plugins
 from patchcore_plugin.plugins import builtin, hookspecs
 from patchcore_plugin.plugins.options import describe
 from patchcore_plugin.plugins.specs import ROLES
@@ -75,6 +76,14 @@ def test_plugin_with_several_roles() -> None:
 def test_all_options_of_all_components_are_documented() -> None:
     for component in pp.Host().components():
         assert all(option.meaning for option in describe(component.spec.config)), component.spec.name
+
+
+def test_package_has_the_documented_names() -> None:
+    assert set(plugins.__all__) <= set(dir(plugins))
+    assert all(getattr(plugins, name) is not None for name in plugins.__all__)
+    assert plugins.Host is pp.Host
+    with pytest.raises(AttributeError, match="zzz"):
+        _ = plugins.zzz
 
 
 # Look-up

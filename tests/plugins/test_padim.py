@@ -45,7 +45,7 @@ def test_recipe() -> None:
     assert (recipe.preprocessing.size, recipe.preprocessing.crop, recipe.map.sigma) == ((256, 256), None, 4)
 
 
-def test_it_finds_the_defect(model: pp.Detector) -> None:
+def test_defect_is_found(model: pp.Detector) -> None:
     good, bad = model.predict([draw(100), draw(101, defect=True)])
     assert bad.score > good.score
     assert bad.anomaly_map is not None
@@ -55,7 +55,7 @@ def test_it_finds_the_defect(model: pp.Detector) -> None:
     assert bad.nearest is None
 
 
-def test_a_model_file_keeps_it(model: pp.Detector, tmp_path: Path) -> None:
+def test_model_file_keeps_scores(model: pp.Detector, tmp_path: Path) -> None:
     images = [draw(100), draw(101, defect=True)]
     model.save(tmp_path / "m.safetensors")
     loaded = pp.Detector.load(tmp_path / "m.safetensors", device="cpu")
@@ -113,6 +113,7 @@ def held(images: int, **changes: Any) -> int:
     return most
 
 
+@pytest.mark.slow
 def test_memory_is_independent_of_the_number_of_images() -> None:
     # Two images are held out of either, so that the last batches are equal.
     few, many = held(11), held(20)

@@ -64,7 +64,7 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, pp.Patc
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("compared", [1, 3, 7, 50])
-def test_it_equals_brute_force_in_float64(compared: int, dtype: torch.dtype, shuffled: bool) -> None:
+def test_scores_equal_brute_force_in_float64(compared: int, dtype: torch.dtype, shuffled: bool) -> None:
     vectors, images, patches = example(dtype)
     keep = torch.randperm(IMAGES * HEIGHT * WIDTH, generator=torch.Generator().manual_seed(3)) if shuffled else None
     bank = bank_of(vectors, images, keep)
@@ -94,7 +94,7 @@ def test_ties_go_to_the_lowest_row_and_image(compared: int) -> None:
     assert bank.origin[got.nearest.flatten(), 0].unique().tolist() == [compared - 1]
 
 
-def test_only_galleries_in_play_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_nearest_galleries_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, images, patches = example()
     scorer = fitted(bank_of(vectors, images), 2)
     searched: list[int] = []
@@ -151,6 +151,7 @@ def detector(**options: Any) -> pp.Detector:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_saved_detector_predicts_equal_scores(precision: str, dataset: Path, tmp_path: Path) -> None:
     made = detector(aggregator={"precision": precision}, scorer={"images": 3})
@@ -172,6 +173,7 @@ def test_saved_detector_predicts_equal_scores(precision: str, dataset: Path, tmp
         assert a.nearest is not None
 
 
+@pytest.mark.slow
 def test_half_precision_changes_maps_by_rounding_only(dataset: Path) -> None:
     images = sorted((dataset / "train/good").iterdir())
     single, half = (

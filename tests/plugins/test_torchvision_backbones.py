@@ -18,6 +18,7 @@ from patchcore_plugin.plugins.protocols import Backbone
 from tests.plugins.torchvision_networks import SPECS, create, images, message, whole_resnet18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
@@ -56,6 +57,7 @@ def test_maps_are_those_of_the_whole_network(tmp_path: Path) -> None:
         assert (got - expected[layer]).norm() < 1e-5 * expected[layer].norm()
 
 
+@pytest.mark.slow
 def test_maps_are_those_of_the_whole_densenet(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -76,6 +78,7 @@ def test_maps_are_those_of_the_whole_densenet(tmp_path: Path) -> None:
         assert (g - e).norm() < 1e-5 * e.norm()
 
 
+@pytest.mark.slow
 def test_maps_are_those_of_the_whole_efficientnet(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -138,7 +141,7 @@ def test_batch_norms_are_folded_where_a_convolution_precedes(name: str, left: in
     )
 
 
-def test_one_thread_computes_the_same_and_takes_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_uses_onednn_with_equal_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, onednn = create("resnet50", weights="random"), torch.mkldnn_convolution
     calls: list[int] = []
 

@@ -15,7 +15,7 @@ from patchcore_plugin.plugins.protocols import hash_weights
 from tests.plugins.torchvision_networks import create, images, message, whole_resnet18
 
 
-def test_weights_come_back_from_both_formats_bit_for_bit(tmp_path: Path) -> None:
+def test_both_formats_of_weights_are_equal(tmp_path: Path) -> None:
     torch.save(whole_resnet18().state_dict(), tmp_path / "r.pth")
     save_file(whole_resnet18().state_dict(), tmp_path / "r.safetensors")
     headless = {k: t for k, t in whole_resnet18().state_dict().items() if not k.startswith("fc.")}
@@ -27,7 +27,7 @@ def test_weights_come_back_from_both_formats_bit_for_bit(tmp_path: Path) -> None
         assert torch.equal(x, z)
 
 
-def test_a_checkpoint_that_holds_a_state_dict_is_read(tmp_path: Path) -> None:
+def test_state_dict_in_a_checkpoint_is_read(tmp_path: Path) -> None:
     for name, content in (
         ("plain.pth", whole_resnet18().state_dict()),
         ("c.pth", {"epoch": 3, "state_dict": whole_resnet18().state_dict()}),
@@ -37,7 +37,7 @@ def test_a_checkpoint_that_holds_a_state_dict_is_read(tmp_path: Path) -> None:
     assert plain.weight_hash() == checkpoint.weight_hash()
 
 
-def test_hash_is_that_of_the_weights_as_published_batch_statistics_included(tmp_path: Path) -> None:
+def test_hash_is_that_of_the_published_weights(tmp_path: Path) -> None:
     """However the backbone computes, models saved before must load."""
     tensors = {key: tensor.clone() for key, tensor in whole_resnet18().state_dict().items()}
     save_file(tensors, tmp_path / "r.safetensors")

@@ -56,6 +56,7 @@ def test_every_stage_has_the_documented_stride_and_channels(name: str) -> None:
     assert all(m.dtype == torch.float32 and not m.requires_grad for m in maps)
 
 
+@pytest.mark.slow
 def test_maps_are_those_of_the_whole_network(whole: Any) -> None:
     outputs: list[torch.Tensor] = []
     hooks = [
@@ -70,7 +71,7 @@ def test_maps_are_those_of_the_whole_network(whole: Any) -> None:
         assert (got - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_a_image_is_recognised_with_the_stated_normalisation(whole: Any) -> None:
+def test_image_is_classified_with_the_declared_normalisation(whole: Any) -> None:
     """The last map, continued by the library's own head, tells what is on scikit-learn's sample image."""
     backbone = create(layers=("stage7",))
     assert backbone.mean == (127 / 255,) * 3
@@ -85,7 +86,7 @@ def test_a_image_is_recognised_with_the_stated_normalisation(whole: Any) -> None
         assert whole._fc(top).argmax().item() == palace
 
 
-def test_nothing_after_the_last_layer_is_kept_and_order_does_not_matter() -> None:
+def test_later_layers_are_removed_for_any_order_of_layers() -> None:
     backbone = create(layers=("stage3", "stage1"))
     assert [name for name, _ in backbone._stages.named_children()] == ["stem", "stage1", "stage2", "stage3"]
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone._stages.modules())
@@ -94,7 +95,7 @@ def test_nothing_after_the_last_layer_is_kept_and_order_does_not_matter() -> Non
     assert backbone.weight_hash() != create(layers=("stage4",)).weight_hash()
 
 
-def test_defaults_compute_and_leave_the_input_alone() -> None:
+def test_defaults_work_and_keep_the_input() -> None:
     x = images(256, 256)
     before = x.clone()
     backbone = create()

@@ -38,7 +38,7 @@ def test_maps_are_the_layers_outputs(networks: Any, whole: Path) -> None:
     assert all(not m.requires_grad for m in maps)
 
 
-def test_maps_are_finest_first_whatever_the_order_of_layers() -> None:
+def test_maps_are_finest_first_for_any_order_of_layers() -> None:
     names = ("blocks.1", "stem", "blocks.0")
     assert [tuple(m.shape) for m in create(layers=names)(images(24, 40))] == [
         (2, 4, 12, 20),
@@ -47,7 +47,7 @@ def test_maps_are_finest_first_whatever_the_order_of_layers() -> None:
     ]
 
 
-def test_the_classifier_is_not_reached() -> None:
+def test_classifier_does_not_run() -> None:
     backbone = create()
     assert backbone(images(48, 32))[1].shape == (2, 8, 12, 8)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -55,18 +55,18 @@ def test_the_classifier_is_not_reached() -> None:
     assert not any(module._forward_hooks for module in backbone._network.modules())
 
 
-def test_of_a_layer_that_runs_twice_the_first_output_counts(networks: Any, whole: Path) -> None:
+def test_first_output_of_a_repeated_layer_is_used(networks: Any, whole: Path) -> None:
     activation, _ = create(weights=str(whole), layers=("act", "last"))(images())
     assert torch.equal(activation, make(networks).stem(images()).relu())
 
 
-def test_normalisation_is_what_the_options_say() -> None:
+def test_normalisation_is_that_of_the_options() -> None:
     assert (create().mean, create().std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     own = create(mean=(0.5, 0.5, 0.5), std=(1, 1, 1))
     assert (own.mean, own.std) == ((0.5, 0.5, 0.5), (1, 1, 1))
 
 
-def test_what_the_factory_draws_depends_on_the_seed_alone() -> None:
+def test_random_weights_depend_on_the_seed_only() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     a = create(seed=3).weight_hash()
@@ -76,7 +76,8 @@ def test_what_the_factory_draws_depends_on_the_seed_alone() -> None:
     assert create(arguments={"width": 5})(images())[0].shape[1] == 5
 
 
-def test_a_fit_is_loaded_in_another_process(tmp_path: Path, whole: Path) -> None:
+@pytest.mark.slow
+def test_model_is_loaded_in_another_process(tmp_path: Path, whole: Path) -> None:
     rng = np.random.default_rng(0)
     good = [rng.integers(90, 110, (32, 32, 3), dtype=np.uint8) for _ in range(6)]
     backbone = {"name": "module", **OPTIONS, "weights": str(whole), "arguments": {"width": 4}}
@@ -110,18 +111,18 @@ def test_a_fit_is_loaded_in_another_process(tmp_path: Path, whole: Path) -> None
         (("",), "stem, act, blocks, pool, flat, last, head, idle"),
     ],
 )
-def test_layers_that_do_not_exist_are_refused_before_weights_are_read(layers: tuple[str, ...], choices: str) -> None:
+def test_unknown_layers_are_refused_before_weights_are_read(layers: tuple[str, ...], choices: str) -> None:
     assert message(pp.OptionError, layers=layers, weights="nowhere.pth").endswith(f"choose from {choices}")
 
 
-def test_a_layer_named_twice_is_refused() -> None:
+def test_repeated_layer_is_refused() -> None:
     assert "'stem' twice" in message(pp.OptionError, layers=("stem", "stem"))
 
 
 @pytest.mark.parametrize(
     ("layer", "got"), [("flat", "float32 [2, 512]"), ("head", "float32 [2, 5]"), ("pool", "tuple")]
 )
-def test_layers_without_maps_are_named(layer: str, got: str) -> None:
+def test_layers_without_maps_are_refused(layer: str, got: str) -> None:
     with pytest.raises(pp.TensorError, match=re.escape(f"got {got}")):
         create(layers=("stem", layer))(images())
 

@@ -44,7 +44,7 @@ def test_file_without_feature_maps_is_refused(tmp_path: Path) -> None:
 
 def test_missing_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert f"no file net.onnx in {tmp_path}" in message(pp.WeightsError, "net.onnx")
+    assert f"no file net.onnx (current folder: {tmp_path})" in message(pp.WeightsError, "net.onnx")
 
 
 def test_damaged_file_is_refused(file: Path) -> None:
@@ -93,7 +93,7 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -
     assert f"outside of its folder ({location!r})" in message(pp.WeightsError, file)
 
 
-def test_weights_outside_are_found_in_attributes_too(tmp_path: Path) -> None:
+def test_weights_outside_the_folder_are_refused_in_attributes(tmp_path: Path) -> None:
     value = numpy_helper.from_array(np.ones(3, np.float32))
     value.ClearField("raw_data")
     value.data_location = TensorProto.EXTERNAL

@@ -28,7 +28,7 @@ def test_conformance(file: Path) -> None:
 # Features
 
 
-def test_maps_are_the_networks_finest_first(file: Path) -> None:
+def test_maps_are_finest_first(file: Path) -> None:
     backbone = create(file)
     x = images()
     half, quarter = backbone(x)
@@ -39,7 +39,7 @@ def test_maps_are_the_networks_finest_first(file: Path) -> None:
     assert torch.equal(x, images())
 
 
-def test_channels_last_and_non_contiguous_images_serve(file: Path) -> None:
+def test_layout_of_images_does_not_matter(file: Path) -> None:
     backbone = create(file)
     x = images()
     expected = backbone(x)[0]
@@ -48,7 +48,7 @@ def test_channels_last_and_non_contiguous_images_serve(file: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 5, 8])
-def test_a_fixed_batch_is_filled_up(tmp_path: Path, batch: int) -> None:
+def test_fixed_batch_is_filled(tmp_path: Path, batch: int) -> None:
     half, quarter = create(draw(tmp_path / "net.onnx", (4, 3, "height", "width")))(images(batch))
     torch.testing.assert_close(half, 3 * avg_pool2d(images(batch), 2))
     torch.testing.assert_close(quarter, avg_pool2d(images(batch), 4))
@@ -82,7 +82,7 @@ def test_threads(file: Path) -> None:
 SAID = '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}'
 
 
-def test_the_file_says_how_its_input_is_normalised_and_options_overrule_it(tmp_path: Path) -> None:
+def test_options_override_the_normalisation_in_the_file(tmp_path: Path) -> None:
     file = draw(tmp_path / "net.onnx", metadata={"patchcore": SAID})
     backbone = create(file)
     assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -93,19 +93,19 @@ def test_the_file_says_how_its_input_is_normalised_and_options_overrule_it(tmp_p
 @pytest.mark.parametrize(
     "said", ["{", "[]", '{"mean": [0, 0, 0]}', SAID.replace("0.6", "0"), SAID.replace("0.6", "NaN"), SAID[:15] + "]}"]
 )
-def test_metadata_that_says_nonsense_is_refused(tmp_path: Path, said: str) -> None:
+def test_invalid_metadata_is_refused(tmp_path: Path, said: str) -> None:
     file = draw(tmp_path / "net.onnx", metadata={"patchcore": said})
     assert "no mean and std" in message(pp.WeightsError, file)
 
 
-def test_a_standard_deviation_of_0_is_refused(file: Path) -> None:
+def test_standard_deviation_of_0_is_refused(file: Path) -> None:
     assert "option 'std' must be greater than 0" in message(pp.OptionError, file, std=(0, 1, 1))
 
 
 # Sizes
 
 
-def test_a_fixed_size_says_which(tmp_path: Path) -> None:
+def test_fixed_size_is_named(tmp_path: Path) -> None:
     file = draw(tmp_path / "net.onnx", (1, 3, 24, "width"))
     backbone = create(file)
     assert [tuple(each.shape) for each in backbone(images())] == [(3, 3, 12, 16), (3, 3, 6, 8)]
@@ -149,11 +149,11 @@ def test_outputs_that_are_not_maps_are_refused(tmp_path: Path) -> None:
         (("half", "half"), "'half' twice"),
     ],
 )
-def test_layers_that_do_not_exist_are_refused(file: Path, layers: tuple[str, ...], text: str) -> None:
+def test_unknown_layers_are_refused(file: Path, layers: tuple[str, ...], text: str) -> None:
     assert text in message(pp.OptionError, file, layers=layers)
 
 
-def test_no_layers_at_all_are_refused(file: Path) -> None:
+def test_empty_layers_are_refused(file: Path) -> None:
     assert "option 'layers' must have at least 1 value" in message(pp.OptionError, file, layers=())
 
 

@@ -26,7 +26,7 @@ def test_conformance(check: Any) -> None:
     check()
 
 
-def test_listing_asks_no_hub() -> None:
+def test_listing_does_not_contact_the_hub() -> None:
     """What is heavy for everybody is a check of conformance."""
     code = (
         "import sys; import patchcore_timm as p; p.patchcore_backbones(); assert 'huggingface_hub' not in sys.modules"
@@ -64,6 +64,7 @@ def test_default_layers(model: str, strides: tuple[int, ...], channels: tuple[in
     assert all(m.dtype == torch.float32 and not m.requires_grad for m in maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layers", "options", "size", "prefix"),
     [
@@ -103,7 +104,7 @@ def test_layers_by_index_or_name_in_any_order() -> None:
         assert torch.equal(a, b)
 
 
-def test_nothing_after_the_last_layer_is_kept() -> None:
+def test_later_layers_are_removed() -> None:
     names = set(create("test_vit", layers=(1,))._network.state_dict())
     assert {name.split(".")[1] for name in names if name.startswith("blocks.")} == {"0", "1"}
     assert not [name for name in names if name.startswith(("norm.", "head."))]
@@ -117,7 +118,8 @@ def test_normalisation_is_that_of_the_weights() -> None:
     assert create("vit_tiny_patch16_224.augreg_in21k").std == (0.5, 0.5, 0.5)
 
 
-def test_a_fit_survives_saving_and_loading(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_saved_model_predicts_equal_scores(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     good = [rng.integers(90, 110, (64, 64, 3), dtype=np.uint8) for _ in range(6)]
     bad = good[0].copy()
@@ -138,7 +140,7 @@ def test_unknown_model_is_refused_with_a_suggestion() -> None:
     assert "hf-hub:someone/something" in message(pp.OptionError, model="hf-hub:someone/something", weights="pretrained")
 
 
-def test_unknown_tags_are_answered_with_all() -> None:
+def test_unknown_tag_is_refused_with_all_tags() -> None:
     assert "choose from r160_in1k" in message(pp.OptionError, model="test_vit.none", weights="pretrained")
     assert message(pp.OptionError, model="convnext_atto_rms.a").endswith("has no tag 'a'; it has none")
 
@@ -156,7 +158,7 @@ LAYERS = "act1, layer1, layer2, layer3, layer4, or 0 to 4"
         ((3, "layer3"), "'layer3' twice"),
     ],
 )
-def test_layers_that_do_not_exist_are_refused_before_weights_are_read(layers: tuple[int | str, ...], text: str) -> None:
+def test_unknown_layers_are_refused_before_weights_are_read(layers: tuple[int | str, ...], text: str) -> None:
     assert text in message(pp.OptionError, layers=layers, weights="/nowhere.pth")
 
 
@@ -168,6 +170,7 @@ def test_wrong_images_are_refused() -> None:
         create()(torch.zeros(3, 32, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "size", "text"),
     [
@@ -190,7 +193,7 @@ def test_refused_size_is_answered_with_a_supported_one(model: str, size: tuple[i
     assert len(backbone(images(height, width))[0]) == 2
 
 
-def test_what_fails_at_the_models_own_size_is_no_wrong_size() -> None:
+def test_failure_at_the_native_size_is_raised() -> None:
     backbone = create("test_vit")
     with pytest.raises(RuntimeError, match="double"):
         backbone(images(160, 160).double())

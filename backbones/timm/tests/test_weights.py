@@ -37,7 +37,7 @@ def test_weights_of_any_kind_of_file_give_equal_maps(whole: Path) -> None:
             assert torch.equal(a, b)
 
 
-def test_a_file_that_does_not_exist_or_is_damaged(tmp_path: Path, whole: Path) -> None:
+def test_missing_or_damaged_file_is_refused(tmp_path: Path, whole: Path) -> None:
     assert "no file nowhere.pth" in message(pp.WeightsError, weights="nowhere.pth")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
@@ -73,13 +73,13 @@ def test_weights_of_another_network(tmp_path: Path, whole: Path) -> None:
         assert difference in text
 
 
-def test_a_model_without_pretrained_weights() -> None:
+def test_model_without_pretrained_weights_is_refused() -> None:
     assert "no pretrained weights of convnext_atto_rms" in message(
         pp.WeightsError, model="convnext_atto_rms", weights="pretrained"
     )
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(repository: str, **_: Any) -> None:
         raise OSError(f"no route\nto {repository}")
 

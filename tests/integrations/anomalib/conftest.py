@@ -12,7 +12,7 @@ from tests.integrations.anomalib.engines import SMALL, engine, folder
 
 
 @pytest.fixture(scope="session")
-def fitted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PluginPatchcore, Path]:
+def fitted_model(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PluginPatchcore, Path]:
     """Return a model of `SMALL`, and its checkpoint."""
     model, used = PluginPatchcore(**SMALL), engine(tmp_path_factory.mktemp("fitted"))
     used.fit(model=model, datamodule=folder(dataset))

@@ -29,8 +29,10 @@ from tests.integrations.anomalib.engines import (
 pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
-def test_checkpoint_gives_equal_scores_in_another_process(fitted: tuple[PluginPatchcore, Path], dataset: Path) -> None:
-    model, path = fitted
+def test_checkpoint_gives_equal_scores_in_another_process(
+    fitted_model: tuple[PluginPatchcore, Path], dataset: Path
+) -> None:
+    model, path = fitted_model
     images = images_of(dataset)
     script = """
 import json, sys, torch
@@ -39,8 +41,8 @@ from anomalib.data.utils import read_image
 torch.load(sys.argv[1], weights_only=True)
 model = PluginPatchcore.load_from_checkpoint(sys.argv[1]).eval()
 with torch.no_grad():
-    found = model(torch.stack([read_image(path, as_tensor=True) for path in sys.argv[2:]]))
-print(json.dumps(found.pred_score.tolist()))
+    batch = model(torch.stack([read_image(path, as_tensor=True) for path in sys.argv[2:]]))
+print(json.dumps(batch.pred_score.tolist()))
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(path), *map(str, images)], capture_output=True, text=True, timeout=300
@@ -51,8 +53,8 @@ print(json.dumps(found.pred_score.tolist()))
     assert json.loads(done.stdout.splitlines()[-1]) == here.pred_score.tolist()
 
 
-def test_checkpoint_holds_every_option_but_no_weights(fitted: tuple[PluginPatchcore, Path]) -> None:
-    content = torch.load(fitted[1], weights_only=True)
+def test_checkpoint_holds_every_option_but_no_weights(fitted_model: tuple[PluginPatchcore, Path]) -> None:
+    content = torch.load(fitted_model[1], weights_only=True)
     assert content["hyper_parameters"]["recipe"]["scorer"] == {
         "name": "knn", "neighbours": 9, "reweight": True, "squared": False,
     }  # fmt: skip
@@ -60,11 +62,11 @@ def test_checkpoint_holds_every_option_but_no_weights(fitted: tuple[PluginPatchc
     tensors = {key for key, value in content["state_dict"].items() if isinstance(value, Tensor) and value.numel() > 1}
     assert tensors == set()
     assert content["state_dict"]["model._extra_state"]["bank.vectors"].shape[1] == 64 + 128
-    loaded = load(fitted[1])
+    loaded = load(fitted_model[1])
     assert isinstance(loaded.pre_processor, Preparation)
     assert loaded.pre_processor.transform is not None
     assert loaded.pre_processor.transform(torch.rand(1, 3, 90, 90)).shape == (1, 3, 48, 64)
-    assert loaded.model.pipeline.recipe == fitted[0].model.pipeline.recipe
+    assert loaded.model.pipeline.recipe == fitted_model[0].model.pipeline.recipe
 
 
 @pytest.mark.parametrize("recipe", ["spade", "gaussian-ad"])
@@ -98,8 +100,8 @@ def test_checkpoint_has_a_pre_processor_that_is_not_that_of_the_recipe(dataset: 
         )
 
 
-def test_checkpoint_of_another_model_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
-    state = torch.load(fitted[1], weights_only=True)["state_dict"]
+def test_checkpoint_of_another_model_is_refused(fitted_model: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
+    state = torch.load(fitted_model[1], weights_only=True)["state_dict"]
     other = PluginPatchcore(**{**SMALL, "backbone": {**SMALL["backbone"], "seed": 1}})
     with pytest.raises(pp.WeightsError, match="weights of 'resnet18' differ"):
         other.load_state_dict(state)
@@ -116,9 +118,9 @@ def test_an_unfitted_model_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_bank_and_scorer_move_to_another_device(
-    fitted: tuple[PluginPatchcore, Path], monkeypatch: pytest.MonkeyPatch
+    fitted_model: tuple[PluginPatchcore, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load(fitted[1]).model
+    model = load(fitted_model[1]).model
     banks = []
     monkeypatch.setattr("patchcore_plugin.models.pipeline.usable_device", torch.device)
     monkeypatch.setattr(model.scorer, "restore", lambda bank, state: banks.append(bank))

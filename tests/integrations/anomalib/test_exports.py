@@ -26,14 +26,14 @@ from tests.integrations.anomalib.engines import (
 pytestmark = [*THEIR_WARNINGS, pytest.mark.slow]
 
 
-def test_torch_export_is_refused(fitted: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
+def test_torch_export_is_refused(fitted_model: tuple[PluginPatchcore, Path], tmp_path: Path) -> None:
     with pytest.raises(pp.PatchcoreError, match="pickle"):
-        engine(tmp_path).export(fitted[0], "torch", export_root=tmp_path)
+        engine(tmp_path).export(fitted_model[0], "torch", export_root=tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_onnx_gives_the_same_scores(fitted: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path) -> None:
-    model = without_normalisation(load(fitted[1])).eval()
+def test_onnx_gives_the_same_scores(fitted_model: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path) -> None:
+    model = without_normalisation(load(fitted_model[1])).eval()
     path = engine(tmp_path).export(model, "onnx", export_root=tmp_path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     images = read(images_of(dataset))

@@ -68,9 +68,9 @@ def test_scores_are_those_of_the_detector(options: dict[str, Any], dataset: Path
 
 
 def test_order_and_batches_of_the_training_images_do_not_matter(
-    fitted: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path
+    fitted_model: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path
 ) -> None:
-    model, _ = fitted
+    model, _ = fitted_model
     again = PluginPatchcore(**SMALL)
     with torch.random.fork_rng():
         torch.manual_seed(99)
@@ -83,8 +83,8 @@ def test_order_and_batches_of_the_training_images_do_not_matter(
     assert sorted(model.model.images) == [str(path) for path in sorted((dataset / "train" / "good").iterdir())]
 
 
-def test_origin_leads_to_the_image(fitted: tuple[PluginPatchcore, Path]) -> None:
-    model, _ = fitted
+def test_origin_leads_to_the_image(fitted_model: tuple[PluginPatchcore, Path]) -> None:
+    model, _ = fitted_model
     bank = model.model.bank
     assert bank is not None
     image, row, column = bank.origin[7].tolist()
@@ -96,14 +96,14 @@ def test_origin_leads_to_the_image(fitted: tuple[PluginPatchcore, Path]) -> None
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # of pixels, without masks
 @pytest.mark.parametrize("masks", [True, False])
 def test_metrics_threshold_and_pictures_are_those_of_anomalib(
-    masks: bool, fitted: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path
+    masks: bool, fitted_model: tuple[PluginPatchcore, Path], dataset: Path, tmp_path: Path
 ) -> None:
-    model = load(fitted[1])
+    model = load(fitted_model[1])
     (figures,) = engine(tmp_path).test(model=model, datamodule=folder(dataset, masks=masks))
     assert figures["image_AUROC"] == 1
     # The threshold of anomalib is the lowest score of a defective image, which is not above it: two of three are found.
     assert figures["image_F1Score"] == pytest.approx(0.8)
-    fresh: Any = fitted[0].post_processor
+    fresh: Any = fitted_model[0].post_processor
     assert model.post_processor.image_threshold == fresh.image_threshold
     assert ("pixel_AUROC" in figures) == masks
     assert len(list(tmp_path.rglob("images/**/*.png"))) == 6
@@ -147,8 +147,8 @@ def test_a_loader_that_repeats_images_is_refused(dataset: Path, tmp_path: Path) 
         engine(tmp_path).fit(PluginPatchcore(**SMALL), loader, data.val_dataloader())
 
 
-def test_automatic_precision_does_not_round_distances(fitted: tuple[PluginPatchcore, Path]) -> None:
-    model = without_normalisation(load(fitted[1])).eval()
+def test_automatic_precision_does_not_round_distances(fitted_model: tuple[PluginPatchcore, Path]) -> None:
+    model = without_normalisation(load(fitted_model[1])).eval()
     images = torch.rand(2, 3, 48, 64)
     with torch.no_grad():
         expected = model(images)

@@ -24,7 +24,7 @@ from tests.integrations.sklearn.pixels import BAD, GOOD, Array, pixel_detector
 pytestmark = pytest.mark.slow
 
 
-def cut(images: Sequence[Array]) -> list[Array]:
+def crop(images: Sequence[Array]) -> list[Array]:
     return [image[4:-4] for image in images]
 
 
@@ -33,7 +33,7 @@ def test_grid_search_and_pipeline() -> None:
     good, bad = np.flatnonzero(y == 1), np.flatnonzero(y == -1)
     splits = [(good[train], np.r_[good[test], bad]) for train, test in KFold(3).split(good)]
     estimator = PatchCoreDetector(backbone="pixels", preprocessing={"size": (24, 32)}, device="cpu")
-    pipeline = make_pipeline(FunctionTransformer(cut), estimator)
+    pipeline = make_pipeline(FunctionTransformer(crop), estimator)
     # A blot is dark, so that a scorer for bright patches misses it.
     grid = [{"patchcoredetector__sampler__ratio": [0.01, 0.1]}, {"patchcoredetector__scorer": ["whole-image"]}]
     search = GridSearchCV(pipeline, grid, scoring="roc_auc", cv=splits, refit=False, error_score="raise")

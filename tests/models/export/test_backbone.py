@@ -48,7 +48,7 @@ def host() -> Host:
 
 
 @pytest.fixture(scope="module")
-def exported(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export]:
+def export_of(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export]:
     folder = tmp_path_factory.mktemp("onnx")
     exports: dict[str, Export] = {}
 
@@ -77,34 +77,34 @@ def defective() -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("key", list(CHOICES))
-def test_features_are_those_of_torch(key: str, host: Host, exported: Callable[[str], Export]) -> None:
-    export = exported(key)
+def test_features_are_those_of_torch(key: str, host: Host, export_of: Callable[[str], Export]) -> None:
+    export = export_of(key)
     assert export.difference is not None
     assert 0 < export.difference < onnx_export.TOLERANCE
     name, options = CHOICES[key]
     expected = host.create("backbone", name, **options)
-    found = host.create("backbone", "onnx", file=str(export.path))
-    assert (found.mean, found.std) == (expected.mean, expected.std)
+    backbone = host.create("backbone", "onnx", file=str(export.path))
+    assert (backbone.mean, backbone.std) == (expected.mean, expected.std)
     assert export.maps == expected.layers == tuple(sorted(options.get("layers", ("layer2", "layer3"))))  # type: ignore[attr-defined]
     for batch in (1, 3, 8):
         for size in ((64, 64), (72, 96), (71, 97)):
             images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(batch))
-            for reference, features in zip(expected(images), found(images), strict=True):
+            for reference, features in zip(expected(images), backbone(images), strict=True):
                 assert (features - reference).abs().max() <= 1e-4 * reference.abs().max()
                 torch.testing.assert_close(features, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_scores_are_those_of_torch(exported: Callable[[str], Export]) -> None:
+def test_scores_are_those_of_torch(export_of: Callable[[str], Export]) -> None:
     name, options = CHOICES["lite0"]
-    backbones = ({"name": name, **options}, {"name": "onnx", "file": str(exported("lite0").path)})
+    backbones = ({"name": name, **options}, {"name": "onnx", "file": str(export_of("lite0").path)})
     preprocessing = {"size": (64, 72)}
     scores, maps, thresholds = [], [], list[float]()
     for backbone in backbones:
         detector = Detector.from_recipe("patchcore", backbone=backbone, preprocessing=preprocessing, device="cpu")
         detector.fit(images(12))
-        found = detector.predict([*images(2, seed=2), defective()])
-        scores.append([each.score for each in found])
-        maps.append(np.stack([each.anomaly_map for each in found if each.anomaly_map is not None]))
+        predictions = detector.predict([*images(2, seed=2), defective()])
+        scores.append([each.score for each in predictions])
+        maps.append(np.stack([each.anomaly_map for each in predictions if each.anomaly_map is not None]))
         thresholds.append(detector.threshold or 0.0)
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
     np.testing.assert_allclose(maps[1], maps[0], rtol=1e-4, atol=1e-4)
@@ -116,10 +116,10 @@ def test_scores_are_those_of_torch(exported: Callable[[str], Export]) -> None:
 
 
 def test_a_model_loads_in_another_process_and_a_changed_file_is_refused(
-    exported: Callable[[str], Export], tmp_path: Path
+    export_of: Callable[[str], Export], tmp_path: Path
 ) -> None:
     file, model = tmp_path / "features.onnx", tmp_path / "model.safetensors"
-    file.write_bytes(exported("lite0").path.read_bytes())
+    file.write_bytes(export_of("lite0").path.read_bytes())
     change: dict[str, Any] = {"preprocessing": {"size": (64, 72)}, "device": "cpu"}
     detector = Detector.from_recipe("patchcore", backbone={"name": "onnx", "file": str(file)}, **change)
     detector.fit(images(4)).save(model)
@@ -147,8 +147,8 @@ def test_a_model_loads_in_another_process_and_a_changed_file_is_refused(
 # The file
 
 
-def test_the_file_describes_the_backbone(host: Host, exported: Callable[[str], Export]) -> None:
-    export = exported("lite0")
+def test_the_file_describes_the_backbone(host: Host, export_of: Callable[[str], Export]) -> None:
+    export = export_of("lite0")
     model = onnx.load(export.path)
     (entry,) = model.metadata_props
     assert entry.key == "patchcore"
@@ -176,14 +176,14 @@ def test_the_file_describes_the_backbone(host: Host, exported: Callable[[str], E
 
 
 def test_equal_backbones_have_equal_files_and_are_not_changed(
-    host: Host, exported: Callable[[str], Export], tmp_path: Path
+    host: Host, export_of: Callable[[str], Export], tmp_path: Path
 ) -> None:
     name, options = CHOICES["lite0"]
     backbone = host.create("backbone", name, **options)
     images = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
     before, random_state = backbone(images), torch.get_rng_state()
     again = export_backbone(backbone, tmp_path / "again.onnx", name=name, options=options)
-    assert again.path.read_bytes() == exported("lite0").path.read_bytes()
+    assert again.path.read_bytes() == export_of("lite0").path.read_bytes()
     assert all(torch.equal(a, b) for a, b in zip(before, backbone(images), strict=True))
     assert torch.equal(random_state, torch.get_rng_state())
 
@@ -225,12 +225,14 @@ def test_a_backbone_without_modules_and_names(tmp_path: Path, host: Host) -> Non
     export = export_backbone(Simple(), tmp_path / "features.onnx")
     assert export.maps == ("map0",)
     images = torch.randn(2, 3, 10, 12, generator=torch.Generator().manual_seed(0))
-    found = host.create("backbone", "onnx", file=str(export.path))
-    torch.testing.assert_close(found(images), Simple()(images))
+    backbone = host.create("backbone", "onnx", file=str(export.path))
+    torch.testing.assert_close(backbone(images), Simple()(images))
 
 
-def test_a_backbone_that_is_not_torch_is_refused(host: Host, exported: Callable[[str], Export], tmp_path: Path) -> None:
-    backbone = host.create("backbone", "onnx", file=str(exported("resnet18").path))
+def test_a_backbone_that_is_not_torch_is_refused(
+    host: Host, export_of: Callable[[str], Export], tmp_path: Path
+) -> None:
+    backbone = host.create("backbone", "onnx", file=str(export_of("resnet18").path))
     text = refusal(pp.PluginError, backbone, tmp_path, name="onnx")
     assert text.startswith("backbone 'onnx' cannot be exported to ONNX")
     assert "--size HEIGHT,WIDTH" in text
@@ -265,10 +267,10 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
 
     def without(*missing: str) -> None:
-        monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name in missing else found(name))
+        monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name in missing else find_spec(name))
 
     without("onnxruntime")
     assert export_backbone(Simple(), tmp_path / "features.onnx").difference is None

@@ -20,7 +20,7 @@ IMAGES = [draw(number, size) for size in SIZES[:4] for number in range(2)]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "part.onnx"
     export = export_model(fitted_model("cropped ensemble"), path, images=GOOD[:3])
     assert 0 < export.score_difference < 1e-4
@@ -29,15 +29,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_file_predicts_like_the_model(exported: Path) -> None:
-    same(pp.load_model(exported).predict(IMAGES), fitted_model("cropped ensemble").predict(IMAGES))
-    (graph_input,) = onnx.load(exported).graph.input
+def test_the_file_predicts_like_the_model(exported_path: Path) -> None:
+    same(pp.load_model(exported_path).predict(IMAGES), fitted_model("cropped ensemble").predict(IMAGES))
+    (graph_input,) = onnx.load(exported_path).graph.input
     assert graph_input.name == INPUT == "images"
 
 
 @pytest.mark.slow
-def test_files_with_the_older_name_of_the_input_load(exported: Path, tmp_path: Path) -> None:
-    program = onnx.load(exported)
+def test_files_with_the_older_name_of_the_input_load(exported_path: Path, tmp_path: Path) -> None:
+    program = onnx.load(exported_path)
     program.graph.input[0].name = OLD_INPUT
     for node in program.graph.node:
         for number, name in enumerate(node.input):

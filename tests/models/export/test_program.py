@@ -13,7 +13,7 @@ from torch import nn
 import patchcore_plugin as pp
 from patchcore_plugin.data.images import to_unit
 from patchcore_plugin.models.export.program import Program, _rounded_quotient, interpolation
-from patchcore_plugin.plugins.builtin import _exported
+from patchcore_plugin.plugins.builtin import _export_modules
 from tests.models.exports import CASES, HOST, SIZES, draw, fitted_model
 
 
@@ -63,7 +63,7 @@ def test_the_program_has_the_outputs_of_the_detector(case: str) -> None:
 def test_nearest_rows_far_from_zero_and_in_several_blocks(
     rows: int, offset: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_exported, "ROWS", 64)
+    monkeypatch.setattr(_export_modules, "ROWS", 64)
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(rows, 12, generator=generator) + offset
     bank[rows // 2 :] = bank[: rows - rows // 2].clone()  # copies: ties

@@ -36,13 +36,13 @@ def numbers(batch: FeatureBatch) -> list[int]:
 
 
 def test_images_are_numbered_in_the_order_given_and_held_out_ones_come_last(pipeline: Pipeline) -> None:
-    found = batches(pipeline, IMAGES, (3, 11, 12))
-    assert [(len(batch.images), batch.held_out) for batch in found] == [(8, False), (8, False), (1, False), (3, True)]
-    assert [number for batch in found[:-1] for number in numbers(batch)] == [
+    result = batches(pipeline, IMAGES, (3, 11, 12))
+    assert [(len(batch.images), batch.held_out) for batch in result] == [(8, False), (8, False), (1, False), (3, True)]
+    assert [number for batch in result[:-1] for number in numbers(batch)] == [
         number for number in range(20) if number not in (3, 11, 12)
     ]
-    assert numbers(found[-1]) == [3, 11, 12]
-    for batch in found:
+    assert numbers(result[-1]) == [3, 11, 12]
+    for batch in result:
         expected = tiny.patches(pipeline, [IMAGES[number] for number in numbers(batch)])
         assert batch.patches is not None
         assert torch.equal(batch.patches.grid, expected.grid)
@@ -68,10 +68,10 @@ def test_skipped_images_leave_their_number_out(pipeline: Pipeline) -> None:
 
 def test_an_error_that_stops_comes_after_the_images_before_it(pipeline: Pipeline) -> None:
     images: list[Any] = [*IMAGES[:10], "missing.png", *IMAGES[10:]]
-    found = feature_batches(images, pipeline, ImageReader(pipeline.recipe.preprocessing))
-    assert [numbers(next(found)) for _ in range(2)] == [list(range(8)), [8, 9]]
+    result = feature_batches(images, pipeline, ImageReader(pipeline.recipe.preprocessing))
+    assert [numbers(next(result)) for _ in range(2)] == [list(range(8)), [8, 9]]
     with pytest.raises(pp.ImageError, match=r"missing\.png"):
-        next(found)
+        next(result)
 
 
 def test_patches_on_disk_are_not_extracted_again(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ DN2: dict[str, Any] = {"recipe": "dn2"}
 
 
 @pytest.fixture(scope="module")
-def fitted() -> pp.Detector:
+def fitted_detector() -> pp.Detector:
     return tiny.ensemble(FINE, OTHER, PADIM).fit(GOOD)
 
 
@@ -47,10 +47,10 @@ def alone(detector: pp.Detector, number: int) -> pp.Detector:
 
 
 def test_scores_and_maps_are_divided_by_those_of_held_out_images_and_averaged() -> None:
-    fitted = tiny.ensemble(FINE, OTHER, {"sampler": "all"}).fit(GOOD)
+    fitted_detector = tiny.ensemble(FINE, OTHER, {"sampler": "all"}).fit(GOOD)
     test_scores, test_maps, held_scores, held_maps = [], [], [], []
     for number in range(3):
-        detector = alone(fitted, number)
+        detector = alone(fitted_detector, number)
         options = FitOptions(seed=0)
         pipeline = detector.member.pipeline
         held_out = run_fit(pipeline, GOOD, choose_strategy(pipeline, GOOD, options), options).scores
@@ -58,8 +58,8 @@ def test_scores_and_maps_are_divided_by_those_of_held_out_images_and_averaged() 
         assert detector.fit(GOOD).calibration.scores == pytest.approx(sorted(item.score for item in each), rel=1e-4)
         score = np.median([item.score for item in each])
         peak = np.median([item.map.max() for item in each if item.map is not None])
-        assert fitted.members[number].scale.score == pytest.approx(score, rel=1e-4)
-        assert fitted.members[number].scale.map == pytest.approx(peak, rel=1e-4)
+        assert fitted_detector.members[number].scale.score == pytest.approx(score, rel=1e-4)
+        assert fitted_detector.members[number].scale.map == pytest.approx(peak, rel=1e-4)
         predictions = detector.predict(TEST)
         test_scores.append(np.array([prediction.score for prediction in predictions]) / score)
         test_maps.append(np.stack([map_of(prediction) for prediction in predictions]) / peak)
@@ -68,19 +68,21 @@ def test_scores_and_maps_are_divided_by_those_of_held_out_images_and_averaged() 
         held_maps.append(
             np.stack([anomaly_map(item.map, shape, recipe.map) for item in each if item.map is not None]) / peak
         )
-    predictions = fitted.predict(TEST)
+    predictions = fitted_detector.predict(TEST)
     assert [each.score for each in predictions] == pytest.approx(np.mean(test_scores, axis=0), rel=1e-4)
     for prediction, expected in zip(predictions, np.mean(test_maps, axis=0), strict=True):
         np.testing.assert_allclose(map_of(prediction), expected, rtol=1e-3)
-    calibration = fitted.calibration
-    assert [score for _, score in fitted.held_out_scores] == pytest.approx(np.mean(held_scores, axis=0), rel=1e-4)
+    calibration = fitted_detector.calibration
+    assert [score for _, score in fitted_detector.held_out_scores] == pytest.approx(
+        np.mean(held_scores, axis=0), rel=1e-4
+    )
     assert calibration.scores == pytest.approx(np.sort(np.mean(held_scores, axis=0)), rel=1e-4)
-    assert fitted.threshold == calibration.scores[-1]
+    assert fitted_detector.threshold == calibration.scores[-1]
     averaged = np.mean(held_maps, axis=0)
     peaks = averaged.max(axis=(1, 2))
     assert calibration.peaks == pytest.approx(np.sort(peaks), rel=1e-3)
     usual = np.median(np.median(averaged, axis=(1, 2)))
-    assert fitted.map_scale == pytest.approx((np.mean([usual, peaks.max()]), 1.5 * peaks.max()), 1e-3)
+    assert fitted_detector.map_scale == pytest.approx((np.mean([usual, peaks.max()]), 1.5 * peaks.max()), 1e-3)
     assert "12 good images" in calibration.source
     assert [each.is_anomalous for each in predictions] == [False, True]
 
@@ -105,14 +107,14 @@ def test_a_recipe_of_one_member_in_a_list_is_a_single_method() -> None:
     assert listed.threshold == plain.threshold
 
 
-def test_members_are_the_detectors_that_they_would_be_alone(fitted: pp.Detector) -> None:
-    for number, member in enumerate(fitted.members):
-        detector = alone(fitted, number).fit(GOOD)
+def test_members_are_the_detectors_that_they_would_be_alone(fitted_detector: pp.Detector) -> None:
+    for number, member in enumerate(fitted_detector.members):
+        detector = alone(fitted_detector, number).fit(GOOD)
         assert torch.equal(member.bank.vectors, detector.bank.vectors)
         assert member.bank.seen == detector.bank.seen == 12 * tiny.PATCHES
         assert member.covering_radius == detector.covering_radius
-    assert [member.bank_rows for member in fitted.members] == [77, 154, 0]
-    assert fitted.bank_rows == 231
+    assert [member.bank_rows for member in fitted_detector.members] == [77, 154, 0]
+    assert fitted_detector.bank_rows == 231
 
 
 def test_grids_of_several_sizes_are_averaged() -> None:
@@ -316,18 +318,32 @@ def test_members_are_updated_one_by_one() -> None:
 # Model files
 
 
-def test_a_file_gives_the_same_predictions_and_the_same_file(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_a_file_gives_the_same_predictions_and_the_same_file(fitted_detector: pp.Detector, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    fitted.save(path)
+    fitted_detector.save(path)
     again = pp.load_model(path, device="cpu", host=tiny.host())
     assert isinstance(again, pp.Detector)
-    assert (again.recipe, again.calibration) == (fitted.recipe, fitted.calibration)
-    assert [member.scale for member in again.members] == [member.scale for member in fitted.members]
-    for one, other in zip(again.predict(TEST), fitted.predict(TEST), strict=True):
+    assert (again.recipe, again.calibration) == (fitted_detector.recipe, fitted_detector.calibration)
+    assert [member.scale for member in again.members] == [member.scale for member in fitted_detector.members]
+    for one, other in zip(again.predict(TEST), fitted_detector.predict(TEST), strict=True):
         assert (one.score, one.nearest) == (other.score, other.nearest)
         assert np.array_equal(map_of(one), map_of(other))
     again.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_single_member_with_a_scale_needs_format_2(tmp_path: Path) -> None:
+    """Older versions wrote such files for a list of one member."""
+    detector = tiny.detector().fit(GOOD)
+    plain = scores(detector, TEST)
+    member, path = detector.member, tmp_path / "m.safetensors"
+    scale = ScoreScale(score=2.0, map=4.0)
+    detector.members = (pp.Member(pipeline=member.pipeline, state=member.fitted, scale=scale),)
+    detector.save(path)
+    again = pp.Detector.load(path, device="cpu", host=tiny.host())
+    assert again.member.scale == scale
+    assert scores(again, TEST) == pytest.approx([score / 2 for score in plain])
+    assert len(again.describe()["members"]) == 1
 
 
 @pytest.mark.e2e
@@ -352,19 +368,19 @@ def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_program_that_knows_format_1_only_refuses_the_file_of_several(
-    fitted: pp.Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted_detector: pp.Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted.save(tmp_path / "many.safetensors")
-    alone(fitted, 0).fit(GOOD).save(tmp_path / "one.safetensors")
+    fitted_detector.save(tmp_path / "many.safetensors")
+    alone(fitted_detector, 0).fit(GOOD).save(tmp_path / "one.safetensors")
     monkeypatch.setattr(model_file, "FORMAT_VERSION", 1)
     model_file.read_manifest(tmp_path / "one.safetensors")
     with pytest.raises(pp.ModelFileError, match="format 2"):
         model_file.read_manifest(tmp_path / "many.safetensors")
 
 
-def test_a_member_whose_plugin_or_weights_are_missing(fitted: pp.Detector, tmp_path: Path) -> None:
+def test_a_member_whose_plugin_or_weights_are_missing(fitted_detector: pp.Detector, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    fitted.save(path)
+    fitted_detector.save(path)
     with pytest.raises(pp.ModelFileError, match=r"needs backbone 'tiny'.*pip install"):
         pp.load_model(path, device="cpu", host=pp.Host(entry_points=False))
     tensors, manifest = model_file.load(path)

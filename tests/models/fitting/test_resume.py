@@ -71,24 +71,24 @@ def test_a_fit_within_a_budget_is_resumed(tmp_path: Path) -> None:
 def test_features_of_other_settings_are_not_used(tmp_path: Path) -> None:
     images = tiny.write(tmp_path / "images", 20)
 
-    def extracted(detector: pp.Detector, **options: Any) -> int:
+    def count_extracted(detector: pp.Detector, **options: Any) -> int:
         content, count = fit(detector, images, tmp_path, features=tmp_path / "store", **options)
         assert content == fit(detector, images, tmp_path, **options)[0]
         return count
 
-    assert extracted(tiny.detector()) == 20
-    assert extracted(tiny.detector(sampler={"ratio": 0.2}, scorer={"neighbours": 3})) == 0
-    assert extracted(tiny.detector(backbone={"name": "tiny", "channels": 9})) == 20
-    assert extracted(tiny.detector(aggregator={"patch_size": 1})) == 20
-    assert extracted(tiny.detector(preprocessing={"size": [40, 32]})) == 20
-    assert extracted(tiny.detector(), keep_thumbnails=True) == 20
-    assert extracted(pp.Detector(tiny.recipe(), device="cpu", precision="bf16", host=tiny.host())) == 20
+    assert count_extracted(tiny.detector()) == 20
+    assert count_extracted(tiny.detector(sampler={"ratio": 0.2}, scorer={"neighbours": 3})) == 0
+    assert count_extracted(tiny.detector(backbone={"name": "tiny", "channels": 9})) == 20
+    assert count_extracted(tiny.detector(aggregator={"patch_size": 1})) == 20
+    assert count_extracted(tiny.detector(preprocessing={"size": [40, 32]})) == 20
+    assert count_extracted(tiny.detector(), keep_thumbnails=True) == 20
+    assert count_extracted(pp.Detector(tiny.recipe(), device="cpu", precision="bf16", host=tiny.host())) == 20
     # A changed image: its batch is extracted again.
     before = images[0].stat()
     write_png(images[0], tiny.draw(50))
     os.utime(images[0], ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
-    assert extracted(tiny.detector()) == 8
-    assert extracted(tiny.detector()) == 0
+    assert count_extracted(tiny.detector()) == 8
+    assert count_extracted(tiny.detector()) == 0
 
 
 def test_batches_before_an_unreadable_image_are_kept(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ STREAMING: dict[str, Any] = {"aggregator": {"channels": 8}}
 
 
 @pytest.fixture(scope="module")
-def updated() -> pp.Detector:
+def updated_detector() -> pp.Detector:
     return tiny.detector().fit(OLD).update(NEW)
 
 
@@ -32,8 +32,8 @@ def radius(detector: pp.Detector, images: list[Any]) -> float:
 # The memory bank
 
 
-def test_the_bank_stands_for_all_images(updated: pp.Detector) -> None:
-    bank = updated.bank
+def test_the_bank_stands_for_all_images(updated_detector: pp.Detector) -> None:
+    bank = updated_detector.bank
     assert bank.seen == 17 * PATCHES
     assert len(bank.vectors) == math.ceil(0.1 * 17 * PATCHES)
     before = tiny.detector().fit(OLD)
@@ -42,17 +42,17 @@ def test_the_bank_stands_for_all_images(updated: pp.Detector) -> None:
     added = bank.origin[before.bank_rows :]
     assert set(added[:, 0].tolist()) <= set(range(12, 17))
     for row, (image, y, x) in zip(bank.vectors[before.bank_rows :], added.tolist(), strict=True):
-        assert torch.equal(row, rows(updated, [NEW[image - 12]]).view(8, 8, -1)[y, x])
+        assert torch.equal(row, rows(updated_detector, [NEW[image - 12]]).view(8, 8, -1)[y, x])
 
 
-def test_the_covering_radius_is_bounded_and_close_to_a_refit(updated: pp.Detector) -> None:
-    assert updated.covering_radius is not None
-    assert radius(updated, OLD + NEW) <= updated.covering_radius * (1 + 1e-6)
-    assert not updated.member.radius_is_exact
+def test_the_covering_radius_is_bounded_and_close_to_a_refit(updated_detector: pp.Detector) -> None:
+    assert updated_detector.covering_radius is not None
+    assert radius(updated_detector, OLD + NEW) <= updated_detector.covering_radius * (1 + 1e-6)
+    assert not updated_detector.member.radius_is_exact
     refit = tiny.detector().fit(OLD + NEW)
     assert refit.member.radius_is_exact
     assert refit.covering_radius == pytest.approx(radius(refit, OLD + NEW), rel=1e-6)
-    assert updated.covering_radius < 1.5 * radius(refit, OLD + NEW)
+    assert updated_detector.covering_radius < 1.5 * radius(refit, OLD + NEW)
 
 
 def test_several_updates_keep_the_bound() -> None:
@@ -173,11 +173,11 @@ def test_an_update_that_fails_changes_nothing(recipe: str, changes: dict[str, An
     assert len(detector.training_images) == 8
 
 
-def test_an_updated_detector_is_saved_and_updated_again(updated: pp.Detector, tmp_path: Path) -> None:
-    updated.save(tmp_path / "m.safetensors")
+def test_an_updated_detector_is_saved_and_updated_again(updated_detector: pp.Detector, tmp_path: Path) -> None:
+    updated_detector.save(tmp_path / "m.safetensors")
     again = pp.Detector.load(tmp_path / "m.safetensors", device="cpu", host=tiny.host())
-    assert scores(again, NEW) == scores(updated, NEW)
-    assert again.covering_radius == updated.covering_radius
+    assert scores(again, NEW) == scores(updated_detector, NEW)
+    assert again.covering_radius == updated_detector.covering_radius
     assert not again.member.radius_is_exact
     assert again.update([draw(400)]).bank.seen == 18 * PATCHES
 

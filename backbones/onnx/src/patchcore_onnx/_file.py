@@ -52,7 +52,8 @@ def read(name: str) -> OnnxFile:
     path = Path(name).expanduser()
     if not path.is_file():
         raise pp.WeightsError(
-            f"backbone onnx: no file {path} in {Path.cwd()}; copy it there, or fit again with backbone.file=PATH"
+            f"backbone onnx: no file {path} (current folder: {Path.cwd()}); "
+            "copy it there, or fit again with backbone.file=PATH"
         )
     content = path.read_bytes()
     try:
