@@ -199,9 +199,8 @@ def tables() -> str:
         for case, row in data["rows"].items():
             for peer, seconds in row["peers_s"].items():
                 low, high = row["ratio_range"][peer]
-                busy = row["cores_taken_by_others"]
-                load = f"{row['rounds']} rounds, other processes used {busy} cores, at {row['commit']}"
-                notes = "; ".join([*row["notes"], load])
+                load = f"other processes used {row['cores_taken_by_others']} cores"
+                notes = "; ".join([*row["notes"], f"{row['rounds']} rounds, {load}, at {row['commit']}"])
                 lines.append(
                     f"| {case} | {peer} | {row['ours_s']:.3g} | {seconds:.3g} | **{seconds / row['ours_s']:.3g}** "
                     f"| {low:.3g} to {high:.3g} | {notes} |"

@@ -25,7 +25,7 @@ KERNELS = {
     "nearest": ("encode", "find_witness", "mark_near", "measure_witness", "measure_marked"),
     "coreset": ("play_out",),
 }
-OUTPUTS = ("codes", "norms", "errors", "witness", "marks", "made")
+OUTPUTS = ("codes", "norms", "errors", "witness", "marks", "number")
 TYPES = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
@@ -62,7 +62,7 @@ class Launches:
     """Replaces a kernel, and compiles each launch of it."""
 
     def __init__(self, kernel: Any, gpu: Gpu, compiled_kernels: list[CompiledKernel]) -> None:
-        self._kernel, self._gpu, self._made = kernel, gpu, compiled_kernels
+        self._kernel, self._gpu, self._results = kernel, gpu, compiled_kernels
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return self._launch
@@ -70,18 +70,18 @@ class Launches:
     def _launch(self, *args: Any, **options: Any) -> None:
         names = [parameter.name for parameter in self._kernel.params]
         fixed = [parameter.name for parameter in self._kernel.params if parameter.is_constexpr]
-        given = {**dict(zip(names, args, strict=False)), **{name: options.pop(name) for name in fixed}}
+        arguments = {**dict(zip(names, args, strict=False)), **{name: options.pop(name) for name in fixed}}
         source = compiler.ASTSource(
             self._kernel,
-            {name: "constexpr" if name in fixed else _type(given[name]) for name in names},
-            {(names.index(name),): given[name] for name in fixed},
-            {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if isinstance(given[name], Tensor)},
+            {name: "constexpr" if name in fixed else _type(arguments[name]) for name in names},
+            {(names.index(name),): arguments[name] for name in fixed},
+            {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if isinstance(arguments[name], Tensor)},
         )
         compiled = triton.compile(source, target=backends.GPUTarget("cuda", self._gpu.capability, 32), options=options)
-        self._made.append(CompiledKernel(self._kernel.__name__, compiled.asm["ptx"], compiled.metadata.shared))
+        self._results.append(CompiledKernel(self._kernel.__name__, compiled.asm["ptx"], compiled.metadata.shared))
         for name in OUTPUTS:
-            if name in given:
-                given[name].zero_()  # the caller may read them
+            if name in arguments:
+                arguments[name].zero_()  # the caller may read them
 
 
 def _type(value: object) -> str:

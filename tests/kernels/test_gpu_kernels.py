@@ -143,9 +143,9 @@ def test_mutual_distances_have_the_bits_of_the_reference(dims: int, gpu: Any) ->
     search = gpu.Search(points)
     limit = torch.full((40,), torch.inf, dtype=torch.float64, device=DEVICE)
     limit[:3] = -1.0  # columns of which nothing is needed
-    got = search.distances_below(search.encode(points), limit)
-    assert torch.equal(got[:, 3:].cpu(), expected[:, 3:])
-    assert got[:, :3].isinf().all()
+    result = search.distances_below(search.encode(points), limit)
+    assert torch.equal(result[:, 3:].cpu(), expected[:, 3:])
+    assert result[:, :3].isinf().all()
 
 
 @needs_device
@@ -202,10 +202,10 @@ def test_the_coreset_is_that_of_the_reference(name: str) -> None:
 @pytest.mark.usefixtures("gpu")
 def test_the_coreset_continues_an_earlier_one() -> None:
     points, before = normal(120, 8), normal(15, 8, seed=1)
-    known = squared_distances(points[:, None], before[None]).amin(dim=1)
-    start = int(known.argmax())
-    index, radii = select(points, 40, start, known=known.to(DEVICE))
-    expected, expected_radii = greedy(points, 40, start, known.sqrt())
+    earlier = squared_distances(points[:, None], before[None]).amin(dim=1)
+    start = int(earlier.argmax())
+    index, radii = select(points, 40, start, earlier=earlier.to(DEVICE))
+    expected, expected_radii = greedy(points, 40, start, earlier.sqrt())
     assert torch.equal(index, expected)
     torch.testing.assert_close(radii, expected_radii)
 

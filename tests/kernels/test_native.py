@@ -84,6 +84,23 @@ def test_a_missing_distribution_needs_no_reason(reload: None, monkeypatch: pytes
     assert describe() == "torch"
 
 
+def test_portable_kernels_need_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_native.SWITCH, "1")
+    module = _native.native()
+    if module is None:
+        pytest.skip("patchcore-native is not installed")
+    best = module.library().patchcore_using()
+    try:
+        module.library().patchcore_use(0)
+        assert _native.native() is module
+        monkeypatch.delenv(_native.SWITCH)
+        assert _native.native() is None
+        assert "torch is probably faster" in _native.unavailable()
+        assert describe() == "torch"
+    finally:
+        module.library().patchcore_use(best)
+
+
 def test_a_variable_disables_it(torch_kernels: None) -> None:
     assert _native.native() is None
     assert _native.SWITCH in _native.unavailable()

@@ -69,21 +69,21 @@ class GreedyOnGpu:
         self._stop = torch.tensor([stop], dtype=torch.float64, device=device)
         self._picks = torch.empty(task.count, dtype=torch.int64, device=device)
         self._values = torch.empty(task.count, dtype=torch.float64, device=device)  # squared radii before each pick
-        self._made = 0
+        self._pick_count = 0
         self._best = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
         self._nearest = torch.zeros(n, dtype=torch.int64, device=device)
         first = self._best[:1].clone()
-        if task.known is not None:
-            self._best = task.known.clone()
+        if task.earlier is not None:
+            self._best = task.earlier.clone()
         self._take(torch.tensor([task.start], device=device), first)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the picks in order, int64 [m], and the covering radius after each, float64 [m], on the CPU."""
-        while self._made < self._task.count and self._round():
-            self._task.report(self._made)
+        while self._pick_count < self._task.count and self._round():
+            self._task.report(self._pick_count)
         last = self._best.max().clamp_(min=0.0)
-        values = torch.cat([self._values[1 : self._made], last[None]]).cpu()
-        return self._picks[: self._made].clone(), torch.from_numpy(np.sqrt(values.numpy()))
+        values = torch.cat([self._values[1 : self._pick_count], last[None]]).cpu()
+        return self._picks[: self._pick_count].clone(), torch.from_numpy(np.sqrt(values.numpy()))
 
     def _round(self) -> int:
         """Play one round; return the number of picks, 0 if the selection is complete."""
@@ -98,15 +98,15 @@ class GreedyOnGpu:
         mutual = self._search.distances_below(self._points[rows], best)
         picked = torch.empty(size, dtype=torch.int32, device=device)
         values = torch.empty(size, dtype=torch.float64, device=device)
-        made = torch.empty(1, dtype=torch.int32, device=device)
-        limit = min(size, self._task.count - self._made)
+        number = torch.empty(1, dtype=torch.int32, device=device)
+        limit = min(size, self._task.count - self._pick_count)
         gpu_triton.play_out[(1,)](
-            *(best, mutual, threshold, self._stop, (rows < outsider).sum(), picked, values, made, size, limit),
+            *(best, mutual, threshold, self._stop, (rows < outsider).sum(), picked, values, number, size, limit),
             BLOCK=triton.next_power_of_2(size),
             num_warps=16,
             enable_fp_fusion=False,
         )
-        count = int(made)
+        count = int(number)
         if count:
             self._take(rows[picked[:count].long()], values[:count])
         if 8 * count > size:
@@ -116,9 +116,9 @@ class GreedyOnGpu:
 
     def _take(self, rows: Tensor, values: Tensor) -> None:
         """Add `rows` to the picks, and compare all points with them."""
-        new = slice(self._made, self._made + len(rows))
+        new = slice(self._pick_count, self._pick_count + len(rows))
         self._picks[new], self._values[new] = rows, values
-        self._made += len(rows)
+        self._pick_count += len(rows)
         self._best[rows] = -1.0  # never picked again, not even if only copies are left
         self._search.compare(self._points, self._points[rows], self._best, self._nearest)
 

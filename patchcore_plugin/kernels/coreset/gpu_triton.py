@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["players", "limit"])
 def play_out(
-    best, mutual, threshold, stop, ahead, picked, values, made, players, limit, BLOCK: tl.constexpr
+    best, mutual, threshold, stop, ahead, picked, values, number, players, limit, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Pick the farthest player repeatedly, the lowest of equals, while it comes before all points outside.
 
@@ -31,4 +31,4 @@ def play_out(
         now = tl.where(player == first, -1.0, tl.minimum(now, distance))
         count += 1
         value, first = tl.max(now, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    tl.store(made, count)
+    tl.store(number, count)

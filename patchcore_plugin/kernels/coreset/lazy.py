@@ -77,17 +77,17 @@ class LazyGreedy:
         self._rows = max(4096, n // 20)  # at a time: screening copies them
         self._picks = torch.empty(task.count, dtype=torch.int64, device=device)
         self._values = np.zeros(task.count)  # values[k]: squared distance of pick k to those before it
-        self._made = 0
+        self._pick_count = 0
         self._last = 0.0
-        self._done = False
+        self._complete = False
         self._pick(task.start, math.inf)
         self._bound = torch.empty(n, dtype=torch.float64, device=device)
         step = chunk_rows(points)
         for part, bound in zip(points.split(step), self._bound.split(step), strict=True):
             bound[:] = squared_distances(part, points[task.start]) * self._frame.scale**2
-        self._known = None if task.known is None else task.known * self._frame.scale**2
-        if self._known is not None:
-            self._bound = torch.minimum(self._bound, self._known)
+        self._earlier = None if task.earlier is None else task.earlier * self._frame.scale**2
+        if self._earlier is not None:
+            self._bound = torch.minimum(self._bound, self._earlier)
         self._bound[task.start] = -1.0  # never picked again, not even if only copies are left
         self._floor = self._bound.clone()
         self._nearest = torch.zeros(n, dtype=torch.int64, device=device)  # number of the pick
@@ -98,50 +98,50 @@ class LazyGreedy:
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Return the picks in order, int64 [m], and the covering radius after each, float64 [m]."""
-        while not self._is_finished():
+        while not self._is_complete():
             rows, threshold, outsider = self._first()
             if len(rows):
                 self._play_out(rows, threshold, outsider)
-            self._task.report(self._made)
-        values = np.append(self._values[1 : self._made], self._last)
-        return self._picks[: self._made].clone(), torch.from_numpy(np.sqrt(values) / self._frame.scale)
+            self._task.report(self._pick_count)
+        values = np.append(self._values[1 : self._pick_count], self._last)
+        return self._picks[: self._pick_count].clone(), torch.from_numpy(np.sqrt(values) / self._frame.scale)
 
     def _pick(self, row: int, value: float) -> bool:
         """Add `row` to the picks; if the selection is complete, store the last covering radius and return False."""
-        if self._made == self._task.count or (self._made and self._radius(value) <= self._stop):
+        if self._pick_count == self._task.count or (self._pick_count and self._radius(value) <= self._stop):
             self._last = value
-            self._done = True
+            self._complete = True
             return False
-        self._picks[self._made] = row
-        self._values[self._made] = value
-        self._made += 1
+        self._picks[self._pick_count] = row
+        self._values[self._pick_count] = value
+        self._pick_count += 1
         return True
 
     def _radius(self, value: float) -> float:
         """Return the root of a squared radius with the bits that `run` reports."""
         return math.sqrt(value) / self._frame.scale
 
-    def _is_finished(self) -> bool:
-        if not self._done and float(self._bound.max()) <= 0.0:
+    def _is_complete(self) -> bool:
+        if not self._complete and float(self._bound.max()) <= 0.0:
             # All remaining points are copies of picks.
-            self._done = True
+            self._complete = True
             for row in (self._bound == 0.0).nonzero().flatten().tolist():
                 if not self._pick(row, 0.0):
                     break
-        return self._done
+        return self._complete
 
     def _first(self) -> tuple[Tensor, float, int]:
         """Return the first rows in order, with exact bounds, and value and row of the first one outside."""
         while True:
             rows, threshold, outsider = _first_in_order(self._bound, self._players)
-            behind = self._made - self._met[rows]
+            behind = self._pick_count - self._met[rows]
             if behind.any():
                 # With few picks to compare, refreshing many points is cheap and lowers the threshold. But some of many
                 # points can be far behind.
                 size = WIDER * self._players
                 pairs = WORK / (self._points.shape[1] + OVERHEAD)
                 rows, threshold, _ = _first_in_order(self._bound, max(size, int(pairs / float(behind.double().mean()))))
-                if size < len(rows) and int((self._made - self._met[rows]).sum()) > 2 * pairs:
+                if size < len(rows) and int((self._pick_count - self._met[rows]).sum()) > 2 * pairs:
                     rows, threshold, _ = _first_in_order(self._bound, size)
                 self._refresh(rows, threshold)
                 continue
@@ -166,27 +166,27 @@ class LazyGreedy:
         cells = self._cell[rows]
         order = cells.argsort()
         cells, sizes = cells[order].unique_consecutive(return_counts=True)
-        pick_cells = self._cell[self._picks[: self._made]]
+        pick_cells = self._cell[self._picks[: self._pick_count]]
         for cell, part in zip(cells, rows[order].split(sizes.tolist()), strict=True):
             low = int(self._searched[part].min())
             picks = (pick_cells[low:] == cell).nonzero().flatten() + low
             if len(picks):
                 for few in part.split(min(self._rows, max(1, self._tile // len(picks)))):
                     self._compare(few, picks)
-        self._searched[rows] = self._made
+        self._searched[rows] = self._pick_count
 
     def _refresh(self, rows: Tensor, threshold: float) -> None:
         """Compare `rows` with the picks that they were not compared with, until they fall below `threshold`."""
-        if self._task.count >= MIN_PICKS and self._made >= 16 * MAX_CELLS:
-            self._search_cells(rows[self._searched[rows] < self._made])
+        if self._task.count >= MIN_PICKS and self._pick_count >= 16 * MAX_CELLS:
+            self._search_cells(rows[self._searched[rows] < self._pick_count])
         while True:
-            rows = rows[(self._met[rows] < self._made) & (self._bound[rows] >= threshold)]
+            rows = rows[(self._met[rows] < self._pick_count) & (self._bound[rows] >= threshold)]
             if not len(rows):
                 return
             met = self._met[rows]
             low = int(met.min())
             later = met[met > low]
-            high = min(low + self._block, int(later.min()) if len(later) else self._made)
+            high = min(low + self._block, int(later.min()) if len(later) else self._pick_count)
             picks = torch.arange(low, high, device=rows.device)
             for part in rows[met == low].split(min(self._rows, max(1, self._tile // (high - low)))):
                 self._compare(part, picks)
@@ -205,8 +205,8 @@ class LazyGreedy:
         low, second = low.double() + points.lowered, second.double() + points.lowered
         high = low + self._frame.slack(points.norms, others.norms[which])
         nearer = high < self._bound[rows]
-        other = torch.where(nearer, torch.minimum(self._floor[rows], second), low)
-        self._rival[rows] = torch.minimum(self._rival[rows], other)
+        rival = torch.where(nearer, torch.minimum(self._floor[rows], second), low)
+        self._rival[rows] = torch.minimum(self._rival[rows], rival)
         rows = rows[nearer]
         self._bound[rows] = high[nearer]
         self._floor[rows] = low[nearer]
@@ -216,7 +216,7 @@ class LazyGreedy:
         """Make the bounds of `rows`, which were compared with all picks, exact."""
         rows = rows[torch.minimum(self._floor[rows], self._rival[rows]) < self._bound[rows]]
         exact = self._exact(rows, self._picks[self._nearest[rows]])
-        self._bound[rows] = exact if self._known is None else torch.minimum(exact, self._known[rows])
+        self._bound[rows] = exact if self._earlier is None else torch.minimum(exact, self._earlier[rows])
         doubtful = rows[self._rival[rows] < self._bound[rows]]
         for part in doubtful.split(max(1, self._tile // self._block)):
             self._search(part)
@@ -227,7 +227,7 @@ class LazyGreedy:
         bound, nearest = self._bound[rows], self._nearest[rows]
         points = self._screened[rows]
         limit = (bound - points.lowered).float()[:, None]
-        for picks in torch.arange(self._made, device=rows.device).split(self._block):
+        for picks in torch.arange(self._pick_count, device=rows.device).split(self._block):
             pairs = (lower_bounds(points, self._screened[self._picks[picks]]) <= limit).nonzero()
             place, number = pairs[:, 0], picks[pairs[:, 1]]
             exact = self._exact(rows[place], self._picks[number])
@@ -245,7 +245,7 @@ class LazyGreedy:
         """Run the exact greedy selection among `rows` while its maximum comes before everything outside."""
         game = PlayOut(self._points[rows], self._bound[rows], self._frame)
         numbers = rows.tolist()
-        before = self._made
+        before = self._pick_count
         while True:
             i, value = game.farthest()
             row = numbers[i]
@@ -254,7 +254,7 @@ class LazyGreedy:
             if not self._pick(row, value):
                 break
             game.take(i)
-        self._met[rows] = self._made
+        self._met[rows] = self._pick_count
         self._bound[rows], self._floor[rows], self._rival[rows], nearest = game.result()
         changed = nearest >= 0
         self._nearest[rows[changed]] = before + nearest[changed]

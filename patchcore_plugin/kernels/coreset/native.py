@@ -103,7 +103,7 @@ class _Selection:
         self._late, self._missed = torch.empty(n, dtype=whole), ctypes.c_int64()
         if cells > 1:
             self._assign_cells(cells)
-        self._start(points, task.start, task.known)
+        self._start(points, task.start, task.earlier)
 
     def _assign_cells(self, cells: int) -> None:
         codes, n = self._codes, len(self._codes.norms)
@@ -123,7 +123,7 @@ class _Selection:
 
         self._for_each_part(part, n, 8192)
 
-    def _start(self, points: Tensor, start: int, known: Tensor | None) -> None:
+    def _start(self, points: Tensor, start: int, earlier: Tensor | None) -> None:
         n, dims = points.shape
         best = self._arrays["best"]
 
@@ -137,8 +137,8 @@ class _Selection:
             )
 
         self._for_each_part(part, n, 4096)
-        if known is not None:
-            torch.minimum(best, known, out=best)
+        if earlier is not None:
+            torch.minimum(best, earlier, out=best)
         # The first pick is made like all others, ahead of every other point.
         best[start] = math.inf
         first = torch.tensor([start])
@@ -146,8 +146,8 @@ class _Selection:
 
     def run(self) -> tuple[Tensor, Tensor] | None:
         """Return the picks in order and the covering radius after each, or None to give up."""
-        done = False
-        while not done:
+        complete = False
+        while not complete:
             if sum(self._spent) > BUDGET * self._state.count:
                 return None
             rows = self._first(self._players)
@@ -160,12 +160,12 @@ class _Selection:
                 affordable = WORK / (self._state.padded * self._missed.value / behind)
                 self._refresh(self._behind(self._first(max(WIDER * self._players, int(affordable)))))
                 continue
-            done = bool(
+            complete = bool(
                 self._library.patchcore_play(self._at, self._rows.data_ptr(), rows, self._threshold, self._outsider)
             )
             self._task.report(self._state.made)
-        made = self._state.made
-        return self._arrays["picks"][:made].clone(), root(self._arrays["values"][1 : made + 1])
+        count = self._state.made
+        return self._arrays["picks"][:count].clone(), root(self._arrays["values"][1 : count + 1])
 
     def _first(self, size: int) -> int:
         """Write the first rows in order, and store value and row of the first one outside; return their number."""
@@ -200,9 +200,10 @@ class _Selection:
         """Pick copies of picks, in order, once nothing else is left."""
         state, best = self._state, self._arrays["best"]
         picks, values = self._arrays["picks"], self._arrays["values"]
-        made = int(state.made)
-        copies = (best == 0.0).nonzero().flatten()
-        taken = copies[: self._task.count - made] if state.stop < 0.0 else copies[:0]
-        picks[made : made + len(taken)] = taken
-        values[made : made + len(taken) + 1] = 0.0
-        state.made = made + len(taken)
+        count = int(state.made)
+        copies = (best == 0.0).nonzero().flatten()[: self._task.count - count]
+        if state.stop >= 0.0:
+            copies = copies[:0]
+        picks[count : count + len(copies)] = copies
+        values[count : count + len(copies) + 1] = 0.0
+        state.made = count + len(copies)

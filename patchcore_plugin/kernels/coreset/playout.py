@@ -37,7 +37,7 @@ class PlayOut:
         self._rival = np.full(len(points), np.inf)
         self._nearest = np.full(len(points), -1)  # -1: the nearest pick precedes this play-out
         self._before = self._bound.copy()
-        self._taken: list[int] = []
+        self._picks: list[int] = []
 
     def farthest(self) -> tuple[int, float]:
         """Return the position and exact value of the first player in order."""
@@ -50,19 +50,19 @@ class PlayOut:
 
     def take(self, i: int) -> None:
         """Make player `i` a pick, and update the bounds of all others."""
-        self._taken.append(i)
+        self._picks.append(i)
         low = self._low[i]
         self._bound[i] = self._floor[i] = -1.0
         near = (low <= self._bound).nonzero()[0]
         low = low[near]
         high = low + self._slack[near]
         nearer = high < self._bound[near]
-        other = np.where(nearer, self._floor[near], low)
-        self._rival[near] = np.minimum(self._rival[near], other)
+        rival = np.where(nearer, self._floor[near], low)
+        self._rival[near] = np.minimum(self._rival[near], rival)
         near = near[nearer]
         self._bound[near] = high[nearer]
         self._floor[near] = low[nearer]
-        self._nearest[near] = len(self._taken) - 1
+        self._nearest[near] = len(self._picks) - 1
 
     def result(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return bound, floor and rival, float64 [n], and the nearest pick of this play-out, int64 [n]; -1: none."""
@@ -73,9 +73,9 @@ class PlayOut:
         return bound, floor, rival, nearest
 
     def _settle(self, i: int) -> None:
-        taken = np.array(self._taken)
-        near = (self._low[i, taken] <= self._bound[i]).nonzero()[0]
-        others = self._points[torch.from_numpy(taken[near]).to(self._points.device)]
+        picks = np.array(self._picks)
+        near = (self._low[i, picks] <= self._bound[i]).nonzero()[0]
+        others = self._points[torch.from_numpy(picks[near]).to(self._points.device)]
         exact = squared_distances(others, self._points[i]).cpu().numpy() * self._scale
         which = int(exact.argmin())
         value = float(exact[which])

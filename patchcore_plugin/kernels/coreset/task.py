@@ -20,7 +20,7 @@ class Task:
         The first row.
     radius
         Stop as soon as no row is farther than this from its nearest pick; None to select `count`.
-    known
+    earlier
         float64 [N]: squared distance of each row to an earlier selection; None if there is none.
     progress
         Called after every round with the number of picks so far and `count`.
@@ -29,7 +29,7 @@ class Task:
     count: int
     start: int = 0
     radius: float | None = None
-    known: Tensor | None = None
+    earlier: Tensor | None = None
     progress: Callable[[int, int], None] | None = None
 
     def report(self, picks: int) -> None:

@@ -66,16 +66,16 @@ def find_witness(
     column = tl.arange(0, ROWS)
     first = tl.program_id(1) * tiles * ROWS
     best = tl.full((QUERIES,), 2147483647, tl.int32)
-    found = tl.zeros((QUERIES,), tl.int32)
+    nearest = tl.zeros((QUERIES,), tl.int32)
     for low in range(first, tl.minimum(first + tiles * ROWS, row_count), ROWS):
         row = tl.minimum(low + column, row_count - 1)
         products = _products(queries, rows, query, row, WIDTH, STEP)
         far = (tl.load(norms + row) << SHIFT)[None, :] - (products << (SHIFT + 1))
         key = tl.min((far & -ROWS) | column[None, :], axis=1)
         nearer = key < best
-        found = tl.where(nearer, tl.minimum(low + (key & (ROWS - 1)), row_count - 1), found)
+        nearest = tl.where(nearer, tl.minimum(low + (key & (ROWS - 1)), row_count - 1), nearest)
         best = tl.where(nearer, key, best)
-    tl.atomic_min(witness + query, (best.to(tl.int64) << 32) | found)
+    tl.atomic_min(witness + query, (best.to(tl.int64) << 32) | nearest)
 
 
 @triton.jit(do_not_specialize=["query_count", "row_count", "tiles", "words"])
@@ -114,16 +114,16 @@ def _dims_in_order(order, DIMS: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def _squared_distance(
-    ours, points, row, wanted, order, DIMS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr,
+    query_values, points, row, needed, order, DIMS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr,
     HALVINGS: tl.constexpr
 ):  # fmt: skip
-    """Return the squared distances of `ours` [BLOCK, SIZE] and one row each, with the bits of `squared_distances`.
+    """Return the squared distances of `query_values` [BLOCK, SIZE] and one row each, as `squared_distances` does.
 
     `order` places the dimensions so that halving SIZE terms adds the same pairs as halving DIMS terms.
     """
-    real = wanted[:, None] & (order >= 0)[None, :]
-    theirs = tl.load(points + row.to(tl.int64)[:, None] * DIMS + order[None, :], mask=real, other=0.0)
-    terms = ours.to(tl.float64) - theirs.to(tl.float64)
+    real = needed[:, None] & (order >= 0)[None, :]
+    row_values = tl.load(points + row.to(tl.int64)[:, None] * DIMS + order[None, :], mask=real, other=0.0)
+    terms = query_values.to(tl.float64) - row_values.to(tl.float64)
     terms = terms * terms
     for halving in tl.static_range(HALVINGS):
         terms = tl.sum(tl.reshape(terms, (BLOCK, 2, SIZE >> (halving + 1))), axis=1)
@@ -137,13 +137,13 @@ def measure_witness(
 ):  # fmt: skip
     """Update `best` and `nearest` with the witness of each query."""
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    wanted = query < query_count
+    needed = query < query_count
     dims = _dims_in_order(order, DIMS, SIZE)
-    real = wanted[:, None] & (dims >= 0)[None, :]
-    ours = tl.load(queries + query.to(tl.int64)[:, None] * DIMS + dims[None, :], mask=real, other=0.0)
-    row = (tl.load(witness + query, mask=wanted, other=0) & 0xFFFFFFFF).to(tl.int32)
-    distance = _squared_distance(ours, points, row, wanted, dims, DIMS, BLOCK, SIZE, HALVINGS)
-    nearer = wanted & (distance < tl.load(best + query, mask=wanted))  # `measure_marked` settles ties
+    real = needed[:, None] & (dims >= 0)[None, :]
+    query_values = tl.load(queries + query.to(tl.int64)[:, None] * DIMS + dims[None, :], mask=real, other=0.0)
+    row = (tl.load(witness + query, mask=needed, other=0) & 0xFFFFFFFF).to(tl.int32)
+    distance = _squared_distance(query_values, points, row, needed, dims, DIMS, BLOCK, SIZE, HALVINGS)
+    nearer = needed & (distance < tl.load(best + query, mask=needed))  # `measure_marked` settles ties
     tl.store(best + query, distance, mask=nearer)
     tl.store(nearest + query, row, mask=nearer)
 
@@ -161,7 +161,7 @@ def measure_marked(
     inside = query < query_count
     dims = _dims_in_order(order, DIMS, SIZE)
     real = inside[:, None] & (dims >= 0)[None, :]
-    ours = tl.load(queries + query.to(tl.int64)[:, None] * DIMS + dims[None, :], mask=real, other=0.0)
+    query_values = tl.load(queries + query.to(tl.int64)[:, None] * DIMS + dims[None, :], mask=real, other=0.0)
     if not MUTUAL:
         old, known = tl.load(best + query, mask=inside), tl.load(nearest + query, mask=inside)
     lane = tl.arange(0, WORDS)
@@ -170,19 +170,19 @@ def measure_marked(
         left = tl.load(marks + query.to(tl.int64)[:, None] * words + (low + lane)[None, :], mask=some, other=0)
         while tl.max(tl.max((left != 0).to(tl.int32), axis=1), axis=0) > 0:
             place = tl.min(tl.where(left != 0, lane[None, :], WORDS), axis=1)
-            here = lane[None, :] == place[:, None]
-            word = tl.sum(tl.where(here, left, 0), axis=1)
+            first_word = lane[None, :] == place[:, None]
+            word = tl.sum(tl.where(first_word, left, 0), axis=1)
             lowest = word & -word
-            left = tl.where(here, left ^ lowest[:, None], left)
-            wanted = place < WORDS
+            left = tl.where(first_word, left ^ lowest[:, None], left)
+            needed = place < WORDS
             power = tl.maximum(lowest.to(tl.int64) & 0xFFFFFFFF, 1).to(tl.float32)
             bit = tl.floor(tl.log2(power) + 0.5).to(tl.int32)  # exact, though the logarithm need not be
-            row = tl.where(wanted, (low + place) * WORD + bit, 0)
-            distance = _squared_distance(ours, points, row, wanted, dims, DIMS, BLOCK, SIZE, HALVINGS)
+            row = tl.where(needed, (low + place) * WORD + bit, 0)
+            distance = _squared_distance(query_values, points, row, needed, dims, DIMS, BLOCK, SIZE, HALVINGS)
             if MUTUAL:
-                tl.store(best + row.to(tl.int64) * query_count + query, distance, mask=wanted)
+                tl.store(best + row.to(tl.int64) * query_count + query, distance, mask=needed)
             else:
-                nearer = wanted & ((distance < old) | ((distance == old) & (row < known)))
+                nearer = needed & ((distance < old) | ((distance == old) & (row < known)))
                 old = tl.where(nearer, distance, old)
                 known = tl.where(nearer, row, known)
     if not MUTUAL:

@@ -78,12 +78,12 @@ class Int8Rows:
         farthest.scatter_reduce_(0, query, apart + error, "amin")
         candidate = apart - error <= farthest[query]
         query, row = query[candidate], self._order[place[candidate]]
-        lost = query.bincount(minlength=len(queries)) > MOST_CANDIDATES
-        decided = ~lost[query]
+        unresolved = query.bincount(minlength=len(queries)) > MOST_CANDIDATES
+        decided = ~unresolved[query]
         query, row = (
-            torch.cat([query[decided], lost.nonzero().flatten()]),
-            torch.cat([row[decided], row.new_zeros(int(lost.sum()))]),
+            torch.cat([query[decided], unresolved.nonzero().flatten()]),
+            torch.cat([row[decided], row.new_zeros(int(unresolved.sum()))]),
         )
         distance = squared_distances_of_pairs(queries, self._bank, query, row)
         distance, row = first_of_each(len(queries), query, row, distance, 1)
-        return distance, row.masked_fill_(lost[:, None], -1)
+        return distance, row.masked_fill_(unresolved[:, None], -1)
