@@ -23,7 +23,7 @@ SMALL = (
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """Exit code and output of a command."""
 
     code: int
@@ -31,7 +31,7 @@ class Ended:
     err: str
 
 
-def patchcore(*arguments: object) -> Ended:
+def patchcore(*arguments: object) -> CommandResult:
     """Run a command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
@@ -39,22 +39,22 @@ def patchcore(*arguments: object) -> Ended:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main()
     code = ended.value.code
-    return Ended(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
+    return CommandResult(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
-def done(*arguments: object) -> Ended:
+def run_command(*arguments: object) -> CommandResult:
     """Run a command that must succeed."""
     ended = patchcore(*arguments)
     assert ended.code == 0, ended
     return ended
 
 
-def loaded(*arguments: object) -> Any:
+def run_json(*arguments: object) -> Any:
     """Run a command that must succeed, and return the JSON document that it prints."""
-    return json.loads(done(*arguments, "--json").out)
+    return json.loads(run_command(*arguments, "--json").out)
 
 
-def failure(*arguments: object) -> str:
+def run_failing(*arguments: object) -> str:
     """Run a command that must fail with one line and no other output, and return that line without the prefix.
 
     The memory plan that a fit prints before it fails is ignored.

@@ -18,7 +18,7 @@ import pytest
 from patchcore_plugin.kernels._native import SWITCH, native
 
 if TYPE_CHECKING:
-    from tests.commands import Ended
+    from tests.commands import CommandResult
 
 # What the caller's shell sets is kept out: which plugins are blocked, and whether output is a terminal. Typer asks
 # for the latter when it is imported, before any fixture runs.
@@ -71,16 +71,16 @@ def good(dataset: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fitted_washer(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+def fitted_washer(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CommandResult]:
     """A model that `patchcore fit` made of the small category, and what the command said; not to be changed."""
-    from tests.commands import SMALL, done  # which imports Typer
+    from tests.commands import SMALL, run_command  # which imports Typer
 
     model = tmp_path_factory.mktemp("fitted") / "new" / "part.safetensors"
-    return model, done("fit", dataset, "--out", model, *SMALL)
+    return model, run_command("fit", dataset, "--out", model, *SMALL)
 
 
 @pytest.fixture(scope="session")
-def washer_model(fitted_washer: tuple[Path, Ended]) -> Path:
+def washer_model(fitted_washer: tuple[Path, CommandResult]) -> Path:
     """The model file of `fitted_washer`."""
     return fitted_washer[0]
 

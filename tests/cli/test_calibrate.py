@@ -14,7 +14,7 @@ import torch
 import patchcore_plugin as pp
 from patchcore_plugin.models import file as model_file
 from patchcore_plugin.models.recalibration import recalibrate
-from tests.commands import SMALL, done, failure, loaded, patchcore
+from tests.commands import SMALL, patchcore, run_command, run_failing, run_json
 from tests.conftest import draw, write
 
 CPU = ("--device", "cpu")
@@ -45,7 +45,7 @@ def read_calibration(path: Path) -> dict[str, Any]:
 
 def test_fit_with_a_rate(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    summary = loaded("fit", good, "--out", out, "--false-alarm-rate", 0.3, *SMALL)
+    summary = run_json("fit", good, "--out", out, "--false-alarm-rate", 0.3, *SMALL)
     calibration = read_calibration(out)
     assert summary["threshold"] == calibration["threshold"] == calibration["scores"][-3]
     assert summary["map_threshold"] == calibration["map_threshold"] == calibration["peaks"][-3]
@@ -55,10 +55,10 @@ def test_fit_with_a_rate(good: Path, tmp_path: Path) -> None:
 
 def test_fit_with_a_rate_that_the_images_do_not_support(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    message = failure("fit", good, "--out", out, "--false-alarm-rate", 0.05, *SMALL)
+    message = run_failing("fit", good, "--out", out, "--false-alarm-rate", 0.05, *SMALL)
     assert "0.05 needs at least 19" in message
     assert "0.091" in message
-    message = failure("fit", good, "--out", out, "--false-alarm-rate", 5, *SMALL)
+    message = run_failing("fit", good, "--out", out, "--false-alarm-rate", 5, *SMALL)
     assert "between 0 and 1" in message
     assert message.endswith("got 5")
     assert not out.exists()
@@ -69,7 +69,7 @@ def test_fit_with_a_rate_that_the_images_do_not_support(good: Path, tmp_path: Pa
 
 def test_new_rate_with_the_scores_of_the_fit(model: Path) -> None:
     before, tensors = read_calibration(model), model_file.load(model)[0]
-    done("calibrate", model, "--false-alarm-rate", 0.2, *CPU)
+    run_command("calibrate", model, "--false-alarm-rate", 0.2, *CPU)
     assert read_calibration(model) == {
         **before,
         "threshold": before["scores"][-2],
@@ -82,7 +82,7 @@ def test_new_rate_with_the_scores_of_the_fit(model: Path) -> None:
 
 def test_other_good_images(model: Path, others: Path, tmp_path: Path) -> None:
     before, out = read_calibration(model), tmp_path / "new" / "other.safetensors"
-    summary = loaded("calibrate", model, others, "--out", out, "--false-alarm-rate", 0.1, *CPU)
+    summary = run_json("calibrate", model, others, "--out", out, "--false-alarm-rate", 0.1, *CPU)
     assert read_calibration(model) == before
     predictions = pp.Detector.load(model, device="cpu").predict(sorted(others.iterdir()))
     scores = sorted(prediction.score for prediction in predictions)
@@ -109,23 +109,23 @@ def test_defective_images_among_the_good_ones_are_counted(
     model: Path, dataset: Path, others: Path, tmp_path: Path
 ) -> None:
     blots, out = dataset / "test" / "blot", tmp_path / "new.safetensors"
-    summary = loaded("calibrate", model, blots, others, "--out", out, "--false-alarm-rate", 0.1, *CPU)
+    summary = run_json("calibrate", model, blots, others, "--out", out, "--false-alarm-rate", 0.1, *CPU)
     assert summary["good_images"] == 22
     assert summary["good_above_previous_threshold"] >= 3
 
 
 def test_defective_images(model: Path, dataset: Path, others: Path) -> None:
     blots = dataset / "test" / "blot"
-    summary = loaded("calibrate", model, "--defective", blots, "--criterion", "f1", *CPU)
+    summary = run_json("calibrate", model, "--defective", blots, "--criterion", "f1", *CPU)
     first = read_calibration(model)
     assert first["scores"][-1] < first["threshold"] < first["defective"][0]
     assert (summary["defective_images"], summary["defective_above_threshold"]) == (3, 3)
     # Scores of defective images stay valid when other good images replace the first ones.
-    loaded("calibrate", model, others, "--criterion", "cost", "--cost", 5, *CPU)
+    run_json("calibrate", model, others, "--criterion", "cost", "--cost", 5, *CPU)
     second = read_calibration(model)
     assert second["defective"] == first["defective"]
     assert (len(second["scores"]), second["criterion"], second["cost"]) == (19, "cost", 5)
-    summary = loaded("calibrate", model, "--false-alarm-rate", 0.5, *CPU)
+    summary = run_json("calibrate", model, "--false-alarm-rate", 0.5, *CPU)
     third = read_calibration(model)
     assert (summary["defective_above_threshold"], third["criterion"], third["cost"]) == (3, "false-alarms", None)
 
@@ -134,7 +134,7 @@ def test_unreadable_images(model: Path, others: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     before = model.read_bytes()
-    assert failure("calibrate", model, bad, others, *CPU).startswith(f"{bad}: ")
+    assert run_failing("calibrate", model, bad, others, *CPU).startswith(f"{bad}: ")
     ended = patchcore("calibrate", model, bad, *CPU, "--on-error", "skip")
     assert ended.code == 1
     assert "none of the good images can be read" in ended.err
@@ -150,8 +150,8 @@ def test_training_images_and_their_copies_are_refused(model: Path, good: Path, t
     original = good / "004.png"
     copy = Path(shutil.copy(original, tmp_path / "copy.png"))
     for option in ([], ["--defective"]):
-        assert failure("calibrate", model, *option, original, *CPU).startswith(f"{original}: ")
-        message = failure("calibrate", model, *option, copy, *CPU)
+        assert run_failing("calibrate", model, *option, original, *CPU).startswith(f"{original}: ")
+        message = run_failing("calibrate", model, *option, copy, *CPU)
         assert message.startswith(f"{copy}: ")
         assert str(original) in message
     assert model.read_bytes() == before
@@ -164,24 +164,24 @@ def test_impossible_thresholds(model: Path, others: Path, tmp_path: Path) -> Non
         ended = patchcore(*command, *images, "--false-alarm-rate", 0.01)
         assert ended.err.startswith("patchcore: a false-alarm rate of 0.01 needs at least 99 ")
     for criterion in ("f1", "cost"):
-        message = failure(*command, "--criterion", criterion)
+        message = run_failing(*command, "--criterion", criterion)
         assert criterion in message
         assert "--defective" in message
-    assert "leave one out" in failure(*command, "--criterion", "f1", "--false-alarm-rate", 0.2)
+    assert "leave one out" in run_failing(*command, "--criterion", "f1", "--false-alarm-rate", 0.2)
     image = others / "003.png"
-    assert failure(*command, others, "--defective", image).startswith(f"{image}: ")
+    assert run_failing(*command, others, "--defective", image).startswith(f"{image}: ")
     assert patchcore(*command, "--cost", 2).code == 2
     assert model.read_bytes() == before
     missing = tmp_path / "missing" / "m.safetensors"
-    assert failure("calibrate", missing, "--false-alarm-rate", 0.2).startswith(f"{missing}: ")
+    assert run_failing("calibrate", missing, "--false-alarm-rate", 0.2).startswith(f"{missing}: ")
     assert not missing.parent.exists()
 
 
 def test_model_of_one_image_needs_other_images(good: Path, others: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    done("fit", good / "000.png", "--out", out, *SMALL)
-    assert "good images" in failure("calibrate", out, *CPU)
-    assert loaded("calibrate", out, others, *CPU)["false_alarm_rate"] == 0.05
+    run_command("fit", good / "000.png", "--out", out, *SMALL)
+    assert "good images" in run_failing("calibrate", out, *CPU)
+    assert run_json("calibrate", out, others, *CPU)["false_alarm_rate"] == 0.05
 
 
 def test_arrays_and_progress(washer_model: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from patchcore_plugin.cli import app
-from tests.commands import Ended, done, patchcore, process
+from tests.commands import CommandResult, patchcore, process, run_command
 
 
 def list_commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -27,7 +27,7 @@ def list_commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 COMMANDS = list(list_commands(typer.main.get_command(app)))
 
 
-def unframed(ended: Ended) -> str:
+def unframed(ended: CommandResult) -> str:
     """Return the output on one line, without frames."""
     return " ".join(re.sub("[─│╭╮╰╯]", " ", ended.out + ended.err).split())
 
@@ -41,10 +41,10 @@ def test_names_of_the_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help(command: tuple[str, ...]) -> None:
-    ended = done(*command, "--help")
+    ended = run_command(*command, "--help")
     assert f"Usage: {' '.join(('patchcore', *command))} [OPTIONS]" in unframed(ended)
     assert ended.err == ""
-    assert done(*command, "-h") == ended
+    assert run_command(*command, "-h") == ended
     # Nothing in the help is interpreted as markup.
     group: Any = typer.main.get_command(app)
     for name in command:
@@ -100,8 +100,8 @@ def test_without_a_command_help_is_printed(arguments: list[str]) -> None:
 
 def test_version() -> None:
     version = importlib.metadata.version("patchcore-plugin")
-    assert done("--version") == Ended(0, f"patchcore-plugin {version}\n", "")
-    assert done("--version", "fitt").out == f"patchcore-plugin {version}\n"
+    assert run_command("--version") == CommandResult(0, f"patchcore-plugin {version}\n", "")
+    assert run_command("--version", "fitt").out == f"patchcore-plugin {version}\n"
 
 
 @pytest.mark.e2e

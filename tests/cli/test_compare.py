@@ -21,7 +21,7 @@ from patchcore_plugin.evaluation.cache import RECORD
 from patchcore_plugin.evaluation.results import COMPARISON_METRICS
 from patchcore_plugin.models.recipes import Recipe
 from patchcore_plugin.plugins.manager import Host
-from tests.commands import Ended, failure, json_lines, patchcore, process
+from tests.commands import CommandResult, json_lines, patchcore, process, run_failing
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def command(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 
 @pytest.fixture(scope="module")
-def compared(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+def compared(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CommandResult]:
     out = tmp_path_factory.mktemp("compared") / "out"
     return out, patchcore(*command(out))
 
@@ -61,7 +61,7 @@ def figures(out: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def test_comparison(compared: tuple[Path, Ended]) -> None:
+def test_comparison(compared: tuple[Path, CommandResult]) -> None:
     out, ended = compared
     assert ended.code == 1
     content = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def test_comparison(compared: tuple[Path, Ended]) -> None:
 
 @pytest.mark.e2e
 def test_killed_comparison_resumes_with_the_same_results(
-    command: Command, compared: tuple[Path, Ended], tmp_path: Path
+    command: Command, compared: tuple[Path, CommandResult], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     # The first recipe is finished. Stored results may be copied with their folder.
@@ -124,7 +124,7 @@ def test_invalid_comparison_fails_before_the_work(dataset: Path, tmp_path: Path)
     (tmp_path / "patchcore.toml").write_text("summary = ''\n" + UNKNOWN + "[scorer]\nname = 'knn'\n", encoding="utf-8")
 
     def refuse(*arguments: object) -> str:
-        message = failure("evaluate", dataset, "--out", tmp_path / "out", *arguments)
+        message = run_failing("evaluate", dataset, "--out", tmp_path / "out", *arguments)
         assert not (tmp_path / "out").exists()
         return message
 

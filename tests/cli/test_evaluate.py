@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from patchcore_plugin.evaluation.results import METRICS
-from tests.commands import SMALL, corrupt, failure, json_lines, loaded, patchcore
+from tests.commands import SMALL, corrupt, json_lines, patchcore, run_failing, run_json
 
 
 def test_metrics_and_report(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
-    content = loaded("evaluate", dataset, "--out", out, *SMALL)
+    content = run_json("evaluate", dataset, "--out", out, *SMALL)
     assert content == json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert list(content)[:2] == ["categories", "mean"]
     assert list(content["categories"]) == ["washer"]
@@ -55,7 +55,7 @@ def test_selected_category_with_unreadable_images(dataset: Path, tmp_path: Path)
             (root / name / part).write_bytes((dataset / part).read_bytes())
     bad = corrupt(root / "nut" / "test" / "blot" / "001.png")
     bad_training = corrupt(root / "nut" / "train" / "good" / "002.png")
-    message = failure("evaluate", root, "--out", out, "--category", "bolt", *SMALL)
+    message = run_failing("evaluate", root, "--out", out, "--category", "bolt", *SMALL)
     assert "'bolt'" in message
     assert message.endswith(": nut, washer")
     ended = patchcore("evaluate", root, "--out", out, *("--category", "nut") * 2, *SMALL)

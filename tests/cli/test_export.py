@@ -20,7 +20,7 @@ import patchcore_plugin as pp
 from patchcore_plugin import ExportedModel, export_model
 from patchcore_plugin.data.images import to_unit
 from tests import real_images
-from tests.commands import done, failure, json_lines, loaded
+from tests.commands import json_lines, run_command, run_failing, run_json
 from tests.models.exports import Image, same
 
 pytestmark = pytest.mark.slow
@@ -44,8 +44,8 @@ def exported(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporte
     good = sorted((root / "train" / "good").iterdir())
     images = [*sorted(path for kind in (root / "test").iterdir() for path in kind.iterdir()), *good[8:]][:8]
     setting = ["--backbone", "efficientnet-lite0", "--set", "preprocessing.size=128,160", "--device", "cpu"]
-    done("fit", *good[:8], "--out", model, *setting)
-    return Exported(model, file, images, loaded("export", model, "--out", file))
+    run_command("fit", *good[:8], "--out", model, *setting)
+    return Exported(model, file, images, run_json("export", model, "--out", file))
 
 
 def test_summary(exported: Exported) -> None:
@@ -99,7 +99,7 @@ def test_predict_writes_the_same_lines(exported: Exported, tmp_path: Path) -> No
     records = []
     for number, file in enumerate((exported.model, exported.file)):
         out = tmp_path / str(number)
-        done("predict", file, *exported.images[:3], "--out", out)
+        run_command("predict", file, *exported.images[:3], "--out", out)
         records.append(json_lines(out / "results.jsonl"))
         assert (out / records[-1][0]["overlay"]).is_file()
     for expected, record in zip(*records, strict=True):
@@ -154,7 +154,7 @@ def compare(exported: Exported, compute: Callable[[NDArray[np.float32]], Sequenc
 
 def test_calibrate_changes_only_the_metadata(exported: Exported, tmp_path: Path) -> None:
     out = tmp_path / "other.onnx"
-    done("calibrate", exported.file, "--false-alarm-rate", 0.4, "--out", out)
+    run_command("calibrate", exported.file, "--false-alarm-rate", 0.4, "--out", out)
     before, after = pp.load_model(exported.file), pp.load_model(out)
     assert before.threshold is not None
     assert after.threshold is not None
@@ -170,7 +170,9 @@ def test_exported_model_refuses_other_uses(exported: Exported, tmp_path: Path, m
     model = pp.load_model(exported.file)
     with pytest.raises(pp.ModelFileError, match="export"):
         export_model(model, tmp_path / "again.onnx")
-    assert failure("update", exported.file, *exported.images).startswith(f"{exported.file}: an exported model cannot ")
+    assert run_failing("update", exported.file, *exported.images).startswith(
+        f"{exported.file}: an exported model cannot "
+    )
     with pytest.raises(pp.OptionError, match="fp32"):
         pp.load_model(exported.file, precision="bf16")
     with pytest.raises(pp.TensorError, match=r"'mps'.* --device cpu or cuda"):
@@ -186,10 +188,10 @@ def test_exported_model_refuses_other_uses(exported: Exported, tmp_path: Path, m
 def test_refused_export_leaves_no_file(washer_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    assert str(folder / "model.onnx") in failure("export", washer_model, "--out", folder)
+    assert str(folder / "model.onnx") in run_failing("export", washer_model, "--out", folder)
     missing = tmp_path / "none.safetensors"
-    assert failure("export", missing, "--out", tmp_path / "new" / "part.onnx").startswith(f"{missing}: ")
-    message = failure("export", washer_model, "--out", folder / "part.txt")
+    assert run_failing("export", missing, "--out", tmp_path / "new" / "part.onnx").startswith(f"{missing}: ")
+    message = run_failing("export", washer_model, "--out", folder / "part.txt")
     assert message.startswith(f"{folder / 'part.txt'}: ")
     assert ".onnx" in message
     assert list(tmp_path.rglob("*")) == [folder]

@@ -13,7 +13,7 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin import Host
-from tests.commands import done, patchcore
+from tests.commands import patchcore, run_command
 
 pytest.importorskip("patchcore_onnx", reason="the ONNX backbone is not installed")
 
@@ -23,7 +23,7 @@ def test_fixed_image_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     host = Host()
     file = tmp_path / "new" / "features.onnx"
     arguments = ["--backbone", "resnet18", "--set", "backbone.weights=random", "--set", "backbone.layers=layer1,"]
-    ended = done("export-backbone", *arguments, "--out", file, "--size", "40,56", "--seed", 3, "--json")
+    ended = run_command("export-backbone", *arguments, "--out", file, "--size", "40,56", "--seed", 3, "--json")
     assert ended.err == ""
     assert capfd.readouterr() == ("", "")  # libraries print nothing either
     summary = json.loads(ended.out)

@@ -13,17 +13,17 @@ import torch
 
 import patchcore_plugin as pp
 from patchcore_plugin.plugins.specs import ROLES
-from tests.commands import SMALL, failure
+from tests.commands import SMALL, run_failing
 
 
 def test_empty_folder(tmp_path: Path) -> None:
     empty, out = tmp_path / "empty", tmp_path / "m.safetensors"
     empty.mkdir()
     for arguments in (("fit", empty, "--out", out), ("predict", out, empty, "--out", tmp_path / "r")):
-        message = failure(*arguments)
+        message = run_failing(*arguments)
         assert message.startswith(f"{empty}: ")
         assert ".png" in message
-    message = failure("evaluate", empty, "--out", tmp_path / "r")
+    message = run_failing("evaluate", empty, "--out", tmp_path / "r")
     assert message.startswith(f"{empty}: ")
     assert [name for name in ("MVTec", "VisA", "BTAD", "KolektorSDD2", ".csv") if name not in message] == []
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
@@ -32,18 +32,18 @@ def test_empty_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
 def test_missing_path(command: str, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert failure(command, missing, "--out", tmp_path / "out").startswith(f"{missing}: no such file or folder")
+    assert run_failing(command, missing, "--out", tmp_path / "out").startswith(f"{missing}: no such file or folder")
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
 def test_unknown_component(command: str, dataset: Path, tmp_path: Path) -> None:
     for role in ROLES:
-        message = failure(command, dataset, "--out", tmp_path / "out", f"--{role}", "zzz")
+        message = run_failing(command, dataset, "--out", tmp_path / "out", f"--{role}", "zzz")
         assert message.startswith(f"unknown {role} 'zzz'")
         assert message.endswith(", ".join(pp.Host().names(role)))
-    message = failure(command, dataset, "--out", tmp_path / "out", "--backbone", "resnet19")
+    message = run_failing(command, dataset, "--out", tmp_path / "out", "--backbone", "resnet19")
     assert "did you mean 'resnet18'?" in message
-    message = failure(command, dataset, "--out", tmp_path / "out", "--recipe", "x")
+    message = run_failing(command, dataset, "--out", tmp_path / "out", "--recipe", "x")
     assert message.startswith("unknown recipe 'x'")
     assert ", ".join(pp.Recipe.names()) in message
     assert list(tmp_path.iterdir()) == []
@@ -64,7 +64,7 @@ def test_unknown_component(command: str, dataset: Path, tmp_path: Path) -> None:
     ],
 )
 def test_misspelt_option(option: str, facts: list[str], good: Path, tmp_path: Path) -> None:
-    message = failure("fit", good, "--out", tmp_path / "m", "--backbone", "efficientnet-lite0", "--set", option)
+    message = run_failing("fit", good, "--out", tmp_path / "m", "--backbone", "efficientnet-lite0", "--set", option)
     assert [fact for fact in facts if fact not in message] == []
     assert list(tmp_path.iterdir()) == []
 
@@ -76,28 +76,28 @@ def test_missing_weights(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    message = failure("fit", good, "--out", tmp_path / "m", "--device", "cpu")
+    message = run_failing("fit", good, "--out", tmp_path / "m", "--device", "cpu")
     assert message.startswith("backbone wide_resnet50: ")
     for advice in ("no network", "backbone.weights=PATH", "efficientnet-lite0"):
         assert advice in message
     missing = tmp_path / "none.pth"
-    message = failure("fit", good, "--out", tmp_path / "m", "--set", f"backbone.weights={missing}")
+    message = run_failing("fit", good, "--out", tmp_path / "m", "--set", f"backbone.weights={missing}")
     assert message.startswith("backbone wide_resnet50: ")
     assert str(missing) in message
 
 
 def test_missing_or_damaged_model_file(good: Path, washer_model: Path, tmp_path: Path) -> None:
     missing, cut = tmp_path / "none.safetensors", tmp_path / "cut.safetensors"
-    message = failure("predict", missing, good, "--out", tmp_path / "r")
+    message = run_failing("predict", missing, good, "--out", tmp_path / "r")
     assert message.startswith(f"{missing}: ")
     assert "patchcore fit" in message
     cut.write_bytes(washer_model.read_bytes()[:-1])
-    assert failure("predict", cut, good, "--out", tmp_path / "r").startswith(f"{cut}: damaged (")
+    assert run_failing("predict", cut, good, "--out", tmp_path / "r").startswith(f"{cut}: damaged (")
     assert not (tmp_path / "r").exists()
 
 
 def test_model_of_a_plugin_that_is_not_installed(good: Path, washer_model: Path, tmp_path: Path) -> None:
-    message = failure("--no-plugins", "predict", washer_model, good, "--out", tmp_path / "r")
+    message = run_failing("--no-plugins", "predict", washer_model, good, "--out", tmp_path / "r")
     assert message.startswith(f"{washer_model}: ")
     assert "'efficientnet-lite0'" in message
     assert "pip install --upgrade patchcore-efficientnet-lite" in message
@@ -107,14 +107,14 @@ def test_output_that_cannot_be_written(good: Path, washer_model: Path, tmp_path:
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("mine")
     folder.mkdir()
-    message = failure("fit", good, "--out", file / "sub" / "m.safetensors", *SMALL)
+    message = run_failing("fit", good, "--out", file / "sub" / "m.safetensors", *SMALL)
     assert message.startswith(f"{file / 'sub'}: {os.strerror(errno.ENOTDIR)}; ")
     for command in (
         ["fit", good, "--out", file / "m.safetensors", *SMALL],
         ["predict", washer_model, good, "--out", file],
     ):
-        assert failure(*command).startswith(f"{file}: {os.strerror(errno.EEXIST)}; ")
-    message = failure("fit", good, "--out", folder, *SMALL)
+        assert run_failing(*command).startswith(f"{file}: {os.strerror(errno.EEXIST)}; ")
+    message = run_failing("fit", good, "--out", folder, *SMALL)
     assert message.startswith(f"{folder}: is a folder; ")
     assert message.endswith(str(folder / "model.safetensors"))
     assert file.read_text() == "mine"
@@ -125,7 +125,7 @@ def test_folder_without_permission_fails_before_the_fit(
 ) -> None:
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
-    message = failure("fit", good, "--out", tmp_path / "m.safetensors", *SMALL)
+    message = run_failing("fit", good, "--out", tmp_path / "m.safetensors", *SMALL)
     assert message.startswith(f"{tmp_path / 'm.safetensors'}: ")
     assert "not writable" in message
 
@@ -150,7 +150,7 @@ def test_images_without_permission(
         ["fit", good, closed, "--out", tmp_path / "m", *SMALL],
         ["predict", washer_model, closed, "--out", tmp_path / "r", *options],
     ):
-        message = failure(*command)
+        message = run_failing(*command)
         assert message.startswith(f"{closed}: ")
         assert os.strerror(errno.EACCES) in message
         assert message.endswith("--on-error skip")
@@ -162,6 +162,6 @@ def test_device_that_is_not_available(device: str, good: Path, washer_model: Pat
         pytest.skip("the device is available")
     fit = ["fit", good, "--out", tmp_path / "m", *SMALL, "--device", device]  # the last --device counts
     for command in (fit, ["predict", washer_model, good, "--out", tmp_path / "r", "--device", device]):
-        message = failure(*command)
+        message = run_failing(*command)
         assert f"'{device}'" in message
         assert "--device cpu" in message

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import patchcore_plugin as pp
-from tests.commands import SMALL, Ended, corrupt, done, failure, loaded, patchcore
+from tests.commands import SMALL, CommandResult, corrupt, patchcore, run_command, run_failing, run_json
 
 
-def test_summary_and_progress(fitted_washer: tuple[Path, Ended]) -> None:
+def test_summary_and_progress(fitted_washer: tuple[Path, CommandResult]) -> None:
     model, ended = fitted_washer
     assert model.is_file()
     assert "32 of 640 patches" in ended.out
@@ -28,7 +28,7 @@ def test_summary_and_progress(fitted_washer: tuple[Path, Ended]) -> None:
 
 def test_defect_among_the_training_images_has_the_highest_score(dataset: Path, good: Path, tmp_path: Path) -> None:
     defect = next((dataset / "test" / "blot").iterdir())
-    summary = loaded("fit", good, defect, "--out", tmp_path / "m.safetensors", *SMALL)
+    summary = run_json("fit", good, defect, "--out", tmp_path / "m.safetensors", *SMALL)
     scores = [image["score"] for image in summary["highest_scores"]]
     assert summary["highest_scores"][0]["path"] == str(defect)
     assert scores == sorted(scores, reverse=True)
@@ -40,7 +40,9 @@ def test_defect_among_the_training_images_has_the_highest_score(dataset: Path, g
 
 def test_next_command_can_be_copied(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "my part.safetensors"
-    (line,) = (line for line in done("fit", good, "--out", out, *SMALL).out.splitlines() if line.startswith("next"))
+    (line,) = (
+        line for line in run_command("fit", good, "--out", out, *SMALL).out.splitlines() if line.startswith("next")
+    )
     assert shlex.split(line)[1:] == ["patchcore", "predict", str(out), "IMAGES", "--out", "results"]
 
 
@@ -70,7 +72,7 @@ def test_json_summary_with_an_unreadable_image_skipped(good: Path, tmp_path: Pat
 def test_unreadable_image_stops_the_fit(good: Path, tmp_path: Path) -> None:
     bad, out = corrupt(tmp_path / "bad.png"), tmp_path / "m.safetensors"
     for paths in ([bad, good], [good, bad]):
-        message = failure("fit", *paths, "--out", out, *SMALL)
+        message = run_failing("fit", *paths, "--out", out, *SMALL)
         assert message.startswith(f"{bad}: ")
         assert message.endswith("--on-error skip")
     assert not out.exists()
@@ -88,7 +90,7 @@ def test_same_seed_gives_the_same_file(good: Path, tmp_path: Path) -> None:
     images = sorted(good.iterdir())[:3]
     files = [tmp_path / name for name in "abc"]
     for file, seed in zip(files, (1, 1, 2), strict=True):
-        done("fit", *images, "--out", file, "--seed", seed, *SMALL)
+        run_command("fit", *images, "--out", file, "--seed", seed, *SMALL)
     first, repeated, other = files
     assert first.read_bytes() == repeated.read_bytes()
     banks = [pp.Detector.load(file, device="cpu").bank.origin for file in (first, other)]
@@ -97,11 +99,13 @@ def test_same_seed_gives_the_same_file(good: Path, tmp_path: Path) -> None:
 
 def test_options_reach_the_model(good: Path, tmp_path: Path) -> None:
     recipe, out = tmp_path / "own.toml", tmp_path / "m"
-    recipe.write_text(done("recipes", "show", "patchcore-1").out, encoding="utf-8")
+    recipe.write_text(run_command("recipes", "show", "patchcore-1").out, encoding="utf-8")
     images = sorted(good.iterdir())[:2]
     choices = ["--sampler", "random", "--set", "sampler.count=7", "--set", "map.sigma=1"]
     layers = ["--backbone", "efficientnet-lite0", "--set", "backbone.layers=stage3,", "--device", "cpu"]
-    done("fit", *images, "--out", out, "--recipe", recipe, "--set", "preprocessing.size=64,48", *choices, *layers)
+    run_command(
+        "fit", *images, "--out", out, "--recipe", recipe, "--set", "preprocessing.size=64,48", *choices, *layers
+    )
     detector = pp.Detector.load(out, device="cpu")
     assert detector.recipe.name == "own"
     assert detector.recipe.sampler.name == "random"
@@ -152,5 +156,5 @@ def test_killed_fit_leaves_the_old_model_intact(when: str, good: Path, washer_mo
     assert pp.Detector.load(out, device="cpu").threshold is not None
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == [out]
 
-    done(*arguments)
+    run_command(*arguments)
     assert out.read_bytes() != before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import patchcore_plugin as pp
-from tests.commands import done, failure, loaded
+from tests.commands import run_command, run_failing, run_json
 
 TOML = """
 summary = "two networks"
@@ -35,12 +35,12 @@ def recipe(tmp_path: Path) -> Path:
 def test_several_members_are_fitted_predict_and_are_evaluated(dataset: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     options = ["--recipe", recipe, "--set", "0.sampler.ratio=0.05", "--device", "cpu"]
-    ended = done("fit", dataset, "--out", out, *options)
+    ended = run_command("fit", dataset, "--out", out, *options)
     for fact in ("lite0", "lite1", "32 of 640 patches", "7 of 640 patches", "--set 0.sampler.radius="):
         assert fact in ended.out
     assert "member 0 (lite0): 10 images" in ended.err
 
-    records = loaded("predict", out, dataset / "test", "--out", tmp_path / "results")["results"]
+    records = run_json("predict", out, dataset / "test", "--out", tmp_path / "results")["results"]
     model = pp.load_model(out, device="cpu")
     paths = sorted((dataset / "test").rglob("*.png"))
     expected = {str(prediction.path): prediction.score for prediction in model.predict(paths)}
@@ -48,7 +48,7 @@ def test_several_members_are_fitted_predict_and_are_evaluated(dataset: Path, rec
     assert all((tmp_path / "results" / record["map"]).is_file() for record in records)
     assert {record["threshold"] for record in records} == {model.threshold}
 
-    results = loaded("evaluate", dataset, "--out", tmp_path / "report", *options)
+    results = run_json("evaluate", dataset, "--out", tmp_path / "report", *options)
     assert results["categories"]["washer"]["image_auroc"] == 1
     assert results["categories"]["washer"]["bank_rows"] == 39
     assert [member["name"] for member in results["recipe"]["members"]] == ["lite0", "lite1"]
@@ -56,7 +56,7 @@ def test_several_members_are_fitted_predict_and_are_evaluated(dataset: Path, rec
 
 
 def test_the_summary_of_a_fit_lists_members(dataset: Path, recipe: Path, tmp_path: Path) -> None:
-    summary = loaded("fit", dataset, "--out", tmp_path / "m", "--recipe", recipe, "--device", "cpu")
+    summary = run_json("fit", dataset, "--out", tmp_path / "m", "--recipe", recipe, "--device", "cpu")
     assert [(member["name"], member["bank_rows"], member["patches_seen"]) for member in summary["members"]] == [
         ("lite0", 64, 640),
         ("lite1", 7, 640),
@@ -67,16 +67,16 @@ def test_the_summary_of_a_fit_lists_members(dataset: Path, recipe: Path, tmp_pat
 
 def test_a_recipe_is_shown_as_it_is_read(recipe: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.toml"
-    again.write_text(done("recipes", "show", recipe).out, encoding="utf-8")
+    again.write_text(run_command("recipes", "show", recipe).out, encoding="utf-8")
     first, second = (pp.Recipe.load(str(path)).resolve(pp.Host(), 0).to_dict() for path in (recipe, again))
     assert {**first, "name": "", "summary": ""} == {**second, "name": "", "summary": ""}
 
 
 def test_one_backbone_is_exported_at_a_time(tmp_path: Path) -> None:
-    message = failure("export-backbone", "--out", tmp_path / "x.onnx", "--recipe", "patchcore-ensemble")
+    message = run_failing("export-backbone", "--out", tmp_path / "x.onnx", "--recipe", "patchcore-ensemble")
     assert "--backbone NAME" in message
 
 
 def test_an_unknown_member_is_refused(dataset: Path, tmp_path: Path) -> None:
     command = ["fit", dataset, "--out", tmp_path / "m", "--recipe", "patchcore-ensemble", "--set", "3.sampler.ratio=1"]
-    assert "'3.sampler'" in failure(*command)
+    assert "'3.sampler'" in run_failing(*command)

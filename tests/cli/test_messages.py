@@ -18,7 +18,7 @@ from patchcore_plugin.cli import app
 from patchcore_plugin.cli.isolation import _describe_exit
 from patchcore_plugin.cli.options import require_writable
 from patchcore_plugin.cli.parsing import group_by_recipe, parse_option, parse_size
-from tests.commands import SMALL, Ended, corrupt, done, failure, patchcore
+from tests.commands import SMALL, CommandResult, corrupt, patchcore, run_command, run_failing
 
 CPU = ("--device", "cpu")
 
@@ -41,7 +41,7 @@ def model(washer_model: Path, tmp_path: Path) -> Path:
 # Summaries
 
 
-def test_fit(fitted_washer: tuple[Path, Ended], good: Path) -> None:
+def test_fit(fitted_washer: tuple[Path, CommandResult], good: Path) -> None:
     model, ended = fitted_washer
     summary = re.sub(r"(  \d+: #)+$", "  #", mask(ended.out), flags=re.MULTILINE)
     assert re.sub(r"(, )?\S+\d{3}\.png \(#\)", "*", summary) == (
@@ -57,7 +57,7 @@ def test_fit(fitted_washer: tuple[Path, Ended], good: Path) -> None:
 
 def test_predict(model: Path, dataset: Path, tmp_path: Path) -> None:
     image, out = dataset / "test" / "blot" / "000.png", tmp_path / "out"
-    table, rest = mask(done("predict", model, image, "--out", out, *CPU).out).split("\nscored")
+    table, rest = mask(run_command("predict", model, image, "--out", out, *CPU).out).split("\nscored")
     assert re.sub(" +", " ", table) == f"verdict score p-value image\ndefect # # {image}"
     assert rest == (
         "     1 image, 1 defective\n"
@@ -69,7 +69,7 @@ def test_predict(model: Path, dataset: Path, tmp_path: Path) -> None:
 
 def test_calibrate(model: Path, dataset: Path) -> None:
     others, blots = dataset / "test" / "good", dataset / "test" / "blot"
-    ended = done("calibrate", model, others, "--defective", blots, "--false-alarm-rate", 0.5, *CPU)
+    ended = run_command("calibrate", model, others, "--defective", blots, "--false-alarm-rate", 0.5, *CPU)
     assert re.sub(r"\d of 3", "N of 3", mask(ended.out)) == (
         f"model      {model}\n"
         f"threshold  # ({describe_calibration(model)}), previously #\n"
@@ -81,7 +81,7 @@ def test_calibrate(model: Path, dataset: Path) -> None:
 
 def test_update(model: Path, dataset: Path) -> None:
     images = sorted((dataset / "test" / "good").iterdir()) + sorted((dataset / "train" / "good").iterdir())[:2]
-    summary = mask(done("update", model, *images, *CPU).out)
+    summary = mask(run_command("update", model, *images, *CPU).out)
     assert re.sub(r"after +\d+", "after      N", re.sub(r"\d of 3", "N of 3", summary)).rpartition("highest")[0] == (
         f"model      {model}\n"
         "images     3 added in # s; 2 already in the model\n"
@@ -94,7 +94,7 @@ def test_update(model: Path, dataset: Path) -> None:
 
 def test_watch(model: Path, dataset: Path, folder: Path, out: Path) -> None:
     shutil.copy(dataset / "test" / "blot" / "000.png", folder)
-    ended = done("watch", model, folder, "--out", out, "--every", 0.01, "--until-idle", 0, *CPU)
+    ended = run_command("watch", model, folder, "--out", out, "--every", 0.01, "--until-idle", 0, *CPU)
     assert re.sub(" +", " ", mask(ended.out)) == (
         "verdict score p-value latency image\n"
         "defect # # # s 000.png\n"
@@ -103,7 +103,7 @@ def test_watch(model: Path, dataset: Path, folder: Path, out: Path) -> None:
 
 
 def test_evaluate(dataset: Path, tmp_path: Path) -> None:
-    heading, _, *rest = done("evaluate", dataset, "--out", tmp_path, *SMALL).out.splitlines()
+    heading, _, *rest = run_command("evaluate", dataset, "--out", tmp_path, *SMALL).out.splitlines()
     assert re.sub(" +", " ", heading).strip() == (
         "category image AUROC AP F1-max pixel AUROC AUPRO false alarms detected fit s s/image bank radius"
     )
@@ -114,7 +114,7 @@ def test_evaluate(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_plugins_check() -> None:
-    ended = done("--no-plugins", "plugins", "check", "average-pool")
+    ended = run_command("--no-plugins", "plugins", "check", "average-pool")
     assert re.sub(r"\d+", "N", ended.out) == (
         "N plugins loaded, N components\n"
         "N checks passed, N failed, N component checked\n"
@@ -123,7 +123,7 @@ def test_plugins_check() -> None:
 
 
 def test_recipes_show() -> None:
-    assert done("recipes", "show", "patchcore-paper").out.splitlines()[1] == (
+    assert run_command("recipes", "show", "patchcore-paper").out.splitlines()[1] == (
         "# Only the central 224 x 224 pixels of the resized image are inspected: "
         "defects in the border are NOT detected."
     )
@@ -141,7 +141,7 @@ def test_skipped_images(good: Path, tmp_path: Path) -> None:
 def test_operating_system_errors(good: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    assert failure("fit", good, "--out", file / "m.safetensors", *SMALL) == (
+    assert run_failing("fit", good, "--out", file / "m.safetensors", *SMALL) == (
         f"{file}: {os.strerror(errno.EEXIST)}; check the path, its permissions and the free space"
     )
 
@@ -189,11 +189,11 @@ def test_wrong_usage(arguments: list[str], message: str, monkeypatch: pytest.Mon
 
 
 def test_unknown_names(dataset: Path, tmp_path: Path) -> None:
-    message = failure("--no-plugins", "plugins", "show", "average-pol")
+    message = run_failing("--no-plugins", "plugins", "show", "average-pol")
     assert message.startswith(
         "unknown component 'average-pol'; did you mean 'average-pool'? available: all, average-pool,"
     )
-    message = failure("evaluate", dataset, "--out", tmp_path / "r", "--category", "bolt", *SMALL)
+    message = run_failing("evaluate", dataset, "--out", tmp_path / "r", "--category", "bolt", *SMALL)
     assert message == "unknown category 'bolt'; the data set contains: washer"
 
 
@@ -224,7 +224,7 @@ def test_isolated_process_dies() -> None:
 def test_help_of_options(command: str, option: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("TERMINAL_WIDTH", "300")
-    line = next(line for line in done(command, "--help").out.splitlines() if f" {option} " in line)
+    line = next(line for line in run_command(command, "--help").out.splitlines() if f" {option} " in line)
     assert text in re.sub(" +", " ", line)
 
 

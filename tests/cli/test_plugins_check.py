@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import patchcore_plugin as pp
-from tests.commands import done, failure, loaded, patchcore
+from tests.commands import patchcore, run_command, run_failing, run_json
 from tests.plugins.fake_plugins import BROKEN, Install
 
 SAMPLER = """
@@ -66,7 +66,7 @@ def find_result(content: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_all_components_are_checked_and_backbones_are_not_called(distribution: Install) -> None:
     distribution("acme", SOUND)
-    content = loaded("plugins", "check")
+    content = run_json("plugins", "check")
     assert list(content) == ["loaded", "checked", "unavailable", "problems"]
     assert content["problems"] == []
     assert any(plugin.startswith("efficientnet-lite (patchcore-efficientnet-lite ") for plugin in content["loaded"])
@@ -88,7 +88,7 @@ def test_all_components_are_checked_and_backbones_are_not_called(distribution: I
 @pytest.mark.slow
 def test_summary_lists_the_components_that_were_called(distribution: Install) -> None:
     distribution("acme", SOUND)
-    ended = done("plugins", "check", "every", "efficientnet-lite0")
+    ended = run_command("plugins", "check", "every", "efficientnet-lite0")
     assert ended.err == ""
     assert ended.out.splitlines()[-1].endswith(": sampler every, backbone efficientnet-lite0")
 
@@ -129,29 +129,29 @@ def test_exception_of_a_library_is_located_in_the_plugin(distribution: Install) 
 def test_names_select_what_is_checked(distribution: Install) -> None:
     distribution("acme", INVALID)
     distribution("zenith", BROKEN)
-    assert [result["name"] for result in loaded("plugins", "check", "random", "knn")["checked"]] == ["random", "knn"]
-    message = failure("plugins", "check", "evry")
+    assert [result["name"] for result in run_json("plugins", "check", "random", "knn")["checked"]] == ["random", "knn"]
+    message = run_failing("plugins", "check", "evry")
     assert message.startswith("unknown component 'evry'; did you mean 'every'? ")
     assert message.endswith("zenith (zenith 1.0): RuntimeError: no licence")
 
 
 @pytest.mark.slow
 def test_options_of_the_checked_component() -> None:
-    content = loaded("plugins", "check", "resnet18", "--set", "backbone.weights=random")
+    content = run_json("plugins", "check", "resnet18", "--set", "backbone.weights=random")
     assert {"can-be-created", "images-are-independent"} <= set(find_result(content, "resnet18")["passed"])
     ended = patchcore("plugins", "check", "knn", "--set", "scorer.neighbours=1")
     assert ended.code == 1
     assert "greater than or equal to 2, got 1" in ended.err
-    assert failure("plugins", "check", "knn", "--set", "sampler.ratio=1").startswith(
+    assert run_failing("plugins", "check", "knn", "--set", "sampler.ratio=1").startswith(
         "--set sampler.ratio=1: no sampler"
     )
-    assert "NAME" in failure("plugins", "check", "--set", "sampler.ratio=1")
+    assert "NAME" in run_failing("plugins", "check", "--set", "sampler.ratio=1")
 
 
 @pytest.mark.slow
 def test_missing_package_is_a_problem_only_if_the_component_is_named(distribution: Install) -> None:
     distribution("acme", UNAVAILABLE)
-    ended = done("plugins", "check")
+    ended = run_command("plugins", "check")
     assert ended.err == ""
     assert "needs acme-search; pip install acme-search" in ended.out
     ended = patchcore("plugins", "check", "far", "--json")
@@ -163,7 +163,7 @@ def test_missing_package_is_a_problem_only_if_the_component_is_named(distributio
 
 def test_output_of_a_component_is_kept_out_of_the_document(distribution: Install) -> None:
     distribution("acme", SAMPLER.format(default=2, first="print('hello')"))
-    assert "can-be-created" in find_result(loaded("plugins", "check", "every"), "every")["passed"]
+    assert "can-be-created" in find_result(run_json("plugins", "check", "every"), "every")["passed"]
 
 
 def test_without_torch_records_are_checked(distribution: Install, monkeypatch: pytest.MonkeyPatch) -> None:

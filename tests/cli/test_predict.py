@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import patchcore_plugin as pp
-from tests.commands import Ended, corrupt, done, failure, json_lines, patchcore
+from tests.commands import CommandResult, corrupt, json_lines, patchcore, run_command, run_failing
 
-Run = tuple[Path, list[Path], Ended]
+Run = tuple[Path, list[Path], CommandResult]
 """The folder of results, the images, and the output of the command."""
 
 
@@ -26,7 +26,7 @@ def run(washer_model: Path, dataset: Path, tmp_path_factory: pytest.TempPathFact
     assert image is not None
     odd.write_bytes(cv2.imencode(".png", cv2.resize(image, (61, 130)))[1].tobytes())
     images = [dataset / "test" / "good" / "000.png", dataset / "test" / "blot" / "000.png", odd]
-    ended = done("predict", washer_model, *images, "--out", folder / "results", "--device", "cpu")
+    ended = run_command("predict", washer_model, *images, "--out", folder / "results", "--device", "cpu")
     return folder / "results", images, ended
 
 
@@ -120,6 +120,6 @@ def test_results_of_an_earlier_run_are_not_inputs(washer_model: Path, dataset: P
     folder.mkdir()
     (folder / "a.png").write_bytes((dataset / "test" / "blot" / "000.png").read_bytes())
     for _ in range(2):
-        done("predict", washer_model, folder, "--out", out, "--device", "cpu")
+        run_command("predict", washer_model, folder, "--out", out, "--device", "cpu")
         assert [record["path"] for record in json_lines(out / "results.jsonl")] == [str(folder / "a.png")]
-    assert failure("predict", washer_model, out, "--out", out).startswith(f"{out}: no images")
+    assert run_failing("predict", washer_model, out, "--out", out).startswith(f"{out}: no images")

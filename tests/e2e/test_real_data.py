@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import real_images
-from tests.commands import loaded
+from tests.commands import run_json
 
 pytestmark = [real_images.needed, pytest.mark.e2e]
 
@@ -17,7 +17,7 @@ pytestmark = [real_images.needed, pytest.mark.e2e]
 )
 def test_evaluate(category: str, image_auroc: float, pixel_auroc: float, tmp_path: Path) -> None:
     data = real_images.DATA / category
-    content = loaded("evaluate", data, "--backbone", "efficientnet-lite0", "--out", tmp_path)
+    content = run_json("evaluate", data, "--backbone", "efficientnet-lite0", "--out", tmp_path)
     metrics = content["categories"][category]
     assert metrics["image_auroc"] >= image_auroc
     assert metrics["pixel_auroc"] >= pixel_auroc

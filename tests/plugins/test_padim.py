@@ -16,7 +16,7 @@ from patchcore_plugin.models.fitting import strategies
 from patchcore_plugin.models.fitting.hold_out import held_out_indices
 from patchcore_plugin.models.recipes import Recipe
 from tests import real_images
-from tests.commands import loaded
+from tests.commands import run_json
 from tests.conftest import draw
 
 IMAGES = [draw(seed) for seed in range(24)]
@@ -135,6 +135,6 @@ def test_sampler_that_drops_patches_is_refused() -> None:
 def test_real_images(category: str, image_auroc: float, pixel_auroc: float, tmp_path: Path) -> None:
     options = ("--set", 'backbone.layers=["stage2","stage3","stage5"]', "--set", "aggregator.patch_size=3")
     command = ("evaluate", real_images.DATA / category, "--recipe", "padim", "--backbone", "efficientnet-lite0")
-    figures = loaded(*command, *options, "--out", tmp_path)["categories"][category]
+    figures = run_json(*command, *options, "--out", tmp_path)["categories"][category]
     assert figures["image_auroc"] >= image_auroc
     assert figures["pixel_auroc"] >= pixel_auroc

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from patchcore_plugin import Detector
-from tests.commands import done
+from tests.commands import run_command
 from tests.data.datasets.dataset_files import draw, write
 from tests.data.datasets.test_visa import SPLIT
 
@@ -37,14 +37,14 @@ def read_training_images(model: Path) -> set[Path]:
 
 
 def test_evaluate_and_fit_visa(visa: Path, tmp_path: Path) -> None:
-    done("evaluate", visa, "--out", tmp_path / "out", *SMALL)
+    run_command("evaluate", visa, "--out", tmp_path / "out", *SMALL)
     metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
     assert list(metrics["categories"]) == ["candle", "pcb1"]
     assert metrics["failed"] == []
     for category in metrics["categories"].values():
         assert category["image_auroc"] == 1.0
         assert category["pixel_auroc"] > 0.8
-    done("fit", visa / "candle", "--out", tmp_path / "m.safetensors", *SMALL)
+    run_command("fit", visa / "candle", "--out", tmp_path / "m.safetensors", *SMALL)
     normal = visa / "candle/Data/Images/Normal"
     assert read_training_images(tmp_path / "m.safetensors") == {normal / "0091.JPG", normal / "0836.JPG"}
 
@@ -52,10 +52,10 @@ def test_evaluate_and_fit_visa(visa: Path, tmp_path: Path) -> None:
 def test_evaluate_and_fit_a_table(visa: Path, tmp_path: Path) -> None:
     text = SPLIT.replace("object,split,label,image,mask", "category;split;label;path;mask").replace(",", ";")
     file = write(visa / "parts.csv", "\ufeff" + text)
-    done("evaluate", file, "--category", "pcb1", "--out", tmp_path / "out", *SMALL)
+    run_command("evaluate", file, "--category", "pcb1", "--out", tmp_path / "out", *SMALL)
     metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
     assert list(metrics["categories"]) == ["pcb1"]
     assert metrics["categories"]["pcb1"]["image_auroc"] == 1.0
     assert metrics["categories"]["pcb1"]["pixel_auroc"] > 0.8
-    done("fit", file / "pcb1", "--out", tmp_path / "m.safetensors", *SMALL)
+    run_command("fit", file / "pcb1", "--out", tmp_path / "m.safetensors", *SMALL)
     assert read_training_images(tmp_path / "m.safetensors") == {visa / "pcb1/Data/Images/Normal/0001.JPG"}
