@@ -58,7 +58,7 @@ test: lint browser
 
 .PHONY: quick
 quick: $(READY)
-	$(PYTEST) $(PARALLEL) -m '$(QUICK)' tests
+	$(PYTEST) $(PARALLEL) -m '$(QUICK)' --ignore=tests/e2e --ignore=tests/integrations tests
 
 .PHONY: test-without-data
 test-without-data: $(READY)
