@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class PatchcoreError(Exception):
-    """Base of every failure that is told to the user in one line, without a traceback."""
+    """Base of every failure that is reported to the user in one line, without a traceback."""
 
 
 class PluginError(PatchcoreError):
@@ -26,7 +26,7 @@ class WeightsError(PatchcoreError):
 
 
 class ImageError(PatchcoreError):
-    """An image or mask cannot be read; ``path`` says which, where it came from a file and was skipped."""
+    """An image or mask cannot be read; ``path`` names its file if it was skipped."""
 
     path: str | None = None
 
@@ -36,7 +36,7 @@ class DatasetError(PatchcoreError):
 
 
 class CalibrationError(PatchcoreError):
-    """A threshold that the images at hand cannot give."""
+    """A threshold that cannot be computed from the available images."""
 
 
 class ResultsError(PatchcoreError):
@@ -58,13 +58,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint with the known name closest to a misspelt one, ready to be put before other text.
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a hint with the name closest to a misspelt one, to put before other text.
 
     Returns
     -------
     str
-        Ends with a space; empty if no known name is close.
+        Ends with a space; empty if no name is close.
 
     Examples
     --------
@@ -73,5 +73,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     from difflib import get_close_matches
 
-    close = get_close_matches(name, list(known), n=1)
+    close = get_close_matches(name, list(names), n=1)
     return f"did you mean {close[0]!r}? " if close else ""

@@ -26,7 +26,7 @@ class FitRequest:
     images
         Images of good parts.
     recipe
-        Name of a shipped recipe.
+        Name of a built-in recipe.
     backbone
         Backbone that replaces the one of the recipe, or None.
     rate

@@ -97,7 +97,7 @@ class Folders:
     def __init__(self, roots: Sequence[Path]) -> None:
         for root in roots:
             if not root.is_dir():
-                raise DatasetError(f"{root}: no such folder; give --images an existing folder")
+                raise DatasetError(f"{root}: no such folder; pass an existing folder to --images")
         self.roots = tuple(root.resolve() for root in roots)
 
     def allows(self, path: Path) -> bool:

@@ -86,7 +86,7 @@ class ModelStore:
 
     Parameters
     ----------
-    given
+    initial
         The model file given on the command line, if any.
     folder
         Folder of further models, where fitted models are saved; created when needed.
@@ -94,8 +94,8 @@ class ModelStore:
         Function that loads a model file.
     """
 
-    def __init__(self, given: Path | None, folder: Path, load: Callable[[Path], Any]) -> None:
-        self.given = given
+    def __init__(self, initial: Path | None, folder: Path, load: Callable[[Path], Any]) -> None:
+        self.initial = initial
         self.folder = folder
         self._load = load
         self._lock = threading.Lock()
@@ -103,12 +103,12 @@ class ModelStore:
 
     def paths(self) -> dict[str, Path]:
         """Return the model files by label, without links that lead out of the folder."""
-        paths = {} if self.given is None else {self.given.name: self.given}
+        paths = {} if self.initial is None else {self.initial.name: self.initial}
         real_folder = self.folder.resolve()
         files = self.folder.iterdir() if self.folder.is_dir() else ()
         for path in sorted(file for file in files if file.suffix in (SUFFIX, EXPORT_SUFFIX)):
-            is_given = self.given is not None and path.resolve() == self.given.resolve()
-            if not is_given and path.resolve().parent == real_folder:
+            is_initial = self.initial is not None and path.resolve() == self.initial.resolve()
+            if not is_initial and path.resolve().parent == real_folder:
                 paths[path.name if path.name not in paths else str(path)] = path
         return paths
 

@@ -31,7 +31,7 @@ from .options import PluginFilter
 
 app = typer.Typer(
     name="patchcore",
-    help="Find defects in product images after training on good images only.",
+    help="Find defects in product images after fitting on good images only.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -73,7 +73,7 @@ def global_options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version)
     ] = False,
 ) -> None:
-    """Find defects in product images after training on good images only."""
+    """Find defects in product images after fitting on good images only."""
     context.obj = PluginFilter(names=tuple(block or ()), entry_points=not no_plugins)
 
 

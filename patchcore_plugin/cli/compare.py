@@ -100,7 +100,7 @@ def _resolve(recipes: Mapping[str, DetectorOptions], host: Host) -> dict[str, tu
             resolved[name] = {}, str(error)
         except OptionError as error:
             raise OptionError(
-                f"recipe {name!r}: {error}; to set an option of one recipe only, use --set RECIPE:PART.OPTION=VALUE"
+                f"recipe {name!r}: {error}; to set an option of one recipe only, use --set RECIPE:ROLE.OPTION=VALUE"
             ) from error
     reasons = [reason for _, reason in resolved.values() if reason]
     if len(reasons) == len(resolved):

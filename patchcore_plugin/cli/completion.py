@@ -32,7 +32,7 @@ components = component_names(*ROLES)
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Complete the name of a shipped recipe."""
+    """Complete the name of a built-in recipe."""
     from patchcore_plugin.models.recipes import Recipe
 
     return _matching(Recipe.names(), incomplete)

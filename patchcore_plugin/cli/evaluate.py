@@ -36,8 +36,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--recipe",
-            help="Name of a shipped recipe, or path of a .toml file; repeat it to compare several recipes. "
-            "--set RECIPE:PART.OPTION=VALUE then applies to one of them.",
+            help="Name of a built-in recipe, or path of a .toml file; repeat it to compare several recipes. "
+            "--set RECIPE:ROLE.OPTION=VALUE then applies to one of them.",
             show_default="patchcore",
             autocompletion=completion.recipes,
         ),

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from patchcore_plugin.models.detector import Detector
     from patchcore_plugin.models.recipes import Recipe
 
-ModelArgument = Annotated[Path, typer.Argument(help="Model file written by patchcore fit.", readable=False)]
+ModelArgument = Annotated[Path, typer.Argument(help="Model file, such as part.safetensors.", readable=False)]
 RecipeOption = Annotated[
     str,
     typer.Option(
-        "--recipe", help="Name of a shipped recipe, or path of a .toml file.", autocompletion=completion.recipes
+        "--recipe", help="Name of a built-in recipe, or path of a .toml file.", autocompletion=completion.recipes
     ),
 ]
 BackboneOption = Annotated[
@@ -59,7 +59,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="PART.OPTION=VALUE",
+        metavar="ROLE.OPTION=VALUE",
         help="Set an option, such as sampler.ratio=0.01, or 0.sampler.ratio=0.01 for one member of an ensemble; "
         "repeatable.",
     ),
@@ -72,7 +72,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         help="Precision of the backbone; bf16 is faster on hardware that supports it.",
-        show_default="precision of the model, or fp32",
+        show_default="fp32 to fit, that of the model to predict",
     ),
 ]
 OnErrorOption = Annotated[
@@ -137,11 +137,11 @@ class DetectorOptions:
     Parameters
     ----------
     recipe
-        Name of a shipped recipe, or path of a TOML file.
+        Name of a built-in recipe, or path of a TOML file.
     backbone, aggregator, sampler, scorer
         Components that replace those of the recipe.
     options
-        Values of ``--set``: ``PART.OPTION=VALUE``.
+        Values of ``--set``: ``ROLE.OPTION=VALUE``.
     device, precision, seed
         Passed to the detector.
     """
@@ -171,7 +171,7 @@ class DetectorOptions:
             name = getattr(self, role)
             if name is not None:
                 recipe = recipe.change(role, name)
-        # Options of one part are applied together, because some are only valid in combination.
+        # Options of one role are applied together, because some are valid only in combination.
         changes: dict[str, dict[str, Any]] = {}
         for text in self.options:
             part, option, value = parse_option(text)

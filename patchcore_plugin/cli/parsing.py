@@ -18,7 +18,7 @@ def group_by_recipe(options: Sequence[str], recipes: Sequence[str]) -> dict[str,
     Parameters
     ----------
     options
-        ``RECIPE:PART.OPTION=VALUE`` applies to one recipe, ``PART.OPTION=VALUE`` to all.
+        ``RECIPE:ROLE.OPTION=VALUE`` applies to one recipe, ``ROLE.OPTION=VALUE`` to all.
     recipes
         Names of the recipes.
 
@@ -45,7 +45,7 @@ def group_by_recipe(options: Sequence[str], recipes: Sequence[str]) -> dict[str,
 
 
 def parse_option(text: str) -> tuple[str, str, Any]:
-    """Return part, option and value of ``PART.OPTION=VALUE``.
+    """Return part, option and value of ``ROLE.OPTION=VALUE``.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def parse_option(text: str) -> tuple[str, str, Any]:
     key, equals, value = text.partition("=")
     part, dot, option = key.strip().rpartition(".")
     if not (equals and dot and part and option):
-        raise OptionError(f"--set {text}: expected PART.OPTION=VALUE, such as sampler.ratio=0.01")
+        raise OptionError(f"--set {text}: expected ROLE.OPTION=VALUE, such as sampler.ratio=0.01")
     return part, option, _parse_value(value.strip())
 
 
@@ -97,5 +97,5 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
     unit = BYTES.get(match[2].upper()) if match else None
     if match is None or unit is None or not float(match[1]):
-        raise typer.BadParameter(f"invalid size {text!r}; give a number with MB, MiB, GB or GiB, such as 2GB")
+        raise typer.BadParameter(f"invalid size {text!r}; pass a number with MB, MiB, GB or GiB, such as 2GB")
     return int(float(match[1]) * unit)

@@ -1,4 +1,4 @@
-"""`patchcore recipes`: list and show the shipped recipes."""
+"""`patchcore recipes`: list and show the built-in recipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 
 @app.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
-    """List the shipped recipes."""
+    """List the built-in recipes."""
     from patchcore_plugin.models.recipes import Recipe
 
     recipes = [Recipe.load(name) for name in Recipe.names()]
@@ -34,7 +34,7 @@ def show_recipe(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(help="Name of a shipped recipe, or path of a .toml file.", autocompletion=completion.recipes),
+        typer.Argument(help="Name of a built-in recipe, or path of a .toml file.", autocompletion=completion.recipes),
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -49,4 +49,4 @@ def _describe_member(member: Member) -> dict[str, Any]:
 def format_bank(bank: Mapping[str, Any]) -> str:
     """Return size and covering radius of one memory bank as text."""
     radius = ("" if bank["radius_is_exact"] else "at most ") + format_decimal(bank["covering_radius"])
-    return f"{bank['bank_rows']} of {bank['patches_seen']} patches, covering radius {radius}"
+    return f"{bank['bank_rows']:,} of {bank['patches_seen']:,} patches, covering radius {radius}"

@@ -113,7 +113,7 @@ def read_header(data: bytes) -> Header:
     if any(signature.startswith(data) for signatures, _ in _READERS for signature in signatures if len(signature) > 2):
         raise HeaderError(_CUT)
     if _is_text(data[:512]):
-        raise HeaderError("it holds text")
+        raise HeaderError("it contains text")
     raise HeaderError(_FOREIGN)
 
 

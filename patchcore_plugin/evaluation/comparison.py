@@ -243,7 +243,7 @@ def _require_unique_folders(candidates: Sequence[Candidate]) -> None:
         key = candidate.folder.casefold()
         if key in names:
             raise OptionError(
-                f"two recipes are named {candidate.name!r}; give each once, or rename a .toml file"
+                f"two recipes are named {candidate.name!r}; pass each once, or rename a .toml file"
                 if names[key] == candidate.name
                 else f"the recipes {names[key]!r} and {candidate.name!r} map to the same folder; "
                 "rename one of the .toml files"

@@ -124,7 +124,7 @@ class Watch:
                 # No other process writes to a locked folder, so every unfinished file is a leftover.
                 delete_unfinished(self.out / pictures, age=0)
             resumed = f"; {len(recorded)} images are already recorded" if recorded else ""
-            self.announce(f"{self.folder}: watched every {self.every:g} s{resumed}")
+            self.announce(f"watching {self.folder}, every {self.every:g} s{resumed}")
             poller = FolderPoller(self.folder, recorded, self.out, self.announce)
             with ResultsWriter(self.out, self.model.map_scale, append=True, explain=self.explain) as writer:
                 sync_folder(self.out)

@@ -47,7 +47,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     recipe
-        A shipped recipe's name, the path of a TOML file, or a `patchcore_plugin.Recipe`.
+        A built-in recipe's name, the path of a TOML file, or a `patchcore_plugin.Recipe`.
     backbone, aggregator, sampler, scorer
         The name of another component, or options, with a "name" those of another component; None for the recipe's.
     preprocessing, map
@@ -69,11 +69,11 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The fitted detector, with `save` and detailed predictions.
     decision_scores_ : ndarray of float64, shape [N]
         Anomaly scores of the training images, higher is more anomalous, by cross-fitting: each fifth (from 100 images
-        on, each third) is scored by a memory bank of the others.
+        on, each third) is scored by a memory bank of the other images.
     threshold_ : float
         The anomaly score above which an image is an outlier.
     labels_ : ndarray of int64, shape [N]
-        1 for training images above the threshold, 0 for the others.
+        1 for training images above the threshold, 0 for all others.
     offset_ : float
         ``-threshold_``; what `decision_function` subtracts from `score_samples`.
 

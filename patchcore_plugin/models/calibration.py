@@ -1,14 +1,14 @@
 """The threshold of a model and the colour scale of its maps, from scores of held-out good images.
 
 Let s_1, ..., s_n be the scores of n good images that the model was not fitted on. A new good image is equally likely to
-take any rank among them, so that its conformal p-value, p = (1 + number of s_i >= s) / (n + 1), is at most r with
+take any rank among them, and its conformal p-value, p = (1 + number of s_i >= s) / (n + 1), is at most r with
 probability at most r (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005). Calling an image
 anomalous where p <= r means comparing its score with the k-th highest s_i, k = floor(r (n + 1)). This is the threshold
 for a false-alarm rate r; there is none for rates below 1 / (n + 1). The highest values of the maps of these images give
 a threshold for maps in the same way: at most a share r of good images exceeds it anywhere.
 
-The scores of a fit are cross-fitted: each image is scored by a memory bank of most of the others, which is slightly
-poorer than the final one, so that the false-alarm rate is, if anything, lower than guaranteed. A threshold that was
+The scores of a fit are cross-fitted: each image is scored by a memory bank of most other images, which is slightly
+poorer than the final one, so the false-alarm rate is, if anything, lower than guaranteed. A threshold that was
 chosen by anything but a rate, such as the F1 score on these very images, has no guarantee, only an estimate.
 """
 
@@ -74,7 +74,7 @@ class Calibration:
     scores, peaks
         Image scores of held-out good images, and maxima of their maps; ascending.
     defective
-        Image scores of defective images, if some were given; ascending.
+        Image scores of defective images, if any; ascending.
     criterion
         How the threshold was chosen.
     cost
@@ -159,7 +159,7 @@ class Calibration:
         CalibrationError
             If there are too few held-out scores for the rate.
         """
-        asked = rate
+        requested = rate
         if rate is None:
             rate = max(FALSE_ALARM_RATE, self.smallest_rate)
         require_rate(rate, len(self.scores))
@@ -171,7 +171,7 @@ class Calibration:
             map_threshold=self.peaks[-place] if self.peaks else None,
             criterion="false-alarms",
             cost=None,
-            rate=asked,
+            rate=requested,
         )
 
     def at_threshold(self, threshold: float) -> Calibration:
@@ -278,7 +278,7 @@ class Calibration:
             return f"at most {self.false_alarm_rate:.2%} false alarms; {self.source}"
         chosen = {
             "f1": "best F1 score, ",
-            "cost": f"lowest cost, with a missed defect at {self.cost or 0:g} false alarms, ",
+            "cost": f"lowest cost with a missed defect counted as {self.cost or 0:g} false alarms, ",
         }
         above = f"{self._above(self.threshold)} of {len(self.scores)} good images above it"
         return f"{chosen.get(self.criterion, '')}{above}; {self.source}"

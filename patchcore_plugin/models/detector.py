@@ -79,7 +79,7 @@ class Detector(BaseModel):
         self.recipe = recipe.resolve(host, seed)
         """The recipe with every option written out."""
         self.members: tuple[Member, ...] = tuple(
-            Member(pipeline=Pipeline(each, host, device=device, precision=precision)) for each in self.recipe.split()
+            Member(pipeline=Pipeline(part, host, device=device, precision=precision)) for part in self.recipe.split()
         )
         """The methods whose scores are averaged; usually one."""
         self.calibration = Calibration.without_threshold("not fitted")
@@ -119,7 +119,7 @@ class Detector(BaseModel):
         Raises
         ------
         OptionError
-            For an unknown recipe, part or option.
+            For an unknown recipe, section or option.
         """
         recipe = Recipe.load(name)
         for part, change in changes.items():
@@ -233,7 +233,7 @@ class Detector(BaseModel):
             progress=progress,
             announce=announce,
         )
-        self._adopt(fit_members(self.members, images, options, false_alarm_rate), known=0)
+        self._adopt(fit_members(self.members, images, options, false_alarm_rate), old_count=0)
         return self
 
     def update(
@@ -265,8 +265,8 @@ class Detector(BaseModel):
         options = FitOptions(
             seed=self.seed, on_error=on_error, keep_thumbnails=bool(self.thumbnails), progress=progress
         )
-        known = len(self.images)
-        self._adopt(update_members(self.members, new, options, known, self.calibration), known)
+        old_count = len(self.images)
+        self._adopt(update_members(self.members, new, options, old_count, self.calibration), old_count)
         return self
 
     def predict_each(
@@ -274,7 +274,7 @@ class Detector(BaseModel):
     ) -> Iterator[Prediction | ImageError]:
         """Yield the predictions for images, in order, with one batch in memory at a time.
 
-        ``nearest`` is that of the member with the highest normalised patch score, among those that know one.
+        ``nearest`` is that of the member with the highest normalised patch score, among those that return one.
 
         Parameters
         ----------
@@ -338,15 +338,15 @@ class Detector(BaseModel):
             self.recipe, self.seed, self.members, self.images, self.thumbnails, self.calibration
         )
 
-    def _adopt(self, fit: DetectorFit, known: int) -> None:
-        """Become what was fitted; nothing can fail from here on."""
+    def _adopt(self, fit: DetectorFit, old_count: int) -> None:
+        """Take over the result of a fit; nothing can fail from here on."""
         records = [{"path": image.path, "height": image.size[0], "width": image.size[1]} for image in fit.images]
-        numbers = range(known, known + len(fit.images))
+        numbers = range(old_count, old_count + len(fit.images))
         thumbnails = {number: image.thumbnail for number, image in zip(numbers, fit.images, strict=True)}
         self.members = fit.members
         self.calibration = fit.calibration
         self.skipped = fit.errors
         self.held_out_scores = fit.held_out_scores
-        self.images = [*self.images[:known], *records]
+        self.images = [*self.images[:old_count], *records]
         new = {number: jpeg for number, jpeg in thumbnails.items() if jpeg is not None}
-        self.thumbnails = {**self.thumbnails, **new} if known else new
+        self.thumbnails = {**self.thumbnails, **new} if old_count else new

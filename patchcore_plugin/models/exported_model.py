@@ -181,7 +181,7 @@ class ExportedModel(BaseModel):
         program = onnx.load(self._path, load_external_data=False)
         if any(each.data_location == onnx.TensorProto.EXTERNAL for each in program.graph.initializer):
             raise ModelFileError(
-                f"{self._path}: its weights are in a second file, so that it cannot be changed; calibrate the model "
+                f"{self._path}: its weights are in a second file, so it cannot be changed; calibrate the model "
                 "file and export that"
             )
         for entry in program.metadata_props:

@@ -28,7 +28,7 @@ FORMAT_VERSION = 2
 """The newest format that is read. A file is written in the oldest format that can hold it."""
 _ENTRY = "patchcore"
 _HEAD = 9
-_GIVE = "give a file written by patchcore fit or patchcore export"
+_GIVE = "pass a file written by patchcore fit or patchcore export"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], *, version: int = 1) -> None:

@@ -76,7 +76,7 @@ class Member:
 
     @property
     def radius_curve(self) -> list[tuple[int, float]]:
-        """Covering radius of smaller memory banks too, as (rows, radius), where the sampler knows it."""
+        """Covering radius of smaller memory banks too, as (rows, radius), if the sampler reports it."""
         return [] if self.state is None else self.state.radius_curve
 
     def score(self, images: Tensor) -> list[ImageScores]:

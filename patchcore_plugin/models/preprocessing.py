@@ -133,7 +133,7 @@ def mean_anomaly_map(grids: Sequence[NDArray[np.float32]], shape: Geometry, opti
 def map_matrix(cells: int, length: int, options: Map) -> NDArray[np.float32]:
     """Return the matrix [length, cells] that upsamples and blurs one axis of a grid of patch scores.
 
-    Both operations are linear and treat the axes separately, so that a map is ``rows @ grid @ columns.T``. The columns
+    Both operations are linear and treat the axes separately, so a map is ``rows @ grid @ columns.T``. The columns
     are the results for unit impulses.
     """
     column = Geometry(image=(length, 1), resized=(length, 1), crop=(0, 0, length, 1))

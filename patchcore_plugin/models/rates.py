@@ -26,7 +26,7 @@ def require_rate(rate: float, images: int) -> None:
         )
         raise CalibrationError(
             f"a false-alarm rate of {rate:g} needs at least {needed:,} held-out good images, and "
-            f"there are {images:,}, {best}; give more good images, or choose a higher rate"
+            f"there are {images:,}, {best}; pass more good images, or choose a higher rate"
         )
 
 

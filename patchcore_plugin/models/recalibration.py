@@ -61,7 +61,7 @@ def recalibrate(
     """
     calibration = model.calibration
     if not (good or calibration.scores):
-        raise CalibrationError("the model has no scores of good images; give good images that it was not fitted on")
+        raise CalibrationError("the model has no scores of good images; pass good images that it was not fitted on")
     if criterion != "false-alarms":
         if false_alarm_rate is not None:
             raise CalibrationError(f"a false-alarm rate cannot be combined with criterion {criterion}; leave one out")

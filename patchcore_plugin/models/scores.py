@@ -21,7 +21,7 @@ class ImageScores(NamedTuple):
     map
         Patch scores, float32 [h, w]; None for scorers without maps.
     nearest
-        Row of the memory bank nearest to each patch, int64 [h, w]; None where the scorer knows none.
+        Row of the memory bank nearest to each patch, int64 [h, w]; None if the scorer returns none.
     """
 
     score: float

@@ -214,7 +214,7 @@ def read_weights(path: str | Path, owner: str, choices: str) -> dict[str, Tensor
     owner
         The component that needs the weights, for messages: ``backbone resnet18``.
     choices
-        What to give instead of a missing file, for messages.
+        What to pass instead of a missing file, for messages.
 
     Raises
     ------
@@ -225,11 +225,11 @@ def read_weights(path: str | Path, owner: str, choices: str) -> dict[str, Tensor
     --------
     >>> read_weights("missing.pth", "backbone resnet18", "imagenet or a path")
     Traceback (most recent call last):
-    patchcore_plugin.errors.WeightsError: backbone resnet18: weights: no file missing.pth; give imagenet or a path
+    patchcore_plugin.errors.WeightsError: backbone resnet18: weights: no file missing.pth; pass imagenet or a path
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(f"{owner}: weights: no file {path}; give {choices}")
+        raise WeightsError(f"{owner}: weights: no file {path}; pass {choices}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -83,21 +83,21 @@ class Candidate:
 def candidates(*, entry_points: bool, extra: Mapping[str, object]) -> list[Candidate]:
     """Return the built-in plugins, those of installed entry points (sorted by name), and `extra` ones."""
     own = _version_of(OWN_DISTRIBUTION)
-    found = [Candidate(name, OWN_DISTRIBUTION, own, _return(module)) for name, module in builtin.PLUGINS.items()]
+    result = [Candidate(name, OWN_DISTRIBUTION, own, _return(module)) for name, module in builtin.PLUGINS.items()]
     if entry_points:
-        entries = sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda entry: entry.name)
-        found += [Candidate(entry.name, *_origin(entry), entry.load) for entry in entries]
-    return found + [Candidate(name, "-", "-", _return(plugin)) for name, plugin in extra.items()]
+        installed = sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda entry: entry.name)
+        result += [Candidate(entry.name, *_origin(entry), entry.load) for entry in installed]
+    return result + [Candidate(name, "-", "-", _return(plugin)) for name, plugin in extra.items()]
 
 
 def discover(
-    found: Iterable[Candidate], *, blocked: set[str], strict: bool, trace: Callable[[str], object] | None = None
+    entries: Iterable[Candidate], *, blocked: set[str], strict: bool, trace: Callable[[str], object] | None = None
 ) -> tuple[list[Plugin], list[tuple[ComponentSpec, Plugin]]]:
     """Load plugins and collect their records.
 
     Parameters
     ----------
-    found
+    entries
         The plugins, in the order of the result.
     blocked
         Canonical names of plugins or distributions that are not loaded.
@@ -119,7 +119,7 @@ def discover(
         If `strict` and a plugin failed.
     """
     # Numbered, because two distributions may have entry points of one name.
-    by_key = {f"{candidate.name}#{number}": candidate for number, candidate in enumerate(found)}
+    by_key = {f"{candidate.name}#{number}": candidate for number, candidate in enumerate(entries)}
     registry = _Registry(trace)
     registry.load({key: candidate for key, candidate in by_key.items() if not blocked & candidate.names})
     records = [pair for role in ROLES for pair in registry.records(role)]
@@ -150,13 +150,13 @@ class _Registry:
             self._manager.trace.root.setwriter(trace)
             self._manager.enable_tracing()
 
-    def load(self, found: Mapping[str, Candidate]) -> None:
+    def load(self, entries: Mapping[str, Candidate]) -> None:
         """Load and register plugins; failures are recorded."""
         modules: dict[str, object] = {}
-        for key, candidate in found.items():
+        for key, candidate in entries.items():
             with self._isolate(key):
                 module = candidate.load()
-                twin = next((found[other].name for other in modules if modules[other] is module), None)
+                twin = next((entries[owner].name for owner in modules if modules[owner] is module), None)
                 if twin is not None:
                     raise PluginError(f"its module is already registered as {twin!r}")
                 modules[key] = module

@@ -156,14 +156,14 @@ class Host:
         trace: Callable[[str], object] | None = None,
     ) -> None:
         block, extra = list(block), extra or {}
-        found = candidates(entry_points=entry_points, extra=extra)
+        entries = candidates(entry_points=entry_points, extra=extra)
         if block:  # checked before any import: a misspelt name would load what is to be blocked
-            known = found if entry_points else candidates(entry_points=True, extra=extra)
-            _require_known(block, [name for each in known for name in (each.name, each.distribution)])
+            blockable = entries if entry_points else candidates(entry_points=True, extra=extra)
+            _require_known(block, [name for entry in blockable for name in (entry.name, entry.distribution)])
         variable = os.environ.get("PATCHCORE_BLOCK_PLUGINS", "").split(",")
         blocked = {canonical_name(name) for name in (*block, *variable)} - {""}
         strict = os.environ.get("PATCHCORE_STRICT_PLUGINS") == "1" if strict is None else strict
-        plugins, records = discover(found, blocked=blocked, strict=strict, trace=trace)
+        plugins, records = discover(entries, blocked=blocked, strict=strict, trace=trace)
         self.plugins: tuple[Plugin, ...] = tuple(plugins)
         self._components = [Component(spec=record, plugin=plugin) for record, plugin in records]
 
@@ -191,11 +191,11 @@ class Host:
         PluginError
             If no plugin provides it, or more than one does.
         """
-        found = [component for component in self.components(role) if component.spec.name == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            providers = [component.plugin for component in found]
+        matches = [component for component in self.components(role) if component.spec.name == name]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            providers = [component.plugin for component in matches]
             last = providers[-1]
             unique = [plugin.name for plugin in providers].count(last.name) == 1
             raise PluginError(

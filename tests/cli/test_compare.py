@@ -133,7 +133,7 @@ def test_invalid_comparison_fails_before_the_work(dataset: Path, tmp_path: Path)
     assert refuse("--recipe", "patchcore", "--recipe", file).startswith(f"--recipe patchcore and --recipe {file} ")
     message = refuse(*two, "--set", "sampler.ration=1")
     assert message.startswith("recipe 'patchcore': ")
-    assert message.endswith("--set RECIPE:PART.OPTION=VALUE")
+    assert message.endswith("--set RECIPE:ROLE.OPTION=VALUE")
     assert refuse(*two, "--set", "padim:map.sigma=1").startswith("--set padim:map.sigma=1: ")
     # No recipe can run with a misspelt backbone.
     assert refuse(*two, "--backbone", "resnet").startswith("unknown backbone 'resnet'")

@@ -59,7 +59,7 @@ def test_unknown_component(command: str, dataset: Path, tmp_path: Path) -> None:
         ("smapler.ratio=0.1", ["'smapler'", "sampler", "preprocessing"]),
         ("map.sigma=-1", ["map", "'sigma'", "greater than or equal to 0", "got -1"]),
         ("sampler.name=5", ["sampler", "name", "got 5"]),
-        ("ratio=0.1", ["--set ratio=0.1", "PART.OPTION=VALUE"]),
+        ("ratio=0.1", ["--set ratio=0.1", "ROLE.OPTION=VALUE"]),
         ("backbone.layers=stage9,", ["'stage9'", "did you mean 'stage7'", "stage1"]),
     ],
 )

@@ -151,13 +151,13 @@ def test_operating_system_errors(good: Path, tmp_path: Path) -> None:
     [
         (
             lambda: parse_option("ratio=0.1"),
-            "--set ratio=0.1: expected PART.OPTION=VALUE, such as sampler.ratio=0.01",
+            "--set ratio=0.1: expected ROLE.OPTION=VALUE, such as sampler.ratio=0.01",
         ),
         (
             lambda: group_by_recipe(["c:map.sigma=2"], ["a", "b"]),
             "--set c:map.sigma=2: recipe 'c' is not evaluated; choose from: a, b",
         ),
-        (lambda: parse_size("2"), "invalid size '2'; give a number with MB, MiB, GB or GiB, such as 2GB"),
+        (lambda: parse_size("2"), "invalid size '2'; pass a number with MB, MiB, GB or GiB, such as 2GB"),
         (
             lambda: require_writable(Path("/")),
             "/: is a folder; pass a file name to --out, such as /model.safetensors",

@@ -47,7 +47,7 @@ def test_option_of_one_member() -> None:
 
 @pytest.mark.parametrize("text", ["ratio=0.1", "sampler.ratio", ".ratio=1", "sampler.=1"])
 def test_other_forms_are_refused(text: str) -> None:
-    with pytest.raises(pp.OptionError, match=r"PART\.OPTION=VALUE"):
+    with pytest.raises(pp.OptionError, match=r"ROLE\.OPTION=VALUE"):
         parse_option(text)
 
 

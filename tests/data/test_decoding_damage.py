@@ -91,8 +91,8 @@ def test_run_length_bmp_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"just some text\n", "it holds text"),
-        ("ä".encode() * 400, "it holds text"),
+        (b"just some text\n", "it contains text"),
+        ("ä".encode() * 400, "it contains text"),
         (b"GIF89a" + bytes(60), "not a PNG, JPEG, BMP, TIFF or WebP file"),
         (bytes(4000), "not a PNG, JPEG, BMP, TIFF or WebP file"),
         (b"\xfe\xed" * 40, "not a PNG, JPEG, BMP, TIFF or WebP file"),

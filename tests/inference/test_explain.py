@@ -269,7 +269,7 @@ def test_thumbnail_that_is_not_a_small_jpeg_is_refused() -> None:
     png = cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes()
     for file, reason in (
         (good[:200], "the file is cut short"),
-        (b"text", "it holds text"),
+        (b"text", "it contains text"),
         (large, f"a JPEG file of {LIMIT + 1} x 1 pixels"),
         (png, "a PNG file of 2 x 2 pixels"),
     ):

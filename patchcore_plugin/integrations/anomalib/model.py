@@ -124,14 +124,14 @@ class PipelineModel(nn.Module):
         if self.pipeline.backbone.weight_hash() != state["backbone_sha256"]:
             raise WeightsError(
                 f"the checkpoint was fitted with backbone {state['recipe']['backbone']['name']!r}, and the weights of "
-                f"{recipe.backbone.name!r} differ here; use PluginPatchcore.load_from_checkpoint, install the versions "
+                f"{recipe.backbone.name!r} differ; use PluginPatchcore.load_from_checkpoint, install the versions "
                 "of the fit, or fit again"
             )
-        here = plain(recipe.to_dict())
+        current = plain(recipe.to_dict())
         for role in ("aggregator", "scorer"):
-            if here[role] != state["recipe"][role]:
+            if current[role] != state["recipe"][role]:
                 raise OptionError(
-                    f"the checkpoint was fitted with {role} {state['recipe'][role]} and the model has {here[role]}; "
+                    f"the checkpoint was fitted with {role} {state['recipe'][role]} and the model has {current[role]}; "
                     "use the same options, or PluginPatchcore.load_from_checkpoint"
                 )
         bank = MemoryBank(

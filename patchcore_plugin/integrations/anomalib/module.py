@@ -38,7 +38,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     Parameters
     ----------
     recipe : dict or str
-        Name of a shipped recipe, path of a TOML file, or a whole recipe as a dict.
+        Name of a built-in recipe, path of a TOML file, or a whole recipe as a dict.
     backbone : dict or str, optional
         Another backbone's name, or options such as {"name": "efficientnet-lite0", "layers": ["stage3"]}.
     aggregator : dict or str, optional
@@ -165,7 +165,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
             If there was no training image.
         """
         if self._buffer is None:
-            raise DatasetError("the model has seen no training image; call Engine.fit, or load a checkpoint")
+            raise DatasetError("the model has no training image; call Engine.fit, or load a checkpoint")
         buffer, pipeline = self._buffer, self.model.pipeline
         # The order of the detector, which is given sorted paths.
         order: list[int] = np.argsort(np.array(self._paths), kind="stable").tolist()
@@ -227,13 +227,13 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         fitted = self.model
         if input_size is None and fitted.pipeline.recipe.preprocessing.keep_aspect:
             raise OptionError(
-                "keep_aspect makes the resizing depend on the image; give input_size, the height and width of the "
+                "keep_aspect makes the resizing depend on the image; pass input_size, the height and width of the "
                 "images that the exported model will get"
             )
         with export_errors(fitted.pipeline.recipe):
             try:
                 self.model = TracedModel(fitted)  # type: ignore[assignment]
-                # Older operator sets have no resizing with antialiasing, so that scores would differ.
+                # Older operator sets have no resizing with antialiasing, so scores would differ.
                 options = {"opset_version": 18, "verbose": False, **kwargs}
                 return super().to_onnx(export_root, model_file_name, input_size, **options)
             finally:

@@ -100,7 +100,7 @@ def export_backbone(
     require_export()
     path = Path(path)
     if path.is_dir():
-        raise ModelFileError(f"{path}: is a folder; give a file in it, such as {path / 'features.onnx'}")
+        raise ModelFileError(f"{path}: is a folder; pass a file in it, such as {path / 'features.onnx'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = f"backbone {name!r}" if name else "the backbone"
     backbone = backbone.to("cpu")
@@ -201,7 +201,7 @@ def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *,
 
 
 class _Network(nn.Module):
-    """A backbone as the module that torch exports, with its modules registered, so that weights are found."""
+    """A backbone as the module that torch exports, with its modules registered, so that torch exports its weights."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
         If the path does not end with ``.onnx``.
     """
     if isinstance(model, ExportedModel):
-        raise ModelFileError("the model is already exported; give the model file that it was made from")
+        raise ModelFileError("the model is already exported; pass the model file that it was exported from")
     path = Path(path)
     if path.suffix != SUFFIX:
         raise OptionError(f"{path}: an exported model is a file *{SUFFIX}; choose another --out")
@@ -205,7 +205,7 @@ def _compare(
     for size in sizes:
         resized = list(itertools.islice(itertools.cycle(_resize(each, size) for each in images), max(BATCHES)))
         expected = model.predict(resized)
-        # The score of a training image is close to 0, so that its relative difference would be rounding only.
+        # The score of a training image is close to 0, so its relative difference would be only rounding.
         usual = median(good.scores or [each.score for each in expected]), median(good.peaks or [0.0])
         for batch in BATCHES:
             if batch > 1 and batch * size[0] * size[1] > PIXELS:

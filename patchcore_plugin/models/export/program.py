@@ -1,6 +1,6 @@
 """A fitted detector as one torch module, from decoded images to scores and maps, that torch.export can trace.
 
-Resizing, blurring and upsampling are linear and treat rows and columns separately, so that each is a product with one
+Resizing, blurring and upsampling are linear and treat rows and columns separately, so each is a product with one
 matrix per axis. The matrices are computed in the module from the shape of the images, which may have any size.
 """
 

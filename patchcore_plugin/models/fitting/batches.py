@@ -21,7 +21,7 @@ class TrainingImage(NamedTuple):
     Parameters
     ----------
     number
-        Its place among the images that were given.
+        Its position among the images passed to the fit.
     path
         None if it was given as an array.
     size
@@ -139,7 +139,7 @@ def _extract(
     if not readable:
         return FeatureBatch([], errors, None)
     patches = pipeline.patches(stack([item for _, item in readable]))
-    # Contiguous as from the store, so that sums are taken in one order and equal to the last bit.
+    # Contiguous as from the store, so that sums have one order of addition and are bit-equal.
     patches = replace(patches, grid=patches.grid.contiguous())
     training = [TrainingImage(index, item.path, item.shape.image, item.thumbnail) for index, item in readable]
     return FeatureBatch(training, errors, patches)

@@ -68,12 +68,12 @@ class PatchBuffer:
         Raises
         ------
         TensorError
-            If their grid differs from that of the images before.
+            If their grid differs from that of earlier images.
         """
         images, height, width, _ = patches.grid.shape
         if (height, width) != (self._height, self._width):
             raise TensorError(
-                f"expected patches on a grid of {self._height} x {self._width} as for the images before, got {height} "
+                f"expected patches on a grid of {self._height} x {self._width} as for earlier images, got {height} "
                 f"x {width}; prepare all images in the same way"
             )
         new = slice(self.rows, self.rows + images * self.patches_per_image)
@@ -97,16 +97,16 @@ class PatchBuffer:
         descriptors = torch.cat(self._descriptors[first : first + count]) if self._descriptors else None
         return Patches(rows.view(count, self._height, self._width, -1), descriptors, self._levels)
 
-    def swap(self, some: Sequence[int], others: Sequence[int]) -> None:
+    def swap(self, first: Sequence[int], second: Sequence[int]) -> None:
         """Exchange the patches and image descriptors of pairs of images."""
         images = self._vectors[: self.rows].unflatten(0, (-1, self.patches_per_image))
         # Pair by pair: a copy of all would be the largest allocation of a fit.
-        for one, other in zip(some, others, strict=True):
-            copy = images[one].clone()
-            images[one] = images[other]
-            images[other] = copy
+        for left, right in zip(first, second, strict=True):
+            copy = images[left].clone()
+            images[left] = images[right]
+            images[right] = copy
             if self._descriptors:
-                self._descriptors[one], self._descriptors[other] = self._descriptors[other], self._descriptors[one]
+                self._descriptors[left], self._descriptors[right] = self._descriptors[right], self._descriptors[left]
 
     def bank(self, index: Tensor | None = None, images: int | None = None) -> MemoryBank:
         """Return a memory bank of some rows.

@@ -116,14 +116,14 @@ def choose_strategy(pipeline: Pipeline, images: Sequence[ImageLike], options: Fi
             if pipeline.keeps_all:
                 raise OptionError(
                     f"sampler {pipeline.recipe.sampler.name!r} keeps every patch, and they exceed the memory budget; "
-                    f"give {memory.size_text(plan.full)}, or use --sampler greedy-coreset"
+                    f"pass {memory.size_text(plan.full)}, or use --sampler greedy-coreset"
                 )
             return MergeReduceFit(pipeline, count, plan=plan, progress=options.progress)
     return InMemoryFit(pipeline, count, options.seed, options.progress)
 
 
 def update_strategy(
-    pipeline: Pipeline, state: FittedState, known: int, new: int, progress: Progress | None
+    pipeline: Pipeline, state: FittedState, old_count: int, new_count: int, progress: Progress | None
 ) -> FitStrategy:
     """Return the strategy to update a fitted member, which does not change itself.
 
@@ -131,7 +131,7 @@ def update_strategy(
     ----------
     pipeline, state
         The member.
-    known, new
+    old_count, new_count
         Number of images it was fitted on, and maximum number of new ones.
     progress
         Called with a stage, the units done, and their total.
@@ -145,9 +145,9 @@ def update_strategy(
         scorer = pipeline.new_scorer()
         assert isinstance(scorer, StreamingScorer)
         scorer.restore(state.bank, state.scorer.state())
-        return StreamingFit(scorer, new, known=state.bank)
+        return StreamingFit(scorer, new_count, bank=state.bank)
     require_reducible(pipeline, "the model cannot be updated")
-    return MergeReduceFit(pipeline, new, state=state, images=known, progress=progress)
+    return MergeReduceFit(pipeline, new_count, state=state, images=old_count, progress=progress)
 
 
 def run_fit(pipeline: Pipeline, images: Sequence[ImageLike], strategy: FitStrategy, options: FitOptions) -> MemberFit:

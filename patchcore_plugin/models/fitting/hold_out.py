@@ -1,4 +1,4 @@
-"""Which training images are held out, so that they can be scored by a model that was not fitted on them."""
+"""Selection of the training images that are scored by a model that was not fitted on them."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def update_members(
     members: Sequence[Member],
     images: Sequence[ImageLike],
     options: FitOptions,
-    known: int,
+    old_count: int,
     calibration: Calibration,
 ) -> DetectorFit:
     """Add images to fitted members, each of which scores them first.
@@ -105,7 +105,7 @@ def update_members(
         New images.
     options
         How images are read and what is reported.
-    known
+    old_count
         Number of images that the members were fitted on.
     calibration
         Extended by the scores of the new images.
@@ -118,7 +118,7 @@ def update_members(
     fits: list[MemberFit] = []
     for number, member in enumerate(members):
         member_options = _options_of_member(members, number, options)
-        strategy = update_strategy(member.pipeline, member.fitted, known, len(images), member_options.progress)
+        strategy = update_strategy(member.pipeline, member.fitted, old_count, len(images), member_options.progress)
         fits.append(run_fit(member.pipeline, images, strategy, member_options))
     scores = held_out_scores(members, fits)
     updated = [
@@ -153,7 +153,7 @@ def _calibrate(
     fits: Sequence[MemberFit], scores: dict[int, HeldOutScore], false_alarm_rate: float | None
 ) -> Calibration:
     if not scores:
-        # With a single image, the distance of its own patches to the memory bank is the only known scale of a map.
+        # With a single image, the distance of its own patches to the memory bank is the only available scale of a map.
         radius = 2 * (fits[0].state.covering_radius or 0.0) if len(fits) == 1 else 0.0
         return Calibration.without_threshold("too few images to hold any out", radius or 1.0)
     count, images = len(scores), len(fits[0].images)

@@ -86,7 +86,7 @@ def require_memory(images: int, like: Patches, bank_rows: int = 0) -> float:
 def require_memory_of_members(images: int, samples: Sequence[tuple[str, Patches]]) -> None:
     """Check the memory of several members before the first is fitted.
 
-    They are fitted one after the other, so that the largest need counts, not the sum.
+    They are fitted one after the other, so the largest need counts, not the sum.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def plan_budget(budget: int, images: int, like: Patches, batch: int) -> BudgetPl
         enough = max(smallest + incoming, math.ceil(smallest / BANK)) * row + fixed
         raise PatchcoreError(
             f"{images} images have {total:,} patches of {like.grid.shape[-1]} values: a memory budget of "
-            f"{size_text(budget)} is too small for a bank of {SMALLEST_BANK:.0%} of them and a batch of images; give "
+            f"{size_text(budget)} is too small for a bank of {SMALLEST_BANK:.0%} of them and a batch of images; pass "
             f"at least {size_text(enough)}, or {ADVICE.removeprefix('use fewer images, ')}"
         )
     return BudgetPlan(budget, rows, bank, total, full)

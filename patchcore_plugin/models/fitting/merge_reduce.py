@@ -2,7 +2,7 @@
 
 One procedure serves a fit whose patches never fit into memory together, and a model that gets more images.
 
-Most patches are gone after a reduction, so that the covering radius over all of them can only be bounded. Each old
+Most patches are gone after a reduction, so the covering radius over all of them can only be bounded. Each old
 patch was within r of a row of the old bank, where r is its covering radius or a bound of it. Let m be the largest
 distance from a row of the old bank to the new bank: by the triangle inequality each old patch is within r + m of the
 new bank. Let d be the largest distance from a new patch to the new bank, which is known exactly. Then all patches are
@@ -48,12 +48,12 @@ class MergeReduceFit:
         How a memory budget is used; None to reduce once, at the end.
     state, images
         A fitted member to start from, and the number of images it was fitted on. All new images are scored by it
-        before they are added. Without it a tenth of the images is held out, and scored by a bank of the others.
+        before they are added. Without it a tenth of the images is held out, and scored by a bank of the other images.
     progress
         Called with a stage of the work, the units done, and their total.
     """
 
-    scoring = "held out and scored by a memory bank of the images before"
+    scoring = "held out and scored by a memory bank of the images read earlier"
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class MergeReduceFit:
         sampler = self._pipeline.new_sampler(None if progress is None else lambda done, of: progress(stage, done, of))
         limit = None
         if self._plan is not None:
-            # A constant fraction of the patches seen, so that old rows never have to leave for later ones.
+            # A constant fraction of the patches seen, so that old rows need not be dropped for new ones.
             limit = max(1, self._plan.bank * buffer.seen // self._plan.patches)
         index, self._radius = choose_rows(self._pipeline, sampler, buffer, self._radius, limit)
         buffer.reduce(index)
@@ -247,5 +247,5 @@ def require_reducible(pipeline: Pipeline, purpose: str) -> None:
     if not pipeline.can_reduce:
         raise OptionError(
             f"sampler {pipeline.recipe.sampler.name!r} cannot choose from a memory bank and new patches (it has no "
-            f"attribute 'reduction'), so that {purpose}; fit on all images at once, or use --sampler greedy-coreset"
+            f"attribute 'reduction'), so {purpose}; fit on all images at once, or use --sampler greedy-coreset"
         )

@@ -9,14 +9,14 @@ from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import DatasetError
 
 
-def new_images(images: Sequence[ImageLike], known: Sequence[str]) -> list[ImageLike]:
+def new_images(images: Sequence[ImageLike], training_images: Sequence[str]) -> list[ImageLike]:
     """Return the images that a model was not fitted on; arrays always count as new.
 
     Parameters
     ----------
     images
         Paths or arrays.
-    known
+    training_images
         Paths of the training images.
 
     Raises
@@ -24,12 +24,12 @@ def new_images(images: Sequence[ImageLike], known: Sequence[str]) -> list[ImageL
     DatasetError
         If none is new.
     """
-    paths = {Path(path).resolve() for path in known}
+    paths = {Path(path).resolve() for path in training_images}
     new = [image for image in images if not (isinstance(image, str | Path) and Path(image).resolve() in paths)]
     if not new:
         raise DatasetError(
-            f"the model was fitted on all {len(images)} images already; give images that are new"
+            f"the model was already fitted on all {len(images)} images; pass new images"
             if len(images)
-            else "no images to update the model with; give at least one"
+            else "no images to update the model with; pass at least one"
         )
     return new

@@ -28,7 +28,7 @@ from .result import FitResult
 
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Fractions of the patches at which the covering radius is recorded."""
-NO_IMAGE = "no readable image to fit on; give at least one image of a good part"
+NO_IMAGE = "no readable image to fit on; pass at least one image of a good part"
 
 
 class InMemoryFit:
@@ -60,7 +60,7 @@ class InMemoryFit:
     @property
     def scoring(self) -> str:
         """How training images are scored, in words."""
-        return f"each scored by a memory bank of the other folds ({len(folds(len(self._indices), self._seed))} folds)"
+        return f"cross-fitted in {len(folds(len(self._indices), self._seed))} folds"
 
     def held_out(self, seed: int) -> Collection[int]:
         """Return no index: all images are scored, fold by fold."""
@@ -99,7 +99,7 @@ class InMemoryFit:
     def _cross_fit(self, buffer: PatchBuffer) -> dict[int, ImageScores]:
         """Return the scores of all images, each by a memory bank of the images that are not in its fold.
 
-        The bank of all images without an image's own rows would not do: a coreset keeps its rows far apart, so that
+        The bank of all images without an image's own rows would not work: a coreset keeps its rows far apart, so
         the image would seem far from normal.
         """
         scores: dict[int, ImageScores] = {}
@@ -139,32 +139,32 @@ class InMemoryFit:
 class StreamingFit:
     """Fit the scorer batch by batch, in memory that does not grow with the number of images.
 
-    A tenth of the images is held out, and scored before it is added. With `known`, all images are.
+    A tenth of the images is held out, and scored before it is added. With `bank`, all images are.
 
     Parameters
     ----------
     scorer
-        Not fitted, or fitted on the images before.
+        Not fitted, or fitted on earlier images.
     capacity
         Maximum number of images.
-    known
+    bank
         The memory bank, without rows, of a scorer that was fitted before; None for a new one.
     """
 
-    scoring = "held out and scored by a model of the others"
+    scoring = "held out and scored by a model of the other images"
 
-    def __init__(self, scorer: StreamingScorer, capacity: int, known: MemoryBank | None = None) -> None:
+    def __init__(self, scorer: StreamingScorer, capacity: int, bank: MemoryBank | None = None) -> None:
         self._scorer = scorer
         self._capacity = capacity
-        self._known = known
-        self._seen = 0 if known is None else known.seen or 0
+        self._bank = bank
+        self._seen = 0 if bank is None else bank.seen or 0
         self._like: Patches | None = None
-        self._is_scoring = known is not None
+        self._is_scoring = bank is not None
         self._scores: dict[int, ImageScores] = {}
 
     def held_out(self, seed: int) -> Collection[int]:
         """Return a tenth of the images; all, if the scorer was fitted before."""
-        return range(self._capacity) if self._known is not None else held_out_indices(self._capacity, seed).tolist()
+        return range(self._capacity) if self._bank is not None else held_out_indices(self._capacity, seed).tolist()
 
     def scored_images(self) -> int:
         """Return the number of images that are held out."""
@@ -217,7 +217,7 @@ def _moved_to_end(fold: NDArray[np.int64], buffer: PatchBuffer) -> Iterator[list
 
 
 def _radius_curve(sampler: Sampler, vectors: Tensor, bank: MemoryBank) -> list[tuple[int, float]]:
-    """Return (rows, covering radius) of the memory bank and, where the sampler knows, of smaller ones."""
+    """Return (rows, covering radius) of the memory bank and, if the sampler reports it, of smaller ones."""
     if getattr(sampler, "keeps_all", False):
         return [(len(bank.vectors), 0.0)]
     radii = getattr(sampler, "radii_", None)

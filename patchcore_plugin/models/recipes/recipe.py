@@ -159,12 +159,12 @@ class Recipe:
         """The scorer of the only member."""
         return self.choice("scorer")
 
-    def change(self, part: str, change: str | Mapping[str, Any]) -> Recipe:
+    def change(self, section: str, change: str | Mapping[str, Any]) -> Recipe:
         """Return a recipe with another component, or with other options.
 
         Parameters
         ----------
-        part
+        section
             A role, for all members; a role with the number of a member, such as ``0.sampler``, for that one; or
             "preprocessing" or "map".
         change
@@ -174,19 +174,19 @@ class Recipe:
         Raises
         ------
         OptionError
-            If the recipe has no such part, or it cannot take the options.
+            If the recipe has no such section, or it cannot take the options.
         """
-        if part in TABLES:
+        if section in TABLES:
             if isinstance(change, str):
-                raise OptionError(f"{part}: expected options such as {{'sigma': 4}}, got {change!r}")
-            merged = {**dataclasses.asdict(getattr(self, part)), **change}
-            table: dict[str, Any] = {part: validate(TABLES[part], merged, part)}
+                raise OptionError(f"{section}: expected options such as {{'sigma': 4}}, got {change!r}")
+            merged = {**dataclasses.asdict(getattr(self, section)), **change}
+            table: dict[str, Any] = {section: validate(TABLES[section], merged, section)}
             return replace(self, **table)
-        number, dot, role = part.rpartition(".")
+        number, dot, role = section.rpartition(".")
         selection = [str(index) for index in range(len(self.members))]
         if role not in ROLES or (dot and number not in selection):
             raise OptionError(
-                f"unknown part {part!r} of a recipe; it has: {', '.join([*ROLES, *TABLES])}; for one of several "
+                f"unknown section {section!r} of a recipe; it has: {', '.join([*ROLES, *TABLES])}; for one of several "
                 f"members a role with its number, 0 to {selection[-1]}, such as 0.sampler"
             )
         members = tuple(

@@ -123,11 +123,11 @@ class PyramidKnn:
         nearest = torch.zeros(queries.shape[:2], dtype=torch.int64, device=queries.device)
         for gallery in galleries.unique().tolist():
             batch_rows = (galleries == gallery).any(dim=1).nonzero().flatten()
-            found, row = self._search(gallery, queries[batch_rows].flatten(0, 1))
-            found, row = found.view(len(batch_rows), -1), row.view(len(batch_rows), -1)
+            best_of_batch, row = self._search(gallery, queries[batch_rows].flatten(0, 1))
+            best_of_batch, row = best_of_batch.view(len(batch_rows), -1), row.view(len(batch_rows), -1)
             best = distance[batch_rows]
-            closer = (found < best) | ((found == best) & (row < nearest[batch_rows]))
-            distance[batch_rows] = torch.where(closer, found, best)
+            closer = (best_of_batch < best) | ((best_of_batch == best) & (row < nearest[batch_rows]))
+            distance[batch_rows] = torch.where(closer, best_of_batch, best)
             nearest[batch_rows] = torch.where(closer, row, nearest[batch_rows])
         shape = batch, height, width
         return Scores(

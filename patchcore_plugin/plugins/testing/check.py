@@ -122,14 +122,14 @@ class Subject:
         frame, line = ([entry for entry in frames if is_own(entry[0])] or frames)[-1]
         return f"{frame.f_code.co_filename}, line {line}"
 
-    def expect(self, condition: bool, expected: str, found: object, remedy: str) -> None:
+    def expect(self, condition: bool, expected: str, actual: object, remedy: str) -> None:
         """Raise a `ConformanceError` unless `condition` holds."""
         if not condition:
-            raise self.failure(expected, found, remedy)
+            raise self.failure(expected, actual, remedy)
 
-    def failure(self, expected: str, found: object, remedy: str) -> ConformanceError:
+    def failure(self, expected: str, actual: object, remedy: str) -> ConformanceError:
         """Return the error of a check."""
-        return ConformanceError(f"{self}: expected {expected}, found {found}; {remedy}")
+        return ConformanceError(f"{self}: expected {expected}, found {actual}; {remedy}")
 
     def expect_refusal(self, case: str, call: Callable[[], object]) -> None:
         """Expect that `call` raises a PatchcoreError."""

@@ -118,9 +118,9 @@ def state_is_complete(subject: Subject) -> None:
         subject.expect(finite, f"state()[{name!r}] to be finite", "NaN or infinity", "find their cause")
     stored = load(save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}))
     restored.restore(bank_of(vectors, origin), {name: value.to(subject.device) for name, value in stored.items()})
-    found = score(subject, restored, Patches(grid, image), len(vectors))
+    actual = score(subject, restored, Patches(grid, image), len(vectors))
     subject.expect(
-        are_identical(found, expected) if subject.device == "cpu" else are_close(found[:1], expected[:1]),
+        are_identical(actual, expected) if subject.device == "cpu" else are_close(actual[:1], expected[:1]),
         "equal scores of a restored scorer",
         "different ones",
         "return everything that fit computed from state(), and restore it in restore()",

@@ -29,12 +29,12 @@ HEAVY = (
 
 def name_is_free(subject: Subject) -> None:
     """Have a name that no built-in component of the role has."""
-    others = Host(entry_points=False, strict=False).components(subject.role)
-    taken = any(
-        other.spec.name == subject.name and other.spec.config is not subject.component.spec.config for other in others
+    builtin = Host(entry_points=False, strict=False).components(subject.role)
+    is_taken = any(
+        other.spec.name == subject.name and other.spec.config is not subject.component.spec.config for other in builtin
     )
     subject.expect(
-        not taken,
+        not is_taken,
         "a unique name",
         "that of a built-in component",
         "choose another, or users must block one of the two",

@@ -70,9 +70,9 @@ def streamed_state_is_complete(subject: Subject) -> None:
     _update(subject, streamed, slice(None))
     streamed.finish()
     restored.restore(MemoryBank(vectors[:0], origin[:0], len(vectors)), streamed.state())
-    expected, found = _scores(subject, streamed), _scores(subject, restored)
+    expected, actual = _scores(subject, streamed), _scores(subject, restored)
     subject.expect(
-        _are_equal(subject, found, expected),
+        _are_equal(subject, actual, expected),
         "equal scores of a scorer restored without a bank",
         "different ones",
         "return everything that scoring uses from state(), since there is no bank",
@@ -92,8 +92,8 @@ def _update(subject: Subject, scorer: Any, images: slice) -> None:
     scorer.update(Patches(by_image(vectors)[images], descriptors(subject.device)[images]))
 
 
-def _are_equal(subject: Subject, found: list[Tensor], expected: list[Tensor]) -> bool:
-    return are_identical(found, expected) if subject.device == "cpu" else are_close(found, expected)
+def _are_equal(subject: Subject, actual: list[Tensor], expected: list[Tensor]) -> bool:
+    return are_identical(actual, expected) if subject.device == "cpu" else are_close(actual, expected)
 
 
 def _scores(subject: Subject, scorer: Any, rows: int = 0) -> list[Tensor]:

@@ -76,7 +76,7 @@ def test_the_budget_in_the_message_is_the_smallest(images: int, dims: int) -> No
         except pp.PatchcoreError as error:
             low, message = middle, str(error)
     if images > 10:
-        assert message.partition("give at least ")[2].startswith(f"{memory.size_text(high)}, ")
+        assert message.partition("pass at least ")[2].startswith(f"{memory.size_text(high)}, ")
         plan = memory.plan_budget(high, images, like(dims), batch=8)
         assert plan is not None
         assert plan.bank >= 0.01 * images * 64

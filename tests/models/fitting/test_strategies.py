@@ -142,7 +142,7 @@ def test_streaming_continues_a_fitted_scorer() -> None:
     scorer = tiny.host().create("scorer", "gaussian")
     assert isinstance(scorer, pp.StreamingScorer)
     scorer.restore(state.bank, state.scorer.state())
-    more = StreamingFit(scorer, 4, known=state.bank)
+    more = StreamingFit(scorer, 4, bank=state.bank)
     assert list(more.held_out(0)) == [0, 1, 2, 3]
     expected = score_patches(state.scorer, batch(patches, range(8, 12)).patches)  # type: ignore[arg-type]
     more.add(batch(pp.Patches(patches.grid[8:], patches.descriptors[8:]), range(4), held_out=True))  # type: ignore[index]

@@ -72,7 +72,7 @@ def test_changes_are_for_all_members_or_one() -> None:
     assert [each.backbone.name for each in one.members] == ["resnet18", "wide_resnet50"]
     assert plain.change("map", {"sigma": 2}).map.sigma == 2
     for part in ("2.sampler", "-1.sampler", "1.map", "0.", "smapler"):
-        with pytest.raises(pp.OptionError, match=f"unknown part '{part}'.*0 to 1"):
+        with pytest.raises(pp.OptionError, match=f"unknown section '{part}'.*0 to 1"):
             plain.change(part, {})
 
 

@@ -214,7 +214,7 @@ def test_preprocessing_and_map_change() -> None:
 
 def test_wrong_changes_are_refused() -> None:
     recipe = Recipe.load("patchcore")
-    assert "unknown part 'bckbone'" in refusal(recipe.change, "bckbone", "resnet18")
+    assert "unknown section 'bckbone'" in refusal(recipe.change, "bckbone", "resnet18")
     assert "got 'sharp'" in refusal(recipe.change, "map", "sharp")
     assert "did you mean 'sigma'?" in refusal(recipe.change, "map", {"sgima": 1})
     assert "got 5" in refusal(recipe.change, "sampler", {"name": 5})

@@ -59,7 +59,7 @@ def patchcore_backbones() -> list[pp.BackboneSpec]:
     """Return the backbone."""
     return [
         pp.BackboneSpec(
-            name="module", config=Config, create=create, summary="a torch network of your own: set backbone.factory"
+            name="module", config=Config, create=create, summary="your own torch network: set backbone.factory"
         )
     ]
 

@@ -76,7 +76,7 @@ def load_file(model: str, network: nn.Module, weights: str) -> None:
     if not path.is_file():
         raise pp.WeightsError(
             f"backbone timm: weights: no file {path}; "
-            "give pretrained, random, or the path of a .pth or .safetensors file"
+            "pass pretrained, random, or the path of a .pth or .safetensors file"
         )
     try:
         tensors = load_state_dict(str(path), weights_only=True)
