@@ -64,7 +64,7 @@ class Site:
 
     def _create_model(self, request: FitRequest) -> Any:
         if request.recipe not in self.recipes:
-            raise PatchcoreError(f"{request.recipe}: no such recipe; choose one of the list")
+            raise PatchcoreError(f"{request.recipe}: no such recipe; choose one from the list")
         recipe = Recipe.load(request.recipe)
         if request.backbone is not None:
             recipe = recipe.change("backbone", request.backbone)

@@ -83,10 +83,10 @@ def decode(path: Path) -> Layers:
         raise unreadable(path, header.misread, CONVERT)
     height, width = header.size
     if height * width > _MOST_PIXELS or max(height, width) > _LONGEST_SIDE:
-        raise unreadable(path, f"{width:,} x {height:,} pixels are more than can be read", _SHRINK)
+        raise unreadable(path, f"{width:,} x {height:,} pixels exceed what can be read", _SHRINK)
     pixels = _decode_bytes(data)
     if pixels is None:
-        raise unreadable(path, "the file is cut short, damaged, or of a rare kind", _REPLACE)
+        raise unreadable(path, "the file is cut short, damaged, or of an unsupported kind", _REPLACE)
     pixels = _rotate_upright(pixels.reshape(*pixels.shape[:2], -1), header.orientation)
     if header.inverted and pixels.dtype == np.uint16:
         # OpenCV inverts up to 8 bits only.

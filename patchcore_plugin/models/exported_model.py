@@ -104,7 +104,7 @@ class ExportedModel(BaseModel):
         inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]
         if not text or inputs not in [[(name, "tensor(float)", 4)] for name in (INPUT, OLD_INPUT)]:
             raise ModelFileError(
-                f"{path}: an ONNX file that patchcore export has not written; if it is a backbone, fit with "
+                f"{path}: an ONNX file that was not written by patchcore export; if it is a backbone, fit with "
                 f"--backbone onnx --set backbone.file={path}"
             )
         names = [each.name for each in session.get_outputs()]

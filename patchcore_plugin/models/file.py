@@ -154,7 +154,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise _damage_error(path, "its tensors do not match their checksum")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise _damage_error(path, f"tensor {name} holds values that are not finite")
+            raise _damage_error(path, f"tensor {name} contains values that are not finite")
     return tensors, manifest
 
 

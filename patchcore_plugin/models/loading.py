@@ -43,6 +43,6 @@ def load_model(
     path = Path(path)
     if path.suffix == ".onnx" and not file.is_safetensors(path):
         if precision not in (None, ExportedModel.precision):
-            raise OptionError(f"{path}: an exported model computes in fp32; leave --precision {precision} out")
+            raise OptionError(f"{path}: an exported model computes in fp32; omit --precision {precision}")
         return ExportedModel.load(path, device=device)
     return Detector.load(path, device=device, precision=precision, host=host)

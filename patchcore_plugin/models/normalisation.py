@@ -50,7 +50,7 @@ class ScoreScale:
         divisors = [median(values) if values else 1.0 for values in ([each.score for each in scores], peaks)]
         if min(divisors) < 0:
             raise TensorError(
-                f"{owner}: gives good images scores below 0 ({min(divisors):.3g}); an ensemble averages scores that "
+                f"{owner}: scores of good images are below 0 ({min(divisors):.3g}); an ensemble averages scores that "
                 "start at 0, such as distances: choose another scorer, or leave this member out"
             )
         score, peak = (divisor or 1.0 for divisor in divisors)

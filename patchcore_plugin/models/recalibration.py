@@ -64,7 +64,7 @@ def recalibrate(
         raise CalibrationError("the model has no scores of good images; pass good images that it was not fitted on")
     if criterion != "false-alarms":
         if false_alarm_rate is not None:
-            raise CalibrationError(f"a false-alarm rate cannot be combined with criterion {criterion}; leave one out")
+            raise CalibrationError(f"a false-alarm rate cannot be combined with criterion {criterion}; pass only one")
         require_defective(criterion, defective or calibration.defective)
     elif false_alarm_rate is not None:
         require_rate(false_alarm_rate, len(good or calibration.scores))
@@ -73,7 +73,7 @@ def recalibrate(
     if good:
         scores = [HeldOutScore.summarise(each.score, each.anomaly_map) for each in scorer(good)]
         if not scores:
-            raise CalibrationError("none of the good images can be read; nothing has changed")
+            raise CalibrationError("none of the good images can be read; the model is unchanged")
         source = f"scores of {len(scores)} good images that the model was not fitted on"
         calibration = Calibration.from_held_out(scores, source).with_defective(calibration.defective)
     if defective:
@@ -126,4 +126,4 @@ def _refuse_known(model: Model, good: Sequence[ImageLike], defective: Sequence[I
     both = {Path(image).resolve() for image in good if isinstance(image, str | Path)}
     for image in defective:
         if isinstance(image, str | Path) and Path(image).resolve() in both:
-            raise CalibrationError(f"{image}: is given both as good and as defective; leave one out")
+            raise CalibrationError(f"{image}: passed both as good and as defective; remove one")

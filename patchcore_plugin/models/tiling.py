@@ -72,7 +72,7 @@ def _cell(length: int, part: int, patches: int) -> int:
     cell = part // patches
     if part != cell * patches or length % cell:
         raise TensorError(
-            f"tiles: {patches} patches to a tile of {part} pixels, and an input of {length}, have no common grid; take "
+            f"tiles: {patches} patches to a tile of {part} pixels, and an input of {length}, have no common grid; use "
             "multiples of the backbone's stride for preprocessing.tile and preprocessing.size"
         )
     return cell

@@ -248,7 +248,7 @@ def read_weights(path: str | Path, owner: str, choices: str) -> dict[str, Tensor
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise WeightsError(
-            f"{owner}: weights: {path} does not hold named tensors; "
+            f"{owner}: weights: {path} does not contain named tensors; "
             "save the network with torch.save(network.state_dict(), PATH)"
         )
     return dict(content)

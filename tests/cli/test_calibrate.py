@@ -167,7 +167,7 @@ def test_impossible_thresholds(model: Path, others: Path, tmp_path: Path) -> Non
         message = run_failing(*command, "--criterion", criterion)
         assert criterion in message
         assert "--defective" in message
-    assert "leave one out" in run_failing(*command, "--criterion", "f1", "--false-alarm-rate", 0.2)
+    assert "pass only one" in run_failing(*command, "--criterion", "f1", "--false-alarm-rate", 0.2)
     image = others / "003.png"
     assert run_failing(*command, others, "--defective", image).startswith(f"{image}: ")
     assert patchcore(*command, "--cost", 2).code == 2

@@ -120,7 +120,7 @@ def test_second_call_replaces_images_and_never_mixes_them(tmp_path: Path) -> Non
     root = draw_dataset(tmp_path, seed=2, train=2, good=1, defective=1, size=64)
     fresh = draw_dataset(tmp_path / "fresh", seed=2, train=2, good=1, defective=1, size=64)
     assert digests(root) == digests(fresh)
-    with pytest.raises(DatasetError, match=r"holds other images, such as .*001\.png"):
+    with pytest.raises(DatasetError, match=r"contains other images, such as .*001\.png"):
         draw_dataset(tmp_path, train=1, good=1, defective=1, size=64)
     assert digests(root) == digests(fresh)
 

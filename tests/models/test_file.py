@@ -125,7 +125,7 @@ def test_values_that_are_not_finite_are_refused(model_path: Path, tmp_path: Path
     for key in ("tensors", "sha256"):
         manifest.pop(key)
     model_file.save(tmp_path / "nan.safetensors", tensors, manifest)
-    with pytest.raises(pp.ModelFileError, match=r"tensor bank\.vectors holds values that are not finite"):
+    with pytest.raises(pp.ModelFileError, match=r"tensor bank\.vectors contains values that are not finite"):
         pp.Detector.load(tmp_path / "nan.safetensors")
 
 

@@ -122,7 +122,7 @@ def test_pickled_objects_are_not_run(tmp_path: Path) -> None:
 def test_files_without_tensors_are_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
-    assert "does not hold named tensors" in message(WeightsError, "resnet18", weights=str(path))
+    assert "does not contain named tensors" in message(WeightsError, "resnet18", weights=str(path))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_missing_or_damaged_file_is_refused(whole: Path) -> None:
     truncated.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
     assert "(SafetensorError)" in message(pp.WeightsError, weights=str(truncated))
     torch.save({"epoch": 3}, whole)
-    assert "does not hold named tensors" in message(pp.WeightsError, weights=str(whole))
+    assert "does not contain named tensors" in message(pp.WeightsError, weights=str(whole))
 
 
 def test_no_pickle_is_run(trap: Any) -> None:

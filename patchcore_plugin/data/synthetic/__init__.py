@@ -78,7 +78,7 @@ def draw_dataset(
     }
     foreign = set(root.rglob("*.png")) - {image for image, _, _ in plan} - set(masks.values())
     if foreign:
-        raise DatasetError(f"{root}: holds other images, such as {min(foreign)}; choose an empty folder")
+        raise DatasetError(f"{root}: contains other images, such as {min(foreign)}; choose an empty folder")
     rng = np.random.default_rng(seed)
     camera = Camera(size)
     for path, kind, index in plan:

@@ -148,7 +148,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         assert self._buffer is not None
         if count > self._buffer.free_images:
             raise DatasetError(
-                f"the training data loader gives more images than the {capacity} of its dataset; use one that gives "
+                f"the training data loader returns more images than the {capacity} of its dataset; use one that returns "
                 "each image once"
             )
         self._buffer.add(patches)
@@ -228,7 +228,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         if input_size is None and fitted.pipeline.recipe.preprocessing.keep_aspect:
             raise OptionError(
                 "keep_aspect makes the resizing depend on the image; pass input_size, the height and width of the "
-                "images that the exported model will get"
+                "input images of the exported model"
             )
         with export_errors(fitted.pipeline.recipe):
             try:

@@ -123,8 +123,7 @@ def _images(model: Detector, images: Sequence[ImageLike]) -> list[ImageLike]:
     candidates: Sequence[ImageLike] = images or [each for each in model.training_images if Path(each).is_file()]
     if not candidates:
         raise ImageError(
-            "an export is compared with the model on real images, and no training image still exists; add --images "
-            "FOLDER"
+            "an export is checked on real images, but no training image exists any more; add --images FOLDER"
         )
     step = max(1, len(candidates) // max(BATCHES))
     return list(candidates[::step][: max(BATCHES)])

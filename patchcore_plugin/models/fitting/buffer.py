@@ -34,7 +34,7 @@ class PatchBuffer:
     def __init__(self, rows: int, like: Patches, *, bank: MemoryBank | None = None, images: int = 0) -> None:
         _, self._height, self._width, dims = like.grid.shape
         if bank is not None and bank.vectors.shape[1] != dims:
-            raise TensorError(f"expected patches of {bank.vectors.shape[1]} values like the bank's, got {dims}")
+            raise TensorError(f"expected patches of {bank.vectors.shape[1]} values, as in the bank, got {dims}")
         self._vectors = like.grid.new_empty(rows, dims)
         self._origin = torch.empty(rows, 3, dtype=torch.int64, device=like.grid.device)
         self._descriptors: list[Tensor] = []

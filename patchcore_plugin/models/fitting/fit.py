@@ -115,7 +115,7 @@ def choose_strategy(pipeline: Pipeline, images: Sequence[ImageLike], options: Fi
             require_reducible(pipeline, "a fit within a memory budget is impossible")
             if pipeline.keeps_all:
                 raise OptionError(
-                    f"sampler {pipeline.recipe.sampler.name!r} keeps every patch, and they exceed the memory budget; "
+                    f"sampler {pipeline.recipe.sampler.name!r} keeps every patch, which exceeds the memory budget; "
                     f"pass {memory.size_text(plan.full)}, or use --sampler greedy-coreset"
                 )
             return MergeReduceFit(pipeline, count, plan=plan, progress=options.progress)

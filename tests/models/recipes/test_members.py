@@ -27,9 +27,9 @@ def refusal(*members: Any, **tables: Any) -> str:
     ("members", "fact"),
     [
         ([], "at least one member"),
-        (["patchcore-ensemble"], "member 0: 'patchcore-ensemble' has members itself"),
-        ([{"recipe": "patchcore-ensemble"}], "member 0: 'patchcore-ensemble' has members itself"),
-        (["patchcore", {"name": "x", "members": []}], "member 1: a member cannot have members"),
+        (["patchcore-ensemble"], "member 0: 'patchcore-ensemble' is an ensemble"),
+        ([{"recipe": "patchcore-ensemble"}], "member 0: 'patchcore-ensemble' is an ensemble"),
+        (["patchcore", {"name": "x", "members": []}], "member 1: a member cannot be an ensemble"),
         (["patchcore", "patchcor-1"], "member 1: unknown recipe 'patchcor-1'; did you mean 'patchcore-1'?"),
         (["none.toml"], "member 0: recipe file none.toml does not exist"),
         ([7], "member 0: expected the name of a recipe, or a table, got 7"),
@@ -115,5 +115,5 @@ def test_members_are_found_next_to_the_file_that_names_them(tmp_path: Path) -> N
     many = pp.Recipe.load(str(tmp_path / "own" / "many.toml"))
     assert many.name == "many"
     assert [(each.name, each.sampler.name) for each in many.members] == [("one", "all"), ("two", "random")]
-    with pytest.raises(pp.OptionError, match="has members itself"):
+    with pytest.raises(pp.OptionError, match="is an ensemble"):
         pp.Recipe.from_dict({"members": [str(tmp_path / "own" / "many.toml")]})
