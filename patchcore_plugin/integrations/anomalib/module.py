@@ -148,7 +148,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         assert self._buffer is not None
         if count > self._buffer.free_images:
             raise DatasetError(
-                f"the training data loader returns more images than the {capacity} of its dataset; use one that returns "
+                f"the training data loader returns more images than its dataset has ({capacity}); use one that returns "
                 "each image once"
             )
         self._buffer.add(patches)
