@@ -1,6 +1,6 @@
 """PatchCore anomaly detection as a plugin host.
 
-What needs torch is imported when it is first asked for.
+Names that need torch are imported on first use.
 """
 
 from __future__ import annotations

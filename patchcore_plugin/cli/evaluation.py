@@ -35,7 +35,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRun:
-    """What the evaluation of one recipe and the comparison of several have in common.
+    """Base of the evaluation of one recipe and the comparison of several.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ _TIFF_ALPHA: dict[tuple[int, ...], Alpha] = {(0,): Alpha.NONE, (1,): Alpha.PREMU
 
 @dataclass(frozen=True)
 class Header:
-    """What the headers of one image file state.
+    """Properties of an image file that its headers state.
 
     Attributes
     ----------

@@ -211,7 +211,7 @@ def write_png(path: str | os.PathLike[str], image: Array) -> None:
     Parameters
     ----------
     path : str or os.PathLike
-        Its folder must exist. The name is used as it is, whatever its suffix.
+        Its folder must exist. The name is used unchanged, with any suffix.
     image : ndarray of uint8 or uint16, shape [H, W], [H, W, 1] or [H, W, 3]
         Grey or RGB.
 

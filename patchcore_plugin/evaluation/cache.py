@@ -60,7 +60,7 @@ def read_record(folder: Path, dependencies: Mapping[str, Any]) -> tuple[Category
     folder
         Where `write_record` wrote.
     dependencies
-        What the result must depend on.
+        Settings that the result must depend on.
 
     Returns
     -------

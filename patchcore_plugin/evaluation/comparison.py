@@ -126,7 +126,7 @@ class Comparison:
 
     @property
     def reasons(self) -> list[str]:
-        """One line per recipe and reason of failure, with the categories unless it failed alike on all."""
+        """One line per recipe and reason of failure, with the categories unless it failed in the same way on all."""
         lines = []
         for entry in self.entries:
             by_reason: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ def peak_memory() -> int | None:
     """Return the peak resident memory of this process so far.
 
     It covers everything: Python, libraries, backbone, patches, memory bank and images. It never decreases; to measure
-    one task, run it in a process of its own.
+    one task, run it in a separate process.
 
     Returns
     -------

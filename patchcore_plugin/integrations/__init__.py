@@ -1,1 +1,1 @@
-"""Adapters to the frameworks that people already work in; import the one that you need."""
+"""Adapters to other frameworks. Import only the adapter that you need."""

@@ -66,7 +66,7 @@ class Calibration:
     threshold
         Images with higher scores are defective; None if no good image was scored.
     source
-        Where the scores come from, in words.
+        Origin of the scores, for messages.
     map_scale
         Map values of the first and the last colour, the same for all images.
     map_threshold
@@ -225,7 +225,7 @@ class Calibration:
     def extend(self, good: Sequence[HeldOutScore]) -> Calibration:
         """Return a calibration with further held-out scores, and a threshold chosen in the same way.
 
-        The colour scale stays, so that maps before and after can be compared; so do scores of defective images.
+        The colour scale stays, so that maps before and after can be compared; scores of defective images stay, too.
         """
         if not good:
             return self
@@ -256,7 +256,7 @@ class Calibration:
         between = np.concatenate([[np.nextafter(values[0], -np.inf)], (values[:-1] + values[1:]) / 2, values[-1:]])
         losses = [loss(int((bad <= each).sum()), int((good > each).sum())) for each in between]
         best = min(losses)
-        # Of those that are equally good, the one with fewest false alarms.
+        # Among equally good thresholds, the one with the fewest false alarms.
         threshold = float(max(each for each, value in zip(between, losses, strict=True) if value <= best))
         return self._at(threshold, criterion, cost)
 

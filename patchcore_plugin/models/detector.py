@@ -129,7 +129,7 @@ class Detector(BaseModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the detector computes."""
+        """Device that the detector runs on."""
         return self.members[0].pipeline.device
 
     @property

@@ -1,4 +1,4 @@
-"""One member of a detector: the components of a method, and what they were fitted to."""
+"""One member of a detector: the components of a method, and their fitted state."""
 
 from __future__ import annotations
 

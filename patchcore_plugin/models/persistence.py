@@ -30,7 +30,7 @@ class DetectorContent(NamedTuple):
     seed
         Random seed of the fit.
     members
-        Fitted.
+        The fitted members.
     images
         Path, height and width of each training image.
     thumbnails
@@ -127,7 +127,7 @@ def restore(
     path
         The file, for messages.
     tensors, manifest
-        What the file holds.
+        Content of the file.
 
     Raises
     ------

@@ -147,7 +147,7 @@ class Pipeline:
         vectors
             Patch embeddings.
         reduction
-            Which of the vectors are rows of a memory bank, for samplers with the attribute ``reduction``.
+            Which of the vectors are memory bank rows, for samplers with the attribute ``reduction``.
 
         Raises
         ------

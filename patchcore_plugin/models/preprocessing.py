@@ -20,7 +20,7 @@ from .recipes import Map, Preprocessing
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which part of an image the network's input shows.
+    """Mapping between an image and the network's input.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a calibration needs: enough held-out scores for a false-alarm rate, or scores of defective images."""
+"""Requirements of a calibration: enough held-out scores for a false-alarm rate, or scores of defective images."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Region:
         The highest map value, and the pixel that has it.
     contour
         The outline as the corners (x, y) of a closed polygon along the edges of pixels: pixel (0, 0) alone has the
-        outline (0, 0), (0, 1), (1, 1), (1, 0). What it encloses are the region's pixels and those of its holes.
+        outline (0, 0), (0, 1), (1, 1), (1, 0). It encloses the pixels of the region and of its holes.
     """
 
     x: int
@@ -40,10 +40,10 @@ class Region:
 def find_regions(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[Region, ...]:
     """Return the 8-connected regions of a map [H, W] whose values are above `threshold`, highest peak first.
 
-    NaN is above nothing.
+    NaN counts as below the threshold.
     """
     above = (anomaly_map > threshold).astype(np.uint8)
-    # Most of a map is below, and of no more interest.
+    # Skip the pixels below the threshold, which are most of a map.
     left, top, across, down = cv2.boundingRect(above)
     inner = np.s_[top : top + down, left : left + across]
     above, anomaly_map = above[inner], anomaly_map[inner]
@@ -56,7 +56,7 @@ def find_regions(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[Re
     np.maximum.at(peaks, numbers, values)
     highest = np.flatnonzero(values == peaks[numbers])[::-1]
     peak_places = np.zeros(count, dtype=np.int64)
-    # Of equal values the first in reading order is assigned last.
+    # Among equal values, the first in reading order is assigned last.
     peak_places[numbers[highest]] = places[highest]
     regions = []
     for number in np.lexsort((peak_places[1:], -peaks[1:])) + 1:
@@ -91,7 +91,7 @@ def _outline(inside: NDArray[np.bool_], x: int, y: int, area: int) -> tuple[tupl
     outlines, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     points = outlines[0][:, 0]
     following = np.roll(points, -1, axis=0)
-    # Inner corners are cut: of a diagonal step's two other points, the corner is the one with even coordinates.
+    # Inner corners are cut: of the two other points of a diagonal step, the corner is the one with even coordinates.
     corners = np.where(points % 2 == 0, points, following)
     cut = (points != following).all(axis=1)
     both = np.stack([points, corners], axis=1).reshape(-1, 2)

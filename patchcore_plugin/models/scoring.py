@@ -81,7 +81,7 @@ def _nearest(
     training_images: Sequence[Mapping[str, Any]],
     options: Preprocessing,
 ) -> Nearest | None:
-    """Return the normal patch nearest to the most anomalous one; None if no member has one."""
+    """Return the normal patch nearest to the most anomalous patch; None if no member has one."""
     candidates = [
         (float(each.map.max()), -number, each.map, each.nearest)
         for number, each in enumerate(scores)

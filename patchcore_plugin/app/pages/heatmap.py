@@ -47,7 +47,7 @@ class HeatMapCard:
         self._card.set_visibility(False)
 
     def set_scale(self, low: float, high: float) -> None:
-        """Use another colour scale, such as the one of a model."""
+        """Use another colour scale, such as that of a model."""
         self.low, self.high = low, high
         self._card.set_visibility(True)
         bottom = min(0.0, low)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GOOD = "good"
-"""Kind of every image without a defect, whatever the data set calls it."""
+"""Kind of every image without a defect, in all data sets."""
 DEFECT = "defect"
 """Kind of a defective image if the data set does not distinguish kinds."""
 

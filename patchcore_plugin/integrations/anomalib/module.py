@@ -56,7 +56,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     precision : str
         "fp32", or "bf16" to run the backbone in bfloat16.
     pre_processor : Module or bool
-        The preprocessing of the recipe, or another one that leaves images in 0..1: backbones normalise themselves.
+        The preprocessing of the recipe, or another that leaves images in 0..1: each backbone normalises its input.
     post_processor : Module or bool
         That of every anomalib model.
     evaluator : Evaluator or bool
@@ -213,7 +213,7 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         export_root, model_file_name
             The file is ``export_root/weights/onnx/model_file_name.onnx``.
         input_size
-            Height and width of the images that it will get; any if None.
+            Height and width of its input images; any size if None.
         kwargs
             Passed on to ``torch.onnx.export``; opset_version is 18 if not given.
 

@@ -53,7 +53,7 @@ class GreedyOnGpu:
     points
         [N, D] on the GPU, floating point, finite, D up to `quantisation.MAX_DIMS`.
     task
-        What to select.
+        The selection to make.
     players
         How many points take part in a round, at most; None for a number that suits N.
     """

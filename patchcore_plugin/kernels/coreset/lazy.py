@@ -59,7 +59,7 @@ class LazyGreedy:
     points
         [N, D], floating point, finite.
     task
-        What to select.
+        The selection to make.
     """
 
     def __init__(self, points: Tensor, task: Task) -> None:

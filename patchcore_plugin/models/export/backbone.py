@@ -140,7 +140,7 @@ def write_onnx(
     PluginError
         If the network contains operations that ONNX lacks.
     """
-    # torch.export takes dimensions of 1, and equal dimensions, for constants. No dimension is one of the comparison.
+    # torch.export takes dimensions of 1, and equal dimensions, for constants, so the comparison uses other dimensions.
     height, width = size or (96, 160)
     dimensions = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
     try:

@@ -82,7 +82,7 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
     path
         The file to write, ``*.onnx``.
     images
-        Images for the comparison; training images that still exist if there are none.
+        Images for the comparison; if there are none, the training images that still exist.
 
     Raises
     ------

@@ -56,7 +56,7 @@ class Program(nn.Module):
             ``score`` float32 [B]. With patch scores, ``map`` float32 [B, H, W]. With nearest patches: ``distance``
             float32 [B], the highest patch score; ``peak`` int64 [B, 2], row and column of that patch in its grid;
             ``nearest`` int64 [B, 3], number of the training image, row and column of the normal patch; and for several
-            members ``member`` int64 [B], the one that these three refer to.
+            members ``member`` int64 [B], the member that these three refer to.
         """
         inputs = self._preparation(images)
         results = [member(inputs) for member in self.members]
@@ -92,7 +92,7 @@ class MemberProgram(nn.Module):
     Parameters
     ----------
     member
-        Fitted.
+        The fitted member.
 
     Raises
     ------

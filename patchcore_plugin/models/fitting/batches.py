@@ -42,11 +42,11 @@ class FeatureBatch(NamedTuple):
     Parameters
     ----------
     images
-        Those that could be read.
+        The readable images.
     errors
-        Of those that could not.
+        Errors of the unreadable images.
     patches
-        Of the readable images; None if there are none.
+        Patches of the readable images; None if there are none.
     held_out
         Whether the images are scored before they are added to the fit.
     from_store

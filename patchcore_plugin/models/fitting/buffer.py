@@ -44,7 +44,7 @@ class PatchBuffer:
         self.bank_rows = 0 if bank is None else len(bank.vectors)
         """Number of rows that are the memory bank; new patches follow."""
         self.seen = 0 if bank is None else bank.seen or 0
-        """Number of patches that all rows stand for."""
+        """Number of patches that the rows represent."""
         self.rows = self.bank_rows
         """Number of rows in use."""
         if bank is not None:
@@ -63,7 +63,7 @@ class PatchBuffer:
         return (len(self._vectors) - self.rows) // self.patches_per_image
 
     def add(self, patches: Patches) -> None:
-        """Append the patches of a batch of images, for which there must be capacity.
+        """Append the patches of a batch of images. The buffer must have capacity for them.
 
         Raises
         ------

@@ -77,11 +77,11 @@ class MemberFit(NamedTuple):
     images
         The readable images, in the order given.
     errors
-        Of the unreadable images.
+        Errors of the unreadable images.
     scores
         Held-out scores, by number of the image.
     scoring
-        How they came about, in words.
+        How the scores were computed, for messages.
     """
 
     state: FittedState

@@ -19,18 +19,18 @@ from .fit import FitOptions, MemberFit, choose_strategy, member_label, require_m
 
 
 class DetectorFit(NamedTuple):
-    """What a detector becomes after a fit or update.
+    """Result of a fit or update of all members.
 
     Parameters
     ----------
     members
-        Fitted.
+        The fitted members.
     calibration
-        Of all members together.
+        Calibration of the combined scores.
     images
         The readable images, in the order given.
     errors
-        Of the unreadable images.
+        Errors of the unreadable images.
     held_out_scores
         Path and score of each image that was scored by a model that was not fitted on it.
     """

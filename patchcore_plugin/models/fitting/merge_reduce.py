@@ -1,6 +1,6 @@
 """Fit by merge-and-reduce: a memory bank and new patches are merged, and reduced to a memory bank of all of them.
 
-One procedure serves a fit whose patches never fit into memory together, and a model that gets more images.
+The same procedure fits on more patches than fit into memory, and adds images to a fitted model.
 
 Most patches are gone after a reduction, so the covering radius over all of them can only be bounded. Each old
 patch was within r of a row of the old bank, where r is its covering radius or a bound of it. Let m be the largest
@@ -80,7 +80,7 @@ class MergeReduceFit:
         self._reductions = 0
 
     def held_out(self, seed: int) -> Collection[int]:
-        """Return a tenth of the images; all, if a fitted member was given."""
+        """Return the indices of a tenth of the images, or of all to update a fitted member."""
         return range(self._capacity) if self._state is not None else held_out_indices(self._capacity, seed).tolist()
 
     def scored_images(self) -> int:
@@ -132,7 +132,7 @@ class MergeReduceFit:
         return FitResult(state, self._scores)
 
     def _in_given_order(self, bank: MemoryBank) -> MemoryBank:
-        """Return a copy of the bank in which new images are numbered in the order given, not in that of reading."""
+        """Return a copy of the bank in which new images are numbered in the order given, not in reading order."""
         order = torch.tensor(self._indices).argsort().to(bank.origin.device)
         numbers = torch.arange(self._first + len(order), device=order.device)
         numbers[self._first + order] = numbers[self._first :].clone()
@@ -191,7 +191,7 @@ def choose_rows(
     Parameters
     ----------
     pipeline
-        Whose sampler it is; `require_reducible` holds.
+        The components; the sampler must be reducible, see `require_reducible`.
     sampler
         A new one.
     buffer
@@ -237,7 +237,7 @@ def require_reducible(pipeline: Pipeline, purpose: str) -> None:
     pipeline
         The components.
     purpose
-        What is impossible then, for the message, such as "the model cannot be updated".
+        What is impossible without reduction, for the message, such as "the model cannot be updated".
 
     Raises
     ------

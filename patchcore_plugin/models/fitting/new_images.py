@@ -1,4 +1,4 @@
-"""Which images are new to a model."""
+"""Selection of the images that a model was not fitted on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit leaves, and the interface of the strategies that fit."""
+"""Result of a strategy, and the interface of strategies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .batches import FeatureBatch
 
 
 class FitResult(NamedTuple):
-    """What a strategy leaves.
+    """Result of a strategy.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ class FeatureStore:
     settings
         Everything that the patches depend on apart from the images, as JSON-like data.
     device
-        Where patches are loaded to.
+        Device that patches are loaded to.
 
     Raises
     ------

@@ -163,7 +163,7 @@ class StreamingFit:
         self._scores: dict[int, ImageScores] = {}
 
     def held_out(self, seed: int) -> Collection[int]:
-        """Return a tenth of the images; all, if the scorer was fitted before."""
+        """Return the indices of a tenth of the images, or of all to update a fitted scorer."""
         return range(self._capacity) if self._bank is not None else held_out_indices(self._capacity, seed).tolist()
 
     def scored_images(self) -> int:
