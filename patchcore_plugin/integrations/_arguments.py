@@ -29,7 +29,7 @@ def as_value_error() -> Iterator[None]:
 
 
 def change(part: str, value: object) -> dict[str, Any]:
-    """Return the parameter of a part of the recipe as options for `Recipe.change`.
+    """Return the parameter of a section of the recipe as options for `Recipe.change`.
 
     Raises
     ------

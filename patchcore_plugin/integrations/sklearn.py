@@ -41,7 +41,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """PatchCore, or any other recipe with one member, as a scikit-learn estimator.
 
     X is images: an array [N, H, W, 3] (RGB) or [N, H, W] (grey) of uint8, uint16 or floats in 0..1, or a sequence of
-    such images, of any sizes, or of paths. Options of the parts are nested parameters: ``sampler__ratio``,
+    such images, of any sizes, or of paths. Options of the components are nested parameters: ``sampler__ratio``,
     ``scorer__neighbours``, ``preprocessing__size``; `get_params` lists them.
 
     Parameters
@@ -49,7 +49,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     recipe
         A built-in recipe's name, the path of a TOML file, or a `patchcore_plugin.Recipe`.
     backbone, aggregator, sampler, scorer
-        The name of another component, or options, with a "name" those of another component; None for the recipe's.
+        The name of another component, or options, with "name" to choose another component; None for the recipe's.
     preprocessing, map
         Options that replace the recipe's.
     contamination
@@ -197,7 +197,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, and options of parts as ``part__option``; other options of the part stay as they are.
+        """Set parameters, and options as ``component__option``; other options stay as they are.
 
         Raises
         ------

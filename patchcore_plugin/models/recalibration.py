@@ -54,7 +54,7 @@ def recalibrate(
     Raises
     ------
     CalibrationError
-        If there are too few images for the threshold, if the model was fitted on one of them, or if one is passed both as
+        If there are too few images for the threshold, if the model was fitted on one, or if one is passed both as
         good and as defective.
     ImageError
         For an unreadable image, if errors are not skipped.

@@ -33,7 +33,7 @@ class ComponentSpec:
     contract
         Contract version that the plugin was written for; see `CONTRACT_VERSION`.
     kernels
-        Function that takes a device type ("cpu", "cuda") and returns a few words on what computes there. Give it if
+        Function that takes a device type ("cpu", "cuda") and returns a few words on what computes there. Set it if
         that depends on the machine. It is shown by ``patchcore plugins show``, is stored in model files, and must not
         import torch.
 
@@ -82,7 +82,7 @@ class SamplerSpec(ComponentSpec):
     Parameters
     ----------
     keeps_all
-        Whether the sampler returns every row, whatever its options. None: the host creates one to find out.
+        Whether the sampler returns every row, with any options. None: the host creates one to find out.
     reduces
         Whether the sampler can select from a bank and new patches (attribute ``reduction``). None: likewise.
     """
@@ -101,7 +101,7 @@ class ScorerSpec(ComponentSpec):
     Parameters
     ----------
     streaming
-        Whether the scorer is a `StreamingScorer`, whatever its options. None: the host creates one to find out.
+        Whether the scorer is a `StreamingScorer`, with any options. None: the host creates one to find out.
     """
 
     role: ClassVar[str] = "scorer"
@@ -118,7 +118,7 @@ ROLES: dict[str, type[ComponentSpec]] = {
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a component can do beyond its basic contract.
+    """Abilities of a component beyond its basic contract.
 
     Parameters
     ----------

@@ -171,5 +171,5 @@ def size_text(size: float) -> str:
 
 
 def _row_bytes(like: Patches) -> float:
-    """Return the bytes that a patch takes in a fit; copies are float32 whatever the dtype of the patches."""
+    """Return the bytes that a patch takes in a fit; copies are float32 for any dtype of the patches."""
     return like.grid.shape[-1] * (like.grid.element_size() + (COPIES - 1) * 4)

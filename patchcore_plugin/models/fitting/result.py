@@ -31,7 +31,7 @@ class FitStrategy(Protocol):
 
     @property
     def scoring(self) -> str:
-        """How training images are scored by a model that was not fitted on them, in words."""
+        """How training images are scored by a model that was not fitted on them, for messages."""
         ...
 
     def held_out(self, seed: int) -> Collection[int]:

@@ -59,7 +59,7 @@ class InMemoryFit:
 
     @property
     def scoring(self) -> str:
-        """How training images are scored, in words."""
+        """How training images are scored, for messages."""
         return f"cross-fitted in {len(folds(len(self._indices), self._seed))} folds"
 
     def held_out(self, seed: int) -> Collection[int]:
