@@ -48,5 +48,7 @@ def _describe_member(member: Member) -> dict[str, Any]:
 
 def format_bank(bank: Mapping[str, Any]) -> str:
     """Return size and covering radius of one memory bank as text."""
+    if not bank["bank_rows"]:
+        return f"no rows; statistics of {bank['patches_seen']:,} patches"
     radius = ("" if bank["radius_is_exact"] else "at most ") + format_decimal(bank["covering_radius"])
     return f"{bank['bank_rows']:,} of {bank['patches_seen']:,} patches, covering radius {radius}"

@@ -102,12 +102,16 @@ class ExportedModel(BaseModel):
         session = _session(path, device)
         text = session.get_modelmeta().custom_metadata_map.get(ENTRY, "")
         inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]
-        if not text or inputs not in [[(name, "tensor(float)", 4)] for name in (INPUT, OLD_INPUT)]:
+        names = [each.name for each in session.get_outputs()]
+        if (
+            not text
+            or "score" not in names
+            or inputs not in [[(name, "tensor(float)", 4)] for name in (INPUT, OLD_INPUT)]
+        ):
             raise ModelFileError(
                 f"{path}: an ONNX file that was not written by patchcore export; if it is a backbone, fit with "
                 f"--backbone onnx --set backbone.file={path}"
             )
-        names = [each.name for each in session.get_outputs()]
 
         def run(images: NDArray[np.float32]) -> Outputs:
             try:

@@ -94,7 +94,7 @@ def patchcore_aggregators() -> list[AggregatorSpec]:
 def patchcore_samplers() -> list[SamplerSpec]:
     '''Return the samplers of the plugin.
 
-    Set two optional fields of `SamplerSpec` if you can, so the host need not create a sampler: ``keeps_all`` (it returns
+    Set two optional fields of `SamplerSpec` if known, so the host need not create a sampler: ``keeps_all`` (it returns
     every row) and ``reduces`` (it can select from a bank and new patches).
 
     A complete plugin::

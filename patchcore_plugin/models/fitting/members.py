@@ -155,7 +155,7 @@ def _calibrate(
     if not scores:
         # With a single image, the distance of its own patches to the memory bank is the only available scale of a map.
         radius = 2 * (fits[0].state.covering_radius or 0.0) if len(fits) == 1 else 0.0
-        return Calibration.without_threshold("too few images to hold any out", radius or 1.0)
+        return Calibration.without_threshold("too few images for held-out scores", radius or 1.0)
     count, images = len(scores), len(fits[0].images)
     scoring = fits[0].scoring if len(fits) == 1 else "each scored by members that were not fitted on it"
     source = f"scores of {count if count == images else f'{count} of {images}'} good images, {scoring}"

@@ -130,8 +130,9 @@ class InMemoryFit:
         """Return a line about memory and time."""
         assert self._buffer is not None
         patches = self._capacity * self._buffer.patches_per_image
+        images = "1 image has" if self._capacity == 1 else f"{self._capacity} images have"
         return (
-            f"{self._capacity} images have {patches:,} patches of {self._buffer.vectors().shape[1]:,} values: at most "
+            f"{images} {patches:,} patches of {self._buffer.vectors().shape[1]:,} values: at most "
             f"{self._needed / 1e9:.2g} GB of memory; reading the rest takes about {seconds:.0f} s"
         )
 
@@ -196,7 +197,7 @@ class StreamingFit:
 
     def describe(self, seconds: float) -> str:
         """Return a line about memory and time."""
-        return f"{self._capacity} images, whose patches are not kept; reading the rest takes about {seconds:.0f} s"
+        return f"{self._capacity} images, patches are not stored; reading the rest takes about {seconds:.0f} s"
 
 
 @contextmanager
