@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["ArgumentError", "PatchCoreDetector"]
 
 Images: TypeAlias = ArrayLike | Iterable[Any]
-Part: TypeAlias = str | Mapping[str, Any] | None
+Component: TypeAlias = str | Mapping[str, Any] | None
 
 TABLES: dict[str, type[Any]] = {"preprocessing": Preprocessing, "map": Map}
-PARTS = (*ROLES, *TABLES)
+SECTIONS = (*ROLES, *TABLES)
 
 
 class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -88,10 +88,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         recipe: str | Path | Recipe = "patchcore",
         *,
-        backbone: Part = None,
-        aggregator: Part = None,
-        sampler: Part = None,
-        scorer: Part = None,
+        backbone: Component = None,
+        aggregator: Component = None,
+        sampler: Component = None,
+        scorer: Component = None,
         preprocessing: Mapping[str, Any] | None = None,
         map: Mapping[str, Any] | None = None,  # noqa: A002
         contamination: float | Literal["auto"] = "auto",
@@ -133,7 +133,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if len(images) == 1:
                 raise ArgumentError("X has 1 sample; a threshold needs at least 2 images")
             fraction, seed = _arguments.fraction(self.contamination), _arguments.seed(self.random_state)
-            recipe = self._recipe(*PARTS)
+            recipe = self._recipe(*SECTIONS)
             detector = Detector(recipe, seed=seed, device=self.device, precision=self.precision, host=default_host())
             detector.fit(images, cross_validate=True)
             scores = np.array([score for _, score in detector.held_out_scores], dtype=np.float64)
@@ -192,7 +192,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         params: dict[str, Any] = super().get_params(deep=deep)
         if deep:
             host = default_host()
-            for part in PARTS:
+            for part in SECTIONS:
                 params |= {f"{part}__{name}": value for name, value in self._options(part, host).items()}
         return params
 
@@ -204,7 +204,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             For a parameter or option that does not exist.
         """
-        options = {key: value for key, value in params.items() if "__" in key and key.partition("__")[0] in PARTS}
+        options = {key: value for key, value in params.items() if "__" in key and key.partition("__")[0] in SECTIONS}
         super().set_params(**{key: value for key, value in params.items() if key not in options})
         for key, value in options.items():
             part, _, option = key.partition("__")

@@ -254,10 +254,10 @@ class Calibration:
         values = np.unique(np.concatenate([good, bad]))
         # In the middle of each gap, so that no image lies on the threshold.
         between = np.concatenate([[np.nextafter(values[0], -np.inf)], (values[:-1] + values[1:]) / 2, values[-1:]])
-        losses = [loss(int((bad <= each).sum()), int((good > each).sum())) for each in between]
+        losses = [loss(int((bad <= candidate).sum()), int((good > candidate).sum())) for candidate in between]
         best = min(losses)
         # Among equally good thresholds, the one with the fewest false alarms.
-        threshold = float(max(each for each, value in zip(between, losses, strict=True) if value <= best))
+        threshold = float(max(candidate for candidate, value in zip(between, losses, strict=True) if value <= best))
         return self._at(threshold, criterion, cost)
 
     def _at(self, threshold: float, criterion: Criterion, cost: float | None = None) -> Calibration:
@@ -292,7 +292,7 @@ class Calibration:
         """Return the calibration that `to_dict` of this or an older version described."""
         known = {field.name for field in dataclasses.fields(cls)}
         lists = ("map_scale", "scores", "peaks", "defective")
-        values: dict[str, Any] = {key: tuple(each) if key in lists else each for key, each in data.items()}
+        values: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in data.items()}
         return cls(**{key: value for key, value in values.items() if key in known})
 
 

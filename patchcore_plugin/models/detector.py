@@ -79,7 +79,8 @@ class Detector(BaseModel):
         self.recipe = recipe.resolve(host, seed)
         """The recipe with every option written out."""
         self.members: tuple[Member, ...] = tuple(
-            Member(pipeline=Pipeline(part, host, device=device, precision=precision)) for part in self.recipe.split()
+            Member(pipeline=Pipeline(member, host, device=device, precision=precision))
+            for member in self.recipe.split()
         )
         """The methods whose scores are averaged; usually one."""
         self.calibration = Calibration.without_threshold("not fitted")

@@ -78,7 +78,7 @@ def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Descriptio
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damage_error(path, f"its description: {error}") from error
     known = about.calibration
-    if any(list(each) != sorted(each) for each in (known.scores, known.peaks, known.defective)):
+    if any(list(values) != sorted(values) for values in (known.scores, known.peaks, known.defective)):
         raise damage_error(path, "its description, calibration: scores are not in order")
     return content, about
 

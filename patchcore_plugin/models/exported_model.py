@@ -101,8 +101,8 @@ class ExportedModel(BaseModel):
         require_file(path, "export MODEL")
         session = _session(path, device)
         text = session.get_modelmeta().custom_metadata_map.get(ENTRY, "")
-        inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]
-        names = [each.name for each in session.get_outputs()]
+        inputs = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]
+        names = [node.name for node in session.get_outputs()]
         if (
             not text
             or "score" not in names
@@ -183,7 +183,7 @@ class ExportedModel(BaseModel):
             ) from error
         path = Path(path)
         program = onnx.load(self._path, load_external_data=False)
-        if any(each.data_location == onnx.TensorProto.EXTERNAL for each in program.graph.initializer):
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in program.graph.initializer):
             raise ModelFileError(
                 f"{self._path}: its weights are in a second file, so it cannot be changed; calibrate the model "
                 "file and export that"

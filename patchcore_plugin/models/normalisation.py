@@ -46,8 +46,8 @@ class ScoreScale:
         TensorError
             If a median is negative.
         """
-        peaks = [float(each.map.max()) for each in scores if each.map is not None]
-        divisors = [median(values) if values else 1.0 for values in ([each.score for each in scores], peaks)]
+        peaks = [float(score.map.max()) for score in scores if score.map is not None]
+        divisors = [median(values) if values else 1.0 for values in ([score.score for score in scores], peaks)]
         if min(divisors) < 0:
             raise TensorError(
                 f"{owner}: scores of good images are below 0 ({min(divisors):.3g}); an ensemble averages scores that "

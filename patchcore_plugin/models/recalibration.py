@@ -71,13 +71,13 @@ def recalibrate(
     _refuse_known(model, good, defective)
     scorer = _ImageScorer(model, on_error, progress, len(good) + len(defective))
     if good:
-        scores = [HeldOutScore.summarise(each.score, each.anomaly_map) for each in scorer(good)]
+        scores = [HeldOutScore.summarise(prediction.score, prediction.anomaly_map) for prediction in scorer(good)]
         if not scores:
             raise CalibrationError("none of the good images can be read; the model is unchanged")
         source = f"scores of {len(scores)} good images that the model was not fitted on"
         calibration = Calibration.from_held_out(scores, source).with_defective(calibration.defective)
     if defective:
-        calibration = calibration.with_defective([each.score for each in scorer(defective)])
+        calibration = calibration.with_defective([prediction.score for prediction in scorer(defective)])
     if criterion == "f1":
         return calibration.at_best_f1(), scorer.skipped
     if criterion == "cost":
@@ -116,7 +116,9 @@ def _refuse_known(model: Model, good: Sequence[ImageLike], defective: Sequence[I
         original = path if path.resolve() in training else None
         if original is None and path.is_file():
             candidates = by_size.get(path.stat().st_size, ())
-            original = next((each for each in candidates if filecmp.cmp(each, path, shallow=False)), None)
+            original = next(
+                (candidate for candidate in candidates if filecmp.cmp(candidate, path, shallow=False)), None
+            )
         if original is not None:
             copy = "" if original == path else f" (as {original})"
             raise CalibrationError(

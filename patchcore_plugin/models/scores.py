@@ -36,4 +36,4 @@ def score_patches(scorer: Scorer, patches: Patches) -> list[ImageScores]:
     missing = [None] * len(scores.image)
     maps = missing if scores.map is None else scores.map.cpu().numpy()
     rows = missing if scores.nearest is None else scores.nearest.cpu().numpy()
-    return [ImageScores(*each) for each in zip(scores.image.tolist(), maps, rows, strict=True)]
+    return [ImageScores(*fields) for fields in zip(scores.image.tolist(), maps, rows, strict=True)]

@@ -64,14 +64,14 @@ def predictions(
 
 def normalise(members: Sequence[Member], scores: Sequence[ImageScores]) -> list[ImageScores]:
     """Return each member's scores of an image on the common scale."""
-    return [member.scale.apply(each) for member, each in zip(members, scores, strict=True)]
+    return [member.scale.apply(member_scores) for member, member_scores in zip(members, scores, strict=True)]
 
 
 def combine(scores: Sequence[ImageScores], shape: Geometry, options: Map) -> tuple[float, NDArray[np.float32] | None]:
     """Return the mean of normalised scores of an image, and the mean map [H, W] of the members that have one."""
-    grids = [each.map for each in scores if each.map is not None]
+    grids = [member_scores.map for member_scores in scores if member_scores.map is not None]
     full = mean_anomaly_map(grids, shape, options) if grids else None
-    return sum(each.score for each in scores) / len(scores), full
+    return sum(member_scores.score for member_scores in scores) / len(scores), full
 
 
 def _nearest(
@@ -83,9 +83,9 @@ def _nearest(
 ) -> Nearest | None:
     """Return the normal patch nearest to the most anomalous patch; None if no member has one."""
     candidates = [
-        (float(each.map.max()), -number, each.map, each.nearest)
-        for number, each in enumerate(scores)
-        if each.map is not None and each.nearest is not None
+        (float(member_scores.map.max()), -number, member_scores.map, member_scores.nearest)
+        for number, member_scores in enumerate(scores)
+        if member_scores.map is not None and member_scores.nearest is not None
     ]
     if not candidates:
         return None

@@ -196,13 +196,13 @@ class _Registry:
         if not callers:
             raise PluginError("it has no hooks; mark a function such as patchcore_samplers with hookimpl")
         for caller in callers:
-            if sum(each.plugin is plugin for each in caller.get_hookimpls()) > 1:
+            if sum(implementation.plugin is plugin for implementation in caller.get_hookimpls()) > 1:
                 raise PluginError(f"it implements {caller.name} twice; use one function or two plugins")
 
     def _call_wrapped(self, role: str, plugin: object) -> list[ComponentSpec]:
         """Call a hook of one plugin with the wrappers of all plugins; a wrapper that fails is unregistered."""
         implementations = getattr(self._manager.hook, HOOKS[role]).get_hookimpls()
-        wrappers = [each for each in implementations if _is_wrapper(each)]
+        wrappers = [implementation for implementation in implementations if _is_wrapper(implementation)]
         try:
             return self._call(role, plugin, *(wrapper.plugin for wrapper in wrappers))
         except (Exception, SystemExit):

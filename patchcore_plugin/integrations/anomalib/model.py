@@ -142,7 +142,7 @@ class PipelineModel(nn.Module):
             state.get("levels"),
         )
         prefix = "scorer."
-        scorer = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
+        scorer = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         self._restore(bank, scorer)
         self.images = list(state["photos"])
 

@@ -221,7 +221,9 @@ def _same_padding_as_attribute(network: nn.Module) -> Iterator[None]:
     As arithmetic on sizes, the padding of each depends on all layers before, and torch does not finish tracing it.
     """
     convolutions = [
-        each for each in network.modules() if isinstance(each, nn.Conv2d) and type(each).__name__ in SAME_PADDING
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and type(module).__name__ in SAME_PADDING
     ]
     try:
         for convolution in convolutions:
@@ -236,7 +238,7 @@ def _same_convolution(convolution: nn.Conv2d, images: Tensor) -> Tensor:
     batch, _, *size = images.shape
     result: Tensor = torch.onnx.ops.symbolic(
         "Conv",
-        [each for each in (images, convolution.weight, convolution.bias) if each is not None],
+        [tensor for tensor in (images, convolution.weight, convolution.bias) if tensor is not None],
         {
             "auto_pad": "SAME_UPPER",
             "dilations": list(convolution.dilation),

@@ -103,7 +103,9 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
     if path.suffix != SUFFIX:
         raise OptionError(f"{path}: an exported model is a file *{SUFFIX}; choose another --out")
     require_export()
-    pixels = [as_image(each) if isinstance(each, np.ndarray) else read_image(each) for each in _images(model, images)]
+    pixels = [
+        as_image(image) if isinstance(image, np.ndarray) else read_image(image) for image in _images(model, images)
+    ]
     program = Program(model.members).eval()
     outputs, exported = _trace(program)
     description = json.dumps(_description(model, program))
@@ -120,7 +122,7 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
 
 def _images(model: Detector, images: Sequence[ImageLike]) -> list[ImageLike]:
     """Return as many images as the largest batch, spread over those given, or over the training images."""
-    candidates: Sequence[ImageLike] = images or [each for each in model.training_images if Path(each).is_file()]
+    candidates: Sequence[ImageLike] = images or [path for path in model.training_images if Path(path).is_file()]
     if not candidates:
         raise ImageError(
             "an export is checked on real images, but no training image exists any more; add --images FOLDER"
@@ -138,7 +140,7 @@ def _description(model: Detector, program: Program) -> dict[str, Any]:
         "photos": model.images,
         "calibration": model.calibration.to_dict(),
         "grids": [_grid(member) for member in program.members],
-        "normalisation": [{"mean": each.mean, "std": each.std} for each in backbones],
+        "normalisation": [{"mean": backbone.mean, "std": backbone.std} for backbone in backbones],
     }
 
 
@@ -198,14 +200,14 @@ def _compare(
     """
     options = model.recipe.preprocessing
     own = images[0].shape[0], images[0].shape[1]
-    sizes = [own, *((round(options.size[0] * each[0]), round(options.size[1] * each[1])) for each in SCALES)]
+    sizes = [own, *((round(options.size[0] * factor[0]), round(options.size[1] * factor[1])) for factor in SCALES)]
     good = model.calibration
     largest: dict[str, float] = {}
     for size in sizes:
-        resized = list(itertools.islice(itertools.cycle(_resize(each, size) for each in images), max(BATCHES)))
+        resized = list(itertools.islice(itertools.cycle(_resize(image, size) for image in images), max(BATCHES)))
         expected = model.predict(resized)
         # The score of a training image is close to 0, so its relative difference would be only rounding.
-        usual = median(good.scores or [each.score for each in expected]), median(good.peaks or [0.0])
+        usual = median(good.scores or [prediction.score for prediction in expected]), median(good.peaks or [0.0])
         for batch in BATCHES:
             if batch > 1 and batch * size[0] * size[1] > PIXELS:
                 continue

@@ -60,13 +60,15 @@ class Program(nn.Module):
         """
         inputs = self._preparation(images)
         results = [member(inputs) for member in self.members]
-        scores = [each.image / scale.score for each, scale in zip(results, self._scales, strict=True)]
+        scores = [result.image / scale.score for result, scale in zip(results, self._scales, strict=True)]
         outputs = {"score": torch.stack(scores).mean(dim=0)}
         maps = {
-            number: each.map / self._scales[number].map for number, each in enumerate(results) if each.map is not None
+            number: result.map / self._scales[number].map
+            for number, result in enumerate(results)
+            if result.map is not None
         }
         if maps:
-            full = [self.members[number].full_map(each, *images.shape[1:3]) for number, each in maps.items()]
+            full = [self.members[number].full_map(grid, *images.shape[1:3]) for number, grid in maps.items()]
             outputs["map"] = torch.stack(full).mean(dim=0)
         rows = {number: results[number].nearest for number in maps if results[number].nearest is not None}
         if rows:
@@ -75,12 +77,12 @@ class Program(nn.Module):
 
     def _nearest(self, maps: Mapping[int, Tensor], rows: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """Return the outputs about the nearest patch, from patch scores and nearest rows of some members."""
-        peaks = [self.members[number].peak(maps[number], each) for number, each in rows.items()]
-        distance, peak, nearest = (torch.stack(each, dim=1) for each in zip(*peaks, strict=True))
+        peaks = [self.members[number].peak(maps[number], nearest_rows) for number, nearest_rows in rows.items()]
+        distance, peak, nearest = (torch.stack(tensors, dim=1) for tensors in zip(*peaks, strict=True))
         best = distance.argmax(dim=1, keepdim=True)
         outputs = {"distance": distance.gather(1, best)[:, 0]}
-        for name, each in (("peak", peak), ("nearest", nearest)):
-            outputs[name] = each.gather(1, best[:, :, None].expand(-1, 1, each.shape[2]))[:, 0]
+        for name, tensor in (("peak", peak), ("nearest", nearest)):
+            outputs[name] = tensor.gather(1, best[:, :, None].expand(-1, 1, tensor.shape[2]))[:, 0]
         if len(self.members) > 1:
             outputs["member"] = torch.tensor(list(rows))[best[:, 0]]
         return outputs
@@ -113,7 +115,7 @@ class MemberProgram(nn.Module):
         self._backbone, self._aggregator = pipeline.backbone, pipeline.aggregator
         backbone = pipeline.backbone
         modules = [backbone] if isinstance(backbone, nn.Module) else vars(backbone).values()
-        for number, module in enumerate(each for each in modules if isinstance(each, nn.Module)):
+        for number, module in enumerate(item for item in modules if isinstance(item, nn.Module)):
             self.add_module(f"backbone{number}", module)  # only registered modules are exported as weights
         for name, values in (("mean", pipeline.backbone.mean), ("std", pipeline.backbone.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
@@ -201,7 +203,7 @@ def _map_matrix(options: Preprocessing, axis: int, cells: int, smoothing: Map, i
     """Return the matrix from one axis of the grid to one axis of the map, float32 [H, h] or [W, w]."""
     resized, start, length = _window(options, axis, image)
     blurred = torch.from_numpy(map_matrix(cells, length, smoothing))
-    low, high = (_rounded_quotient(each * image[axis], resized) for each in (start, start + length))  # as Geometry.box
+    low, high = (_rounded_quotient(edge * image[axis], resized) for edge in (start, start + length))  # as Geometry.box
     place = torch.arange(image[axis])
     inside = (low <= place) & (place < high)
     return (interpolation(place - low, high - low, length, antialias=False) * inside[:, None]) @ blurred

@@ -147,7 +147,7 @@ class FeatureStore:
                 if _digest(metadata[_ENTRY]) != metadata[_DIGEST]:
                     return None
                 content = json.loads(metadata[_ENTRY])
-                tensors = {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             whole = content["name"] == name and hash_weights(tensors) == content["sha256"]
         except (SafetensorError, OSError, ValueError, KeyError):
             return None

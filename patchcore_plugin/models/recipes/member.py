@@ -69,7 +69,7 @@ class MemberRecipe:
         for role in ROLES:
             choice = self.choice(role)
             options = dict(choice.options)
-            if "seed" in {each.name for each in dataclasses.fields(host.component(role, choice.name).spec.config)}:
+            if "seed" in {option.name for option in dataclasses.fields(host.component(role, choice.name).spec.config)}:
                 options.setdefault("seed", seed)
             config = host.configure(role, choice.name, options)
             choices[role] = Choice(name=choice.name, options=dataclasses.asdict(config))

@@ -125,7 +125,7 @@ class Recipe:
         """Return one recipe for each member."""
         if len(self.members) == 1:
             return [self]
-        return [replace(self, name=each.name, summary=each.summary, members=(each,)) for each in self.members]
+        return [replace(self, name=member.name, summary=member.summary, members=(member,)) for member in self.members]
 
     def choice(self, role: str) -> Choice:
         """Return the component that the only member has for a role.

@@ -63,7 +63,7 @@ def patches_keep_orientation(subject: Subject) -> None:
     changed = [features.clone() for features in maps]
     for features in changed:
         features[:, :, -1, 0] += 10
-    before, after = (run(subject, subject.instance, each)[0].permute(0, 3, 1, 2) for each in (maps, changed))
+    before, after = (run(subject, subject.instance, batch)[0].permute(0, 3, 1, 2) for batch in (maps, changed))
     subject.expect(
         changes_at_lower_left(before, after),
         "patches to change at the lower left, where the maps change",

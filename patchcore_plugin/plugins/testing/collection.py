@@ -147,7 +147,7 @@ def _host_of(plugin: object) -> tuple[Host, str | None]:
         host = default_host()
         matches = [installed for installed in host.plugins if _provides(plugin, installed)]
         if not matches:
-            names = sorted({name for each in host.plugins for name in (each.name, each.distribution)})
+            names = sorted({name for plugin in host.plugins for name in (plugin.name, plugin.distribution)})
             raise PluginError(
                 f"no plugin or distribution {plugin!r} is installed; {did_you_mean(plugin, names)}"
                 f"available: {', '.join(names)}"

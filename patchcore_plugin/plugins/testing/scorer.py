@@ -83,7 +83,7 @@ def scores_have_the_right_form(subject: Subject) -> None:
 def anomalous_images_score_higher(subject: Subject) -> None:
     """Return a higher score and map for an image far from the bank than for one in the bank."""
     image, *maps = (tensor for tensor in run(subject, subject.instance, example(subject)) if tensor.is_floating_point())
-    for name, values in (("image score", image), *(("mean of the map", each.mean(dim=(1, 2))) for each in maps)):
+    for name, values in (("image score", image), *(("mean of the map", grid.mean(dim=(1, 2))) for grid in maps)):
         normal, anomalous = float(values[:2].max()), float(values[2:].min())
         subject.expect(
             anomalous > normal,

@@ -12,7 +12,7 @@ import torch
 from sklearn.base import clone
 
 import patchcore_plugin as pp
-from patchcore_plugin.integrations.sklearn import PARTS, ArgumentError, PatchCoreDetector
+from patchcore_plugin.integrations.sklearn import SECTIONS, ArgumentError, PatchCoreDetector
 from tests.conftest import write
 from tests.integrations.sklearn.pixels import BAD, GOOD, pixel_detector
 
@@ -83,7 +83,7 @@ def test_a_fitted_estimator_refuses_them_as_well() -> None:
 def test_options_are_nested_parameters() -> None:
     estimator = PatchCoreDetector()
     nested = {key: value for key, value in estimator.get_params().items() if "__" in key}
-    assert {key.partition("__")[0] for key in nested} == set(PARTS)
+    assert {key.partition("__")[0] for key in nested} == set(SECTIONS)
     assert nested["sampler__ratio"] == 0.1
     assert nested["backbone__layers"] == ("layer2", "layer3")
     assert nested["preprocessing__size"] == (256, 256)
