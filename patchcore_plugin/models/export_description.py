@@ -50,6 +50,13 @@ class Description:
 def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Description]:
     """Return the JSON text of a file, as it is and checked: types, finite numbers, and sizes.
 
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    text
+        JSON text.
+
     Raises
     ------
     ModelFileError
@@ -84,6 +91,14 @@ def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Descriptio
 
 
 def damage_error(path: Path, reason: str) -> ModelFileError:
-    """Return the error for an exported file that cannot be used."""
+    """Return the error for an exported file that cannot be used.
+
+    Parameters
+    ----------
+    path
+        The file.
+    reason
+        What is wrong; line breaks are removed.
+    """
     text = " ".join(reason.split())
     return ModelFileError(f"{path}: damaged ({text}); copy it again from its source, or export it again")

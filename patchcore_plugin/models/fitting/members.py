@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import ImageError, OptionError
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.models.member import Member
 from patchcore_plugin.models.normalisation import ScoreScale
 from patchcore_plugin.models.preprocessing import geometry
@@ -57,6 +58,11 @@ def fit_members(
         How images are read and what is reported.
     false_alarm_rate
         Target rate of the threshold.
+
+    Returns
+    -------
+    DetectorFit
+        The fitted members, their calibration, and the images that were read.
 
     Raises
     ------
@@ -110,6 +116,11 @@ def update_members(
     calibration
         Extended by the scores of the new images.
 
+    Returns
+    -------
+    DetectorFit
+        The updated members, their calibration, and the images that were read.
+
     Raises
     ------
     ImageError, OptionError, PatchcoreError
@@ -130,6 +141,13 @@ def update_members(
 
 def held_out_scores(members: Sequence[Member], fits: Sequence[MemberFit]) -> dict[int, HeldOutScore]:
     """Return the combined scores of the images that every member has scored, by number of the image.
+
+    Parameters
+    ----------
+    members
+        The fitted members.
+    fits
+        The fit of each member.
 
     Raises
     ------
