@@ -35,7 +35,22 @@ class TrainingRecord:
 class Description:
     """The part of a file's description that is used; files may contain more.
 
-    ``grids`` has height and width of the grid of patches of each member, None without nearest patches.
+    Parameters
+    ----------
+    format
+        Version of the format.
+    recipe
+        The recipe, JSON-like.
+    images
+        Path, height and width of each training image.
+    calibration
+        Thresholds and held-out scores.
+    grids
+        Height and width of the grid of patches of each member; None without nearest patches.
+    bank_rows
+        Number of rows of all memory banks.
+    covering_radius
+        Covering radius of the only member; None for several.
     """
 
     format: Annotated[int, Ge(1)]

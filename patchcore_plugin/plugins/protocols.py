@@ -197,7 +197,7 @@ class Backbone(Protocol):
     mean: tuple[float, float, float]
     """Channel means (RGB, images in 0..1) that the input of the network is normalised with."""
     std: tuple[float, float, float]
-    """Channel standard deviations, likewise."""
+    """Channel standard deviations (RGB, images in 0..1) that the input of the network is normalised with."""
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Return feature maps [B, C_i, h_i, w_i], finest first, of normalised images [B, 3, H, W].
@@ -282,8 +282,8 @@ class Scorer(Protocol):
     ...         self.mean = bank.vectors.mean(dim=0)
     ...
     ...     def __call__(self, patches):
-    ...         map = (patches.grid - self.mean).norm(dim=-1)
-    ...         return Scores(image=map.amax(dim=(1, 2)), map=map)
+    ...         distance = (patches.grid - self.mean).norm(dim=-1)
+    ...         return Scores(image=distance.amax(dim=(1, 2)), map=distance)
     ...
     ...     def state(self):
     ...         return {"mean": self.mean}

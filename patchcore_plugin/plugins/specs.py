@@ -118,7 +118,8 @@ class SamplerSpec(ComponentSpec):
     keeps_all
         Whether the sampler returns every row, whatever its options. None: the host creates one to find out.
     reduces
-        Whether the sampler can select from a bank and new patches (attribute ``reduction``). None: likewise.
+        Whether the sampler can select from a bank and new patches (attribute ``reduction``). None: the host creates one
+        to find out.
 
     Examples
     --------

@@ -66,8 +66,14 @@ def fit_members(
 
     Raises
     ------
-    ImageError, CalibrationError, OptionError, PatchcoreError
-        See `Detector.fit`.
+    ImageError
+        For an unreadable image, if errors are not skipped; if no image is left; if images change during the fit.
+    CalibrationError
+        If there are too few images for the false-alarm rate.
+    OptionError
+        For a memory budget and several members.
+    PatchcoreError
+        If there is not enough memory, or the budget is too small.
     """
     if len(members) > 1:
         if options.memory_budget is not None:
@@ -123,8 +129,12 @@ def update_members(
 
     Raises
     ------
-    ImageError, OptionError, PatchcoreError
-        See `Detector.update`.
+    ImageError
+        For an unreadable image, if errors are not skipped; if no image is left; if images change during the update.
+    OptionError
+        If a sampler cannot choose from a memory bank and new patches.
+    PatchcoreError
+        If there is not enough memory.
     """
     fits: list[MemberFit] = []
     for number, member in enumerate(members):
