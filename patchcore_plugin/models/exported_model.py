@@ -53,6 +53,13 @@ class ExportedModel(BaseModel):
     ------
     ModelFileError
         If the description is damaged or too new.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> model = pp.ExportedModel.load("model.onnx")  # doctest: +SKIP
+    >>> model.predict(["part.png"])[0].is_anomalous  # doctest: +SKIP
+    True
     """
 
     device = "onnxruntime"
