@@ -23,7 +23,8 @@ from torch import Tensor
 import patchcore_plugin as pp
 from benchmarks._measure import RESULTS, commit, environment, four_digits
 from patchcore_plugin.data.datasets import load_categories
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.plugins.protocols import Backbone
 
 DATA = Path("../shared/data/hazelnut_reduced")

@@ -9,7 +9,10 @@ import patchcore_plugin as pp
 ROOT = Path(pp.__file__).parent
 PACKAGES = {"app", "cli", "data", "evaluation", "inference", "integrations", "kernels", "models", "plugins"}
 LONGEST = 300
-LONGER = {"models/detector.py": "the public class: two thirds are its docstrings"}
+LONGER = {
+    "models/detector.py": "the public class: two thirds are its docstrings",
+    "plugins/protocols.py": "the documentation of the contracts: two thirds are docstrings",
+}
 """Files that may be longer, and why."""
 
 

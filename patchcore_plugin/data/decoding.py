@@ -110,7 +110,17 @@ def white_level(pixels: Array) -> Any:
 
 
 def unreadable(path: Path, reason: str, advice: str) -> ImageError:
-    """Return the error for a file that cannot be read as an image."""
+    """Return the error for a file that cannot be read as an image.
+
+    Parameters
+    ----------
+    path
+        The file.
+    reason
+        What is wrong with it.
+    advice
+        What to do about it.
+    """
     return ImageError(f"{escape(path)}: not a readable image ({reason}); {advice}")
 
 

@@ -176,8 +176,10 @@ def compare(
         Measure everything again, ignoring records.
     note
         Called with one line about each pair that is reused, outdated or failed.
-    setup, published
-        As in `Comparison`.
+    setup
+        Settings that all recipes share: seed, device, versions.
+    published
+        Results from papers to show with them.
 
     Returns
     -------

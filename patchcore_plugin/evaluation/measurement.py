@@ -49,7 +49,17 @@ class DetectorLike(Predictor, Protocol):
         ...
 
     def fit(self, paths: Sequence[Path], /, *, on_error: OnError, progress: Progress | None) -> object:
-        """Fit on good images."""
+        """Fit on good images.
+
+        Parameters
+        ----------
+        paths
+            Images of good parts.
+        on_error
+            "stop" to raise the error of an unreadable image, "skip" to leave the image out.
+        progress
+            Called with the stage, the number of images done, and their total.
+        """
         ...
 
 

@@ -99,7 +99,7 @@ class ThresholdCounts:
 
     @classmethod
     def count(cls, images: Sequence[ImageResult], threshold: float) -> ThresholdCounts:
-        """Count the images above a threshold.
+        """Return how many good images, and how many images of each kind of defect, have higher scores than a threshold.
 
         Parameters
         ----------

@@ -153,7 +153,13 @@ def draw_regions(picture: Rgb, regions: Iterable[Region]) -> Rgb:
 
 
 def colour_bar(width: int = 256, height: int = 16) -> Rgb:
-    """Return the colours of the scale from left (lowest) to right (highest), RGB uint8 [height, width, 3]."""
+    """Return the colours of the scale from left (lowest) to right (highest), RGB uint8 [height, width, 3].
+
+    Parameters
+    ----------
+    width, height
+        Size in pixels.
+    """
     return _colour(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
 
 

@@ -150,9 +150,21 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def fit_predict(self, X: Images, y: object = None) -> NDArray[np.int64]:
-        """Fit, and return -1 for outliers among the training images and 1 for the others, int64 [N]; see `labels_`.
+        """Fit on images, and return which of them are outliers; see `labels_`.
 
         ``fit(X).predict(X)`` would score each image by a memory bank that contains it.
+
+        Parameters
+        ----------
+        X
+            Two or more images.
+        y
+            Ignored.
+
+        Returns
+        -------
+        ndarray of int64
+            -1 for outliers and 1 for the other images, [N].
         """
         return np.where(self.fit(X, y).labels_ == 1, -1, 1)
 

@@ -81,7 +81,15 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def squared_distances_of_pairs(a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor) -> Tensor:
-    """Return `squared_distances` of ``a[rows_a]`` and ``b[rows_b]``, [P] float64, in bounded memory."""
+    """Return squared distances of pairs of rows, float64 [P], in bounded memory.
+
+    Parameters
+    ----------
+    a, b
+        Rows, [n_a, D] and [n_b, D].
+    rows_a, rows_b
+        The rows of each pair, int64 [P].
+    """
     out = torch.empty(len(rows_a), dtype=torch.float64, device=a.device)
     step = chunk_rows(a)
     for low in range(0, len(rows_a), step):
@@ -190,7 +198,13 @@ class Frame:
         return ((points.double() - self.centre) * self.scale).float()
 
     def slack(self, norms_a: Tensor, norms_b: Tensor) -> Tensor:
-        """Return what to add to a lower bound to get an upper bound, from the squared norms of both points."""
+        """Return what to add to a lower bound of a squared distance to get an upper bound, float64.
+
+        Parameters
+        ----------
+        norms_a, norms_b
+            Squared norms of both points, in the frame; broadcast against each other.
+        """
         return (norms_a.double() + norms_b) * (5 * self.kappa) + 4 * TINY
 
 
@@ -199,6 +213,11 @@ def lower_bounds(a: ScreenedPoints, b: ScreenedPoints) -> Tensor:
 
     The term of `a` changes neither a minimum over `b` nor a comparison with a bound for each row. Adding it would
     read the matrix once more.
+
+    Parameters
+    ----------
+    a, b
+        Points of one frame, n_a and n_b of them.
     """
     with torch.autocast(a.points.device.type, enabled=False):  # autocast would round the factors to 8 bits
         return torch.addmm(b.lowered, a.points, b.points.T, alpha=-2)

@@ -19,42 +19,19 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchcore_plugin.errors import CalibrationError
 
+from .held_out_score import HeldOutScore
 from .rates import require_defective, require_rate
 
 FALSE_ALARM_RATE = 0.01
 """Default target; with too few images for it, the lowest rate that they support."""
 
 Criterion = Literal["false-alarms", "f1", "cost", "given"]
-
-
-class HeldOutScore(NamedTuple):
-    """The score of a good image by a model that was not fitted on it.
-
-    Parameters
-    ----------
-    score
-        Image score.
-    usual, highest
-        Median and maximum of its anomaly map; None without one.
-    """
-
-    score: float
-    usual: float | None = None
-    highest: float | None = None
-
-    @classmethod
-    def summarise(cls, score: float, anomaly_map: NDArray[np.float32] | None) -> HeldOutScore:
-        """Return that of an image with this score and anomaly map [H, W]."""
-        if anomaly_map is None:
-            return cls(score)
-        return cls(score, float(np.median(anomaly_map)), float(anomaly_map.max()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +79,30 @@ class Calibration:
 
     @classmethod
     def without_threshold(cls, reason: str, highest: float = 1.0) -> Calibration:
-        """Return that of a model without held-out scores; `highest` is the map value of the last colour."""
+        """Return the calibration of a model without held-out scores.
+
+        Parameters
+        ----------
+        reason
+            Why there are none.
+        highest
+            Map value of the last colour.
+        """
         return cls(threshold=None, source=f"none: {reason}", map_scale=(0.0, highest))
 
     @classmethod
     def from_held_out(cls, good: Sequence[HeldOutScore], source: str, rate: float | None = None) -> Calibration:
-        """Return the calibration by scores of at least one good image; see `at_rate` for the rate."""
+        """Return the calibration by held-out scores.
+
+        Parameters
+        ----------
+        good
+            Scores of one or more good images.
+        source
+            Where the scores come from, in words.
+        rate
+            Target false-alarm rate; None for the default. See `at_rate`.
+        """
         peaks = [image.highest for image in good if image.highest is not None]
         scale = (0.0, 1.0)
         if peaks:

@@ -35,7 +35,22 @@ class TrainingRecord:
 class Description:
     """The part of a file's description that is used; files may contain more.
 
-    ``grids`` has height and width of the grid of patches of each member, None without nearest patches.
+    Parameters
+    ----------
+    format
+        Version of the format.
+    recipe
+        The recipe, JSON-like.
+    images
+        Path, height and width of each training image.
+    calibration
+        Thresholds and held-out scores.
+    grids
+        Height and width of the grid of patches of each member; None without nearest patches.
+    bank_rows
+        Number of rows of all memory banks.
+    covering_radius
+        Covering radius of the only member; None for several.
     """
 
     format: Annotated[int, Ge(1)]
@@ -49,6 +64,13 @@ class Description:
 
 def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Description]:
     """Return the JSON text of a file, as it is and checked: types, finite numbers, and sizes.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    text
+        JSON text.
 
     Raises
     ------
@@ -84,6 +106,14 @@ def parse_description(path: Path, text: str) -> tuple[dict[str, Any], Descriptio
 
 
 def damage_error(path: Path, reason: str) -> ModelFileError:
-    """Return the error for an exported file that cannot be used."""
+    """Return the error for an exported file that cannot be used.
+
+    Parameters
+    ----------
+    path
+        The file.
+    reason
+        What is wrong; line breaks are removed.
+    """
     text = " ".join(reason.split())
     return ModelFileError(f"{path}: damaged ({text}); copy it again from its source, or export it again")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchcore_plugin.data.atomic import atomic_write
-from patchcore_plugin.data.images import as_image, read_image, to_unit
+from patchcore_plugin.data.images import to_unit
 from patchcore_plugin.data.types import ImageLike, OnError
 from patchcore_plugin.errors import ImageError, ModelFileError, OptionError, PluginError, TensorError
 
 from .base import BaseModel
 from .export_description import ENTRY, damage_error, parse_description
 from .file import require_file
-from .images import BATCH, reader_count
+from .images import DecodedImage, PixelReader
 from .prediction import Nearest, Prediction, nearest_patch
 from .preprocessing import geometry
 from .recipes import Recipe
@@ -55,6 +53,13 @@ class ExportedModel(BaseModel):
     ------
     ModelFileError
         If the description is damaged or too new.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> model = pp.ExportedModel.load("model.onnx")  # doctest: +SKIP
+    >>> model.predict(["part.png"])[0].is_anomalous  # doctest: +SKIP
+    True
     """
 
     device = "onnxruntime"
@@ -149,21 +154,17 @@ class ExportedModel(BaseModel):
         images, on_error, keep_pixels
             Those of `BaseModel.predict_each`.
         """
-        remaining = iter(images)
-        with ThreadPoolExecutor(reader_count(), thread_name_prefix="patchcore-read") as pool:
-            while batch := list(islice(remaining, BATCH)):
-                together: list[tuple[str | None, NDArray[Any]]] = []
-                for item in pool.map(_read, batch):
-                    if isinstance(item, ImageError) or (together and not _fits(together, item[1])):
-                        yield from self._predict(together, keep_pixels)
-                        together = []
-                    if not isinstance(item, ImageError):
-                        together.append(item)
-                    elif on_error == "stop":
-                        raise item
-                    else:
-                        yield item
-                yield from self._predict(together, keep_pixels)
+        for batch in PixelReader(on_error).batches(images):
+            together: list[DecodedImage] = []
+            for item in batch:
+                if isinstance(item, ImageError) or (together and not _fits(together, item.pixels)):
+                    yield from self._predict(together, keep_pixels)
+                    together = []
+                if isinstance(item, ImageError):
+                    yield item
+                else:
+                    together.append(item)
+            yield from self._predict(together, keep_pixels)
 
     def save(self, path: str | Path) -> None:
         """Write the program with the present calibration; it replaces an older file when it is complete.
@@ -194,10 +195,10 @@ class ExportedModel(BaseModel):
         with atomic_write(path) as unfinished:
             onnx.save(program, unfinished)
 
-    def _predict(self, images: Sequence[tuple[str | None, NDArray[Any]]], keep_pixels: bool) -> Iterator[Prediction]:
+    def _predict(self, images: Sequence[DecodedImage], keep_pixels: bool) -> Iterator[Prediction]:
         if not images:
             return
-        size = images[0][1].shape[0], images[0][1].shape[1]
+        size = images[0].pixels.shape[0], images[0].pixels.shape[1]
         outputs = self._run(np.stack([to_unit(pixels) for _, pixels in images]))
         self._check(outputs, len(images), size)
         for i, (path, pixels) in enumerate(images):
@@ -242,16 +243,8 @@ class ExportedModel(BaseModel):
             ) from error
 
 
-def _read(image: ImageLike) -> tuple[str | None, NDArray[Any]] | ImageError:
-    try:
-        return (None, as_image(image)) if isinstance(image, np.ndarray) else (str(image), read_image(image))
-    except ImageError as error:
-        error.path = None if isinstance(image, np.ndarray) else str(image)
-        return error
-
-
-def _fits(together: Sequence[tuple[str | None, NDArray[Any]]], pixels: NDArray[Any]) -> bool:
-    shape = together[0][1].shape
+def _fits(together: Sequence[DecodedImage], pixels: NDArray[Any]) -> bool:
+    shape = together[0].pixels.shape
     return pixels.shape == shape and (len(together) + 1) * shape[0] * shape[1] <= PIXELS
 
 

@@ -159,7 +159,24 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def require_components(path: Path, recipe: Recipe, manifest: Mapping[str, Any], host: Host) -> None:
-    """Raise ModelFileError if a component of a model is not installed; the message says what to install."""
+    """Check that all components of a model are installed.
+
+    Parameters
+    ----------
+    path
+        The model file, for messages.
+    recipe
+        The recipe of one member.
+    manifest
+        The manifest of this member, which names the distributions of its components.
+    host
+        Provides the components.
+
+    Raises
+    ------
+    ModelFileError
+        If one is missing; the message says what to install.
+    """
     for role in ROLES:
         try:
             host.component(role, recipe.choice(role).name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -60,37 +61,37 @@ class PreparedImage:
     pixels: NDArray[Any] | None = None
 
 
-class ImageReader:
-    """Reads and prepares images in threads, in order.
+class DecodedImage(NamedTuple):
+    """An image as it was read: its path, None for an array, and its pixels, RGB [H, W, 3]."""
 
-    Parameters
-    ----------
-    options
-        The recipe's preprocessing.
-    on_error
-        "stop" to raise the error of an unreadable image, "skip" to yield it in the image's place.
-    thumbnails, keep_pixels
-        Whether to keep these of each image.
-    """
+    path: str | None
+    pixels: NDArray[Any]
 
-    def __init__(
-        self,
-        options: Preprocessing,
-        on_error: OnError = "stop",
-        *,
-        thumbnails: bool = False,
-        keep_pixels: bool = False,
-    ) -> None:
-        self._options = options
+
+T = TypeVar("T")
+
+
+class _Reader(ABC, Generic[T]):
+    """Reads images in threads, in order, and processes each of them there."""
+
+    def __init__(self, on_error: OnError, *, keep_pixels: bool) -> None:
         self._on_error = on_error
-        self._thumbnails = thumbnails
         self._keep_pixels = keep_pixels
 
-    def batches(self, images: Iterable[ImageLike]) -> Iterator[list[PreparedImage | ImageError]]:
+    @abstractmethod
+    def _process(self, path: str | None, pixels: NDArray[Any]) -> T:
+        """Return what becomes of an image."""
+
+    def batches(self, images: Iterable[ImageLike]) -> Iterator[list[T | ImageError]]:
         """Yield images in order, up to `BATCH` at a time.
 
         Threads read the next images while the caller works on a batch; at most two batches wait. The memory of decoding
         is bounded, and so are kept pixels.
+
+        Parameters
+        ----------
+        images
+            Paths or arrays.
 
         Raises
         ------
@@ -100,7 +101,7 @@ class ImageReader:
         remaining = iter(images)
         budget = ByteBudget(IN_FLIGHT)
         with ThreadPoolExecutor(reader_count(), thread_name_prefix="patchcore-read") as pool:
-            waiting: deque[tuple[Future[PreparedImage | ImageError], int]] = deque()
+            waiting: deque[tuple[Future[T | ImageError], int]] = deque()
 
             def read_ahead() -> None:
                 while len(waiting) < 2 * BATCH and self._pixels_kept(waiting) <= KEPT_PIXELS:
@@ -134,23 +135,66 @@ class ImageReader:
         """Return the number of pixels that images keep when they are read."""
         return sum(count for _, count in waiting) if self._keep_pixels else 0
 
-    def _read(self, image: ImageLike, count: int, budget: ByteBudget) -> PreparedImage | ImageError:
+    def _read(self, image: ImageLike, count: int, budget: ByteBudget) -> T | ImageError:
         path = None if isinstance(image, np.ndarray) else str(image)
         try:
-            pixels = as_image(image) if isinstance(image, np.ndarray) else read_image(image)
-            shape = geometry(self._options, (pixels.shape[0], pixels.shape[1]))
-            return PreparedImage(
-                path,
-                shape,
-                prepare(pixels, self._options),
-                encode_thumbnail(pixels) if self._thumbnails else None,
-                pixels if self._keep_pixels else None,
-            )
+            return self._process(path, as_image(image) if isinstance(image, np.ndarray) else read_image(image))
         except ImageError as error:
             error.path = path
             return error
         finally:
             budget.release(count * BYTES_PER_PIXEL)
+
+
+class PixelReader(_Reader[DecodedImage]):
+    """Reads images in threads, in order.
+
+    Parameters
+    ----------
+    on_error
+        "stop" to raise the error of an unreadable image, "skip" to yield it in the image's place.
+    """
+
+    def __init__(self, on_error: OnError = "stop") -> None:
+        super().__init__(on_error, keep_pixels=True)
+
+    def _process(self, path: str | None, pixels: NDArray[Any]) -> DecodedImage:
+        return DecodedImage(path, pixels)
+
+
+class ImageReader(_Reader[PreparedImage]):
+    """Reads and prepares images in threads, in order.
+
+    Parameters
+    ----------
+    options
+        The recipe's preprocessing.
+    on_error
+        "stop" to raise the error of an unreadable image, "skip" to yield it in the image's place.
+    thumbnails, keep_pixels
+        Whether to keep these of each image.
+    """
+
+    def __init__(
+        self,
+        options: Preprocessing,
+        on_error: OnError = "stop",
+        *,
+        thumbnails: bool = False,
+        keep_pixels: bool = False,
+    ) -> None:
+        super().__init__(on_error, keep_pixels=keep_pixels)
+        self._options = options
+        self._thumbnails = thumbnails
+
+    def _process(self, path: str | None, pixels: NDArray[Any]) -> PreparedImage:
+        return PreparedImage(
+            path,
+            geometry(self._options, (pixels.shape[0], pixels.shape[1])),
+            prepare(pixels, self._options),
+            encode_thumbnail(pixels) if self._thumbnails else None,
+            pixels if self._keep_pixels else None,
+        )
 
 
 class ByteBudget:

@@ -31,6 +31,11 @@ def load_model(
     host
         Provides the components; all installed plugins by default.
 
+    Returns
+    -------
+    Detector or ExportedModel
+        The model, ready for predictions.
+
     Raises
     ------
     ModelFileError
@@ -39,6 +44,19 @@ def load_model(
         For a precision other than fp32 and an exported model.
     WeightsError
         If the weights of a backbone are not those of the fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> images = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    >>> detector = Detector.from_recipe("patchcore", **changes).fit(images)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     detector.save(Path(folder, "model.safetensors"))
+    ...     model = load_model(Path(folder, "model.safetensors"))
+    >>> model.predict(images[:1])[0].score == detector.predict(images[:1])[0].score
+    True
     """
     path = Path(path)
     if path.suffix == ".onnx" and not file.is_safetensors(path):

@@ -30,6 +30,16 @@ class Member:
         None before the fit.
     scale
         Brings its scores to the scale of the other members.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchcore_plugin as pp
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> detector = pp.Detector.from_recipe("patchcore", **changes)
+    >>> member = detector.fit(list(np.zeros((4, 32, 32, 3), dtype=np.uint8))).members[0]
+    >>> member.recipe.name, member.bank.vectors.ndim
+    ('patchcore', 2)
     """
 
     pipeline: Pipeline

@@ -56,6 +56,13 @@ def save(detector: DetectorContent, path: Path) -> None:
     """Write a detector to a model file.
 
     The file of a single member has format 1, that of several format 2, which programs that know only format 1 refuse.
+
+    Parameters
+    ----------
+    detector
+        A fitted detector.
+    path
+        The file to write.
     """
     images = detector.images
     members = [member.manifest(detector.seed, images) for member in detector.members]
@@ -101,6 +108,15 @@ def describe(detector: DetectorContent) -> dict[str, Any]:
 
 def saved_recipe(path: Path, manifest: Mapping[str, Any], host: Host) -> Recipe:
     """Return the recipe in a manifest.
+
+    Parameters
+    ----------
+    path
+        The model file, for messages.
+    manifest
+        Its manifest.
+    host
+        Provides the components.
 
     Raises
     ------

@@ -33,6 +33,16 @@ class Nearest:
         Number of the training image, and its height and width in pixels.
     box, peak_box
         The areas of the normal and of the anomalous patch in their images: left, top, width, height.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchcore_plugin as pp
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> images = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    >>> nearest = pp.Detector.from_recipe("patchcore", **changes).fit(images).predict([images[2]])[0].nearest
+    >>> nearest.image, nearest.size
+    (None, (32, 32))
     """
 
     image: str | None
@@ -71,6 +81,16 @@ class Prediction:
         Connected parts of the map above its threshold, highest peak first; they do not decide `is_anomalous`.
     pixels
         The decoded image, RGB [H, W, 3] of uint8 or uint16, if asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchcore_plugin as pp
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> images = list(np.random.default_rng(0).integers(0, 256, (4, 40, 60, 3), dtype=np.uint8))
+    >>> prediction = pp.Detector.from_recipe("patchcore", **changes).fit(images).predict([images[0]])[0]
+    >>> prediction.is_anomalous, prediction.anomaly_map.shape
+    (False, (40, 60))
     """
 
     path: str | None
@@ -96,7 +116,25 @@ class Prediction:
         nearest: Nearest | None = None,
         pixels: NDArray[Any] | None = None,
     ) -> Prediction:
-        """Return the prediction for a score and map, compared with the thresholds of a calibration."""
+        """Return the prediction for a score and map, compared with the thresholds of a calibration.
+
+        Parameters
+        ----------
+        calibration
+            The thresholds, and the held-out scores for the p-value.
+        path
+            Path of the image; None for an array.
+        size
+            Height and width of the image, in pixels.
+        score
+            Image score.
+        anomaly_map
+            float32 [H, W]; None for methods without maps.
+        nearest
+            The normal patch nearest to the most anomalous one.
+        pixels
+            The decoded image, RGB [H, W, 3], to be kept in the prediction.
+        """
         threshold, map_threshold = calibration.threshold, calibration.map_threshold
         regions = () if anomaly_map is None or map_threshold is None else find_regions(anomaly_map, map_threshold)
         return cls(

@@ -37,7 +37,18 @@ class Geometry:
     crop: tuple[int, int, int, int]
 
     def to_image(self, row: float, column: float) -> tuple[float, float]:
-        """Return the image position (x, y), in pixels from its top left corner, of a position of the input."""
+        """Return the image position of a position of the network's input.
+
+        Parameters
+        ----------
+        row, column
+            Position in the input, in pixels from its top left corner.
+
+        Returns
+        -------
+        tuple of float
+            x and y, in pixels from the top left corner of the image.
+        """
         top, left, _, _ = self.crop
         y = (top + row) * self.image[0] / self.resized[0]
         x = (left + column) * self.image[1] / self.resized[1]
@@ -52,7 +63,15 @@ class Geometry:
 
 
 def geometry(options: Preprocessing, image: tuple[int, int]) -> Geometry:
-    """Return how an image of that height and width, in pixels, is prepared."""
+    """Return how an image is resized and cropped.
+
+    Parameters
+    ----------
+    options
+        Size, crop, and whether to keep the aspect ratio.
+    image
+        Height and width of the image, in pixels.
+    """
     height, width = options.size
     if options.keep_aspect:
         scale = max(height / image[0], width / image[1])
@@ -69,6 +88,8 @@ def prepare(image: NDArray[Any], options: Preprocessing) -> Tensor:
     ----------
     image
         RGB [H, W, 3]; uint8, uint16, or float32 in 0..1.
+    options
+        Size, crop, and whether to keep the aspect ratio.
 
     Returns
     -------
@@ -87,7 +108,17 @@ def prepare(image: NDArray[Any], options: Preprocessing) -> Tensor:
 
 
 def anomaly_map(scores: NDArray[np.float32], shape: Geometry, options: Map) -> NDArray[np.float32]:
-    """Return patch scores [h, w] as a map of the image, float32 [H, W]; see `mean_anomaly_map`."""
+    """Return patch scores as a map of the image, float32 [H, W]; see `mean_anomaly_map`.
+
+    Parameters
+    ----------
+    scores
+        Patch scores, float32 [h, w].
+    shape
+        How the image was resized and cropped.
+    options
+        How patch scores are upsampled and blurred.
+    """
     return mean_anomaly_map([scores], shape, options)
 
 
@@ -135,6 +166,15 @@ def map_matrix(cells: int, length: int, options: Map) -> NDArray[np.float32]:
 
     Both operations are linear and treat the axes separately, so a map is ``rows @ grid @ columns.T``. The columns
     are the results for unit impulses.
+
+    Parameters
+    ----------
+    cells
+        Number of patches along the axis.
+    length
+        Length of the axis in the image, in pixels.
+    options
+        How patch scores are upsampled and blurred.
     """
     column = Geometry(image=(length, 1), resized=(length, 1), crop=(0, 0, length, 1))
     impulses = np.eye(cells, dtype=np.float32)

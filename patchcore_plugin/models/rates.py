@@ -11,6 +11,13 @@ from patchcore_plugin.errors import CalibrationError
 def require_rate(rate: float, images: int) -> None:
     """Refuse a false-alarm rate that a number of held-out scores cannot guarantee.
 
+    Parameters
+    ----------
+    rate
+        False-alarm rate.
+    images
+        Number of held-out good images.
+
     Raises
     ------
     CalibrationError
@@ -31,6 +38,19 @@ def require_rate(rate: float, images: int) -> None:
 
 
 def require_defective(criterion: str, defective: Sequence[object]) -> None:
-    """Raise CalibrationError if a criterion needs defective images and there are none."""
+    """Check that there are defective images for a criterion.
+
+    Parameters
+    ----------
+    criterion
+        Name of the criterion.
+    defective
+        Defective images, or their scores.
+
+    Raises
+    ------
+    CalibrationError
+        If there are none.
+    """
     if not defective:
         raise CalibrationError(f"a threshold by {criterion} needs images of defective parts; add --defective FOLDER")

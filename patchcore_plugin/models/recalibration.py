@@ -11,7 +11,8 @@ from patchcore_plugin.data.types import ImageLike, OnError, Progress
 from patchcore_plugin.errors import CalibrationError, ImageError
 
 from .base import BaseModel
-from .calibration import Calibration, HeldOutScore
+from .calibration import Calibration
+from .held_out_score import HeldOutScore
 from .loading import Model
 from .prediction import Prediction
 from .rates import require_defective, require_rate
@@ -51,6 +52,13 @@ def recalibrate(
     progress
         Called with "scoring images", the number of images done, and their total.
 
+    Returns
+    -------
+    calibration
+        The new calibration; assign it to ``model.calibration`` to use it.
+    errors
+        The errors of the images that were skipped.
+
     Raises
     ------
     CalibrationError
@@ -58,6 +66,17 @@ def recalibrate(
         good and as defective.
     ImageError
         For an unreadable image, if errors are not skipped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import patchcore_plugin as pp
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> images = list(np.random.default_rng(0).integers(0, 256, (13, 32, 32, 3), dtype=np.uint8))
+    >>> detector = pp.Detector.from_recipe("patchcore", **changes).fit(images[:4])
+    >>> detector.calibration, errors = recalibrate(detector, good=images[4:], false_alarm_rate=0.1)
+    >>> detector.calibration.false_alarm_rate, errors
+    (0.1, [])
     """
     calibration = model.calibration
     if not (good or calibration.scores):

@@ -23,7 +23,15 @@ class Region:
         The highest map value, and the pixel that has it.
     contour
         The outline as the corners (x, y) of a closed polygon along the edges of pixels: pixel (0, 0) alone has the
-        outline (0, 0), (0, 1), (1, 1), (1, 0). It encloses the pixels of the region and of its holes.
+        outline (0, 0), (0, 1), (1, 1), (1, 0). What it encloses are the region's pixels and those of its holes.
+
+    Examples
+    --------
+    >>> anomaly_map = np.zeros((8, 8), dtype=np.float32)
+    >>> anomaly_map[2:4, 5:8] = 3.0
+    >>> region = find_regions(anomaly_map, threshold=1.0)[0]
+    >>> (region.x, region.y, region.width, region.height), region.area, region.peak
+    ((5, 2, 3, 2), 6, 3.0)
     """
 
     x: int
@@ -38,9 +46,16 @@ class Region:
 
 
 def find_regions(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[Region, ...]:
-    """Return the 8-connected regions of a map [H, W] whose values are above `threshold`, highest peak first.
+    """Return the 8-connected regions of a map that are above a threshold, highest peak first.
 
-    NaN counts as below the threshold.
+    NaN is above nothing.
+
+    Parameters
+    ----------
+    anomaly_map
+        float32 [H, W].
+    threshold
+        Pixels with larger values belong to a region.
     """
     above = (anomaly_map > threshold).astype(np.uint8)
     # Skip the pixels below the threshold, which are most of a map.

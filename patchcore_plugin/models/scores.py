@@ -31,7 +31,15 @@ class ImageScores(NamedTuple):
 
 @torch.inference_mode()
 def score_patches(scorer: Scorer, patches: Patches) -> list[ImageScores]:
-    """Return the scores of each image of a batch, on the CPU."""
+    """Return the scores of each image of a batch, on the CPU.
+
+    Parameters
+    ----------
+    scorer
+        A fitted scorer.
+    patches
+        Patches of a batch of images.
+    """
     scores = scorer(patches)
     missing = [None] * len(scores.image)
     maps = missing if scores.map is None else scores.map.cpu().numpy()

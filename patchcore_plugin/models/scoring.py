@@ -30,7 +30,15 @@ class ScoredBatch(NamedTuple):
 def score_batches(
     members: Sequence[Member], batches: Iterable[list[PreparedImage | ImageError]]
 ) -> Iterator[ScoredBatch]:
-    """Yield batches of images with the scores of all members."""
+    """Yield batches of images with the scores of all members.
+
+    Parameters
+    ----------
+    members
+        The fitted members.
+    batches
+        Prepared images; errors in the place of unreadable ones.
+    """
     for batch in batches:
         readable = [item for item in batch if isinstance(item, PreparedImage)]
         if not readable:
@@ -47,7 +55,21 @@ def predictions(
     calibration: Calibration,
     training_images: Sequence[Mapping[str, Any]],
 ) -> Iterator[Prediction | ImageError]:
-    """Yield the predictions for batches that are scored one ahead, errors in the place of unreadable images."""
+    """Yield a prediction for each image, or its error if it is unreadable.
+
+    Parameters
+    ----------
+    batches
+        Batches of images with the scores of all members; read one ahead.
+    members
+        The fitted members.
+    recipe
+        The recipe of the detector.
+    calibration
+        The thresholds.
+    training_images
+        Path, height and width of each training image.
+    """
     for batch, batch_scores in one_ahead(batches):
         remaining = iter(batch_scores)
         for item in batch:
@@ -63,13 +85,38 @@ def predictions(
 
 
 def normalise(members: Sequence[Member], scores: Sequence[ImageScores]) -> list[ImageScores]:
-    """Return each member's scores of an image on the common scale."""
-    return [member.scale.apply(member_scores) for member, member_scores in zip(members, scores, strict=True)]
+    """Return each member's scores of an image on the common scale.
+
+    Parameters
+    ----------
+    members
+        The fitted members.
+    scores
+        Each member's scores of the image.
+    """
+    return [member.scale.apply(each) for member, each in zip(members, scores, strict=True)]
 
 
 def combine(scores: Sequence[ImageScores], shape: Geometry, options: Map) -> tuple[float, NDArray[np.float32] | None]:
-    """Return the mean of normalised scores of an image, and the mean map [H, W] of the members that have one."""
-    grids = [member_scores.map for member_scores in scores if member_scores.map is not None]
+    """Return the mean score and the mean map of an image.
+
+    Parameters
+    ----------
+    scores
+        Normalised scores of each member.
+    shape
+        How the image was resized and cropped.
+    options
+        How patch scores are upsampled and blurred.
+
+    Returns
+    -------
+    score
+        Mean of the image scores.
+    map
+        Mean map of the members that have one, float32 [H, W]; None without such members.
+    """
+    grids = [each.map for each in scores if each.map is not None]
     full = mean_anomaly_map(grids, shape, options) if grids else None
     return sum(member_scores.score for member_scores in scores) / len(scores), full
 

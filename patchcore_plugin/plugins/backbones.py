@@ -127,6 +127,15 @@ class StagedBackbone:
 def check_layers(name: str, layers: Sequence[str], available: Sequence[str]) -> None:
     """Check the option ``layers`` of the backbone `name`.
 
+    Parameters
+    ----------
+    name
+        Name of the backbone.
+    layers
+        Names of the layers, as given by the user.
+    available
+        All layers of the backbone.
+
     Raises
     ------
     OptionError

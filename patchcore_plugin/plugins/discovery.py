@@ -7,7 +7,6 @@ pluggy: wrappers of other plugins apply to it, ``tryfirst`` and ``trylast`` orde
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,11 +19,10 @@ import pluggy
 from patchcore_plugin.errors import PluginError, did_you_mean, one_line
 
 from . import builtin, hookspecs
-from .specs import CONTRACT_VERSION, ROLES, ComponentSpec
+from .specs import ROLES, ComponentSpec, check_record
 
 OWN_DISTRIBUTION = "patchcore-plugin"
 HOOKS = {role: f"patchcore_{role}s" for role in ROLES}
-_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +74,28 @@ class Candidate:
         return {canonical_name(self.name), canonical_name(self.distribution)}
 
     def plugin(self, status: Literal["loaded", "failed", "blocked"], **fields: Any) -> Plugin:
-        """Return the plugin with its status."""
+        """Return the plugin with its status.
+
+        Parameters
+        ----------
+        status
+            "loaded", "failed" or "blocked".
+        **fields
+            Further fields of `Plugin`: the reason or the records.
+        """
         return Plugin(name=self.name, distribution=self.distribution, version=self.version, status=status, **fields)
 
 
 def candidates(*, entry_points: bool, extra: Mapping[str, object]) -> list[Candidate]:
-    """Return the built-in plugins, those of installed entry points (sorted by name), and `extra` ones."""
+    """Return all plugins: the built-in ones, those of entry points sorted by name, and further ones.
+
+    Parameters
+    ----------
+    entry_points
+        Whether to include installed plugins.
+    extra
+        Further plugins by name, as modules or objects with hooks.
+    """
     own = _version_of(OWN_DISTRIBUTION)
     result = [Candidate(name, OWN_DISTRIBUTION, own, _return(module)) for name, module in builtin.PLUGINS.items()]
     if entry_points:
@@ -227,7 +241,7 @@ class _Registry:
             if not isinstance(result, list):
                 raise PluginError(f"{hook} must return a list, got {type(result).__name__}")
             for record in result:
-                _check_record(record, ROLES[role], hook)
+                check_record(record, ROLES[role], hook)
         return [record for result in results for record in result]
 
 
@@ -246,20 +260,6 @@ def failure_reason(error: BaseException) -> str:
     if isinstance(error, PluginError) or not str(error).strip():
         return one_line(error)
     return f"{type(error).__name__}: {one_line(error)}"
-
-
-def _check_record(record: object, expected: type[ComponentSpec], hook: str) -> None:
-    if not isinstance(record, expected):
-        raise PluginError(f"{hook} must return {expected.__name__} records, got {type(record).__name__}")
-    if record.contract > CONTRACT_VERSION:
-        raise PluginError(
-            f"{record.role} {record.name!r} needs contract {record.contract}, this host supports "
-            f"{CONTRACT_VERSION}; upgrade {OWN_DISTRIBUTION}"
-        )
-    if not _NAME.fullmatch(record.name.replace("_", "-")):
-        raise PluginError(f"{record.role} {record.name!r}: a name is lower-case words joined by '-', '_' or '.'")
-    if not (isinstance(record.config, type) and dataclasses.is_dataclass(record.config)):
-        raise PluginError(f"{record.role} {record.name!r}: config must be a dataclass")
 
 
 def _is_wrapper(implementation: pluggy.HookImpl) -> bool:

@@ -7,6 +7,17 @@ loaded.
 The host calls hooks through pluggy, one plugin at a time. ``hookimpl(tryfirst=True)`` lists the components of a plugin
 before those of others, ``trylast=True`` after them. A wrapper (``hookimpl(wrapper=True)``) applies to the calls of all
 other plugins and may change the lists that they return.
+
+Examples
+--------
+>>> from types import SimpleNamespace
+>>> import patchcore_plugin as pp
+>>> @pp.hookimpl
+... def patchcore_samplers():
+...     return []
+>>> host = pp.Host(entry_points=False, extra={"empty": SimpleNamespace(patchcore_samplers=patchcore_samplers)})
+>>> host.plugins[-1].status
+'loaded'
 """
 
 from __future__ import annotations

@@ -6,105 +6,16 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
-from patchcore_plugin.errors import PatchcoreError, PluginError, did_you_mean
+from patchcore_plugin.errors import PluginError, did_you_mean
 
-from .discovery import OWN_DISTRIBUTION, Plugin, candidates, canonical_name, discover, failure_reason
-from .options import validate
+from .component import Component
+from .discovery import OWN_DISTRIBUTION, Plugin, candidates, canonical_name, discover
 from .protocols import Aggregator, Backbone, Sampler, Scorer
-from .specs import ROLES, Capabilities, ComponentSpec
+from .specs import ROLES, Capabilities
 
 __all__ = ["OWN_DISTRIBUTION", "Component", "Host", "Plugin", "default_host"]
-
-_PROTOCOLS = {"backbone": Backbone, "aggregator": Aggregator, "sampler": Sampler, "scorer": Scorer}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Component:
-    """One component and the plugin that provides it.
-
-    Parameters
-    ----------
-    spec
-        Its record.
-    plugin
-        Its plugin.
-
-    Examples
-    --------
-    >>> component = Host(entry_points=False).component("sampler", "all")
-    >>> config = component.configure({})
-    >>> component.capabilities(config).keeps_all
-    True
-    """
-
-    spec: ComponentSpec
-    plugin: Plugin
-
-    def __str__(self) -> str:
-        return f"{self.spec.role} {self.spec.name!r}"
-
-    def configure(self, options: Mapping[str, Any]) -> Any:
-        """Return the config for `options`, without importing anything heavy.
-
-        Raises
-        ------
-        OptionError
-            If an option does not exist or its value is invalid.
-        PluginError
-            If the config class of the plugin is broken.
-        """
-        try:
-            return validate(self.spec.config, options, str(self))
-        except PatchcoreError:
-            raise
-        except Exception as error:  # a field type that cannot be checked, or a broken __post_init__
-            reason = str(error).partition("\n")[0]
-            raise PluginError(
-                f"{self} of {self.plugin}: cannot check its options: {type(error).__name__}: {reason}; "
-                "report it to the author of the plugin"
-            ) from error
-
-    def build(self, config: Any) -> Any:
-        """Create the component from its config.
-
-        Raises
-        ------
-        PluginError
-            If `create` of the plugin fails or returns something else.
-        """
-        try:
-            created = self.spec.create(config)
-        except PatchcoreError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"cannot create {self} of {self.plugin}: {failure_reason(error)}; "
-                "check its options and its installation"
-            ) from error
-        protocol = _PROTOCOLS[self.spec.role]
-        if not isinstance(created, protocol):
-            raise PluginError(
-                f"{self} of {self.plugin}: create returned {type(created).__name__}, which is not a "
-                f"{protocol.__name__}; see patchcore_plugin.plugins.protocols"
-            )
-        return created
-
-    def capabilities(self, config: Any) -> Capabilities:
-        """Return what the component can do, from its record; create it from `config` only if the record does not say.
-
-        Raises
-        ------
-        PluginError
-            If it has to be created and that fails.
-        """
-        stated = {name: getattr(self.spec, name) for name in self.spec.CAPABILITIES}
-        if None in stated.values():
-            actual = Capabilities.of(self.build(config))
-            stated = {name: getattr(actual, name) if value is None else value for name, value in stated.items()}
-        return Capabilities(**stated)
 
 
 class Host:
@@ -186,6 +97,13 @@ class Host:
     def component(self, role: str, name: str) -> Component:
         """Return a component by name.
 
+        Parameters
+        ----------
+        role
+            "backbone", "aggregator", "sampler" or "scorer".
+        name
+            Name of the component.
+
         Raises
         ------
         PluginError
@@ -219,7 +137,24 @@ class Host:
         return lines
 
     def configure(self, role: str, name: str, options: Mapping[str, Any]) -> Any:
-        """Return the config of a component for `options`; see `Component.configure`."""
+        """Return the config of a component for some options, without importing anything heavy.
+
+        Parameters
+        ----------
+        role
+            "backbone", "aggregator", "sampler" or "scorer".
+        name
+            Name of the component.
+        options
+            Options by name; the others get their defaults.
+
+        Raises
+        ------
+        PluginError
+            If the name is unknown or claimed twice, or the config class of the plugin is broken.
+        OptionError
+            If an option does not exist or its value is invalid.
+        """
         return self.component(role, name).configure(options)
 
     @overload
@@ -242,6 +177,11 @@ class Host:
         **options
             Its options; see ``patchcore plugins show ROLE NAME``.
 
+        Returns
+        -------
+        Backbone, Aggregator, Sampler or Scorer
+            A new component.
+
         Raises
         ------
         PluginError
@@ -252,11 +192,41 @@ class Host:
         return self.build(role, name, self.configure(role, name, options))
 
     def build(self, role: str, name: str, config: Any) -> Any:
-        """Create a component from its config; see `Component.build`."""
+        """Return a new component for a config.
+
+        Parameters
+        ----------
+        role
+            "backbone", "aggregator", "sampler" or "scorer".
+        name
+            Name of the component.
+        config
+            A config that `configure` returned.
+
+        Raises
+        ------
+        PluginError
+            If the name is unknown or claimed twice, or the plugin fails to create the component.
+        """
         return self.component(role, name).build(config)
 
     def capabilities(self, role: str, name: str, config: Any) -> Capabilities:
-        """Return what a component can do, without creating it where possible; see `Component.capabilities`."""
+        """Return what a component can do, without creating it where possible.
+
+        Parameters
+        ----------
+        role
+            "backbone", "aggregator", "sampler" or "scorer".
+        name
+            Name of the component.
+        config
+            A config that `configure` returned.
+
+        Raises
+        ------
+        PluginError
+            If the name is unknown or claimed twice, or the component has to be created and that fails.
+        """
         return self.component(role, name).capabilities(config)
 
 

@@ -174,12 +174,30 @@ class Scores:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Frozen feature extractor."""
+    """Frozen feature extractor.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Colours:
+    ...     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    ...
+    ...     def __call__(self, images):
+    ...         return [torch.nn.functional.avg_pool2d(images, 8)]
+    ...
+    ...     def to(self, device):
+    ...         return self
+    ...
+    ...     def weight_hash(self):
+    ...         return hash_weights({})
+    >>> isinstance(Colours(), Backbone)
+    True
+    """
 
     mean: tuple[float, float, float]
     """Channel means (RGB, images in 0..1) that the input of the network is normalised with."""
     std: tuple[float, float, float]
-    """Channel standard deviations, likewise."""
+    """Channel standard deviations (RGB, images in 0..1) that the input of the network is normalised with."""
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Return feature maps [B, C_i, h_i, w_i], finest first, of normalised images [B, 3, H, W].
@@ -200,7 +218,18 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Aggregator(Protocol):
-    """Conversion of feature maps into locally aware patch embeddings."""
+    """Conversion of feature maps into locally aware patch embeddings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class FinestMap:
+    ...     def __call__(self, maps):
+    ...         return Patches(grid=maps[0].permute(0, 2, 3, 1))
+    >>> aggregator: Aggregator = FinestMap()
+    >>> list(aggregator([torch.zeros(2, 8, 4, 5)]).grid.shape)
+    [2, 4, 5, 8]
+    """
 
     def __call__(self, maps: Sequence[Tensor]) -> Patches:
         """Return patches on the grid of ``maps[0]``, the finest map."""
@@ -209,7 +238,18 @@ class Aggregator(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Selection of the patches that the memory bank keeps."""
+    """Selection of the patches that the memory bank keeps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class EveryTenth:
+    ...     def __call__(self, vectors):
+    ...         return torch.arange(0, len(vectors), 10, device=vectors.device)
+    >>> sampler: Sampler = EveryTenth()
+    >>> sampler(torch.zeros(25, 8)).tolist()
+    [0, 10, 20]
+    """
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Return int64 indices [M] of the selected rows of `vectors` [N, D], in selection order.
@@ -233,6 +273,25 @@ class Scorer(Protocol):
     A scorer may have a method ``export_module()``, which makes a fitted model exportable as a whole
     (``patchcore export``). It returns a ``torch.nn.Module`` that takes `Patches` and returns `Scores`. The module uses
     operations that torch.export can trace for any number of images, and registers all tensors as buffers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class DistanceToMean:
+    ...     def fit(self, bank):
+    ...         self.mean = bank.vectors.mean(dim=0)
+    ...
+    ...     def __call__(self, patches):
+    ...         distance = (patches.grid - self.mean).norm(dim=-1)
+    ...         return Scores(image=distance.amax(dim=(1, 2)), map=distance)
+    ...
+    ...     def state(self):
+    ...         return {"mean": self.mean}
+    ...
+    ...     def restore(self, bank, state):
+    ...         self.mean = state["mean"]
+    >>> isinstance(DistanceToMean(), Scorer)
+    True
     """
 
     def fit(self, bank: MemoryBank) -> None:
@@ -248,7 +307,15 @@ class Scorer(Protocol):
         ...
 
     def restore(self, bank: MemoryBank, state: Mapping[str, Tensor]) -> None:
-        """Restore the result of ``fit(bank)`` from its `state`, without computing it again."""
+        """Restore the result of `fit` without computing it again.
+
+        Parameters
+        ----------
+        bank
+            The bank that was passed to `fit`; without rows if the scorer was fitted batch by batch.
+        state
+            What `state` returned after the fit, on the device of the bank.
+        """
         ...
 
 
@@ -258,6 +325,12 @@ class StreamingScorer(Scorer, Protocol):
 
     A fit streams if the sampler keeps every patch (``keeps_all``). There is no bank then: `restore` receives one
     without rows. Streaming must give the result of `fit` on a bank of the same patches, up to rounding.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> isinstance(pp.Host(entry_points=False).create("scorer", "gaussian"), StreamingScorer)
+    True
     """
 
     def update(self, patches: Patches) -> None:

@@ -1,10 +1,20 @@
-"""Records that hooks return: one for each component that a plugin provides."""
+"""Records that hooks return: one for each component that a plugin provides.
+
+Examples
+--------
+>>> import patchcore_plugin as pp
+>>> pp.CONTRACT_VERSION
+1
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from patchcore_plugin.errors import PluginError
 
 from .protocols import StreamingScorer
 
@@ -13,6 +23,7 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSION = 1
 """Version of the contract that this host supports. It grows when roles or records change incompatibly."""
+_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +50,13 @@ class ComponentSpec:
 
     Examples
     --------
-    >>> from dataclasses import dataclass
+    >>> from dataclasses import dataclass, is_dataclass
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Config:
     ...     step: int = 10
-    >>> SamplerSpec(name="every", config=Config, create=print, summary="every n-th patch").role
-    'sampler'
+    >>> spec = SamplerSpec(name="every", config=Config, create=print, summary="every n-th patch")
+    >>> isinstance(spec, ComponentSpec), spec.role
+    (True, 'sampler')
     """
 
     role: ClassVar[str]
@@ -61,7 +73,17 @@ class ComponentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec(ComponentSpec):
-    """Description of a feature extractor; `create` returns a `Backbone`. See `ComponentSpec` for the parameters."""
+    """Description of a feature extractor; `create` returns a `Backbone`.
+
+    See `ComponentSpec` for the parameters.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> Config = make_dataclass("Config", [], frozen=True)
+    >>> BackboneSpec(name="colours", config=Config, create=print, summary="mean colours").role
+    'backbone'
+    """
 
     role: ClassVar[str] = "backbone"
     create: Callable[[Any], Backbone]
@@ -69,7 +91,17 @@ class BackboneSpec(ComponentSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class AggregatorSpec(ComponentSpec):
-    """Description of an aggregator; `create` returns an `Aggregator`. See `ComponentSpec` for the parameters."""
+    """Description of an aggregator; `create` returns an `Aggregator`.
+
+    See `ComponentSpec` for the parameters.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> Config = make_dataclass("Config", [], frozen=True)
+    >>> AggregatorSpec(name="finest", config=Config, create=print, summary="finest map only").role
+    'aggregator'
+    """
 
     role: ClassVar[str] = "aggregator"
     create: Callable[[Any], Aggregator]
@@ -77,14 +109,24 @@ class AggregatorSpec(ComponentSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec(ComponentSpec):
-    """Description of a sampler; `create` returns a `Sampler`. See `ComponentSpec` for the other parameters.
+    """Description of a sampler; `create` returns a `Sampler`.
+
+    See `ComponentSpec` for the other parameters.
 
     Parameters
     ----------
     keeps_all
         Whether the sampler returns every row, with any options. None: the host creates one to find out.
     reduces
-        Whether the sampler can select from a bank and new patches (attribute ``reduction``). None: likewise.
+        Whether the sampler can select from a bank and new patches (attribute ``reduction``). None: the host creates one
+        to find out.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> Config = make_dataclass("Config", [], frozen=True)
+    >>> SamplerSpec(name="every", config=Config, create=print, summary="every row", keeps_all=True).keeps_all
+    True
     """
 
     role: ClassVar[str] = "sampler"
@@ -96,12 +138,21 @@ class SamplerSpec(ComponentSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerSpec(ComponentSpec):
-    """Description of a scorer; `create` returns a `Scorer`. See `ComponentSpec` for the other parameters.
+    """Description of a scorer; `create` returns a `Scorer`.
+
+    See `ComponentSpec` for the other parameters.
 
     Parameters
     ----------
     streaming
-        Whether the scorer is a `StreamingScorer`, with any options. None: the host creates one to find out.
+        Whether the scorer is a `StreamingScorer`, whatever its options. None: the host creates one to find out.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> Config = make_dataclass("Config", [], frozen=True)
+    >>> ScorerSpec(name="mean", config=Config, create=print, summary="distance to the mean", streaming=False).role
+    'scorer'
     """
 
     role: ClassVar[str] = "scorer"
@@ -128,6 +179,12 @@ class Capabilities:
         The sampler can select from a bank and new patches (attribute ``reduction``).
     streaming
         The scorer is a `StreamingScorer`.
+
+    Examples
+    --------
+    >>> import patchcore_plugin as pp
+    >>> Capabilities.of(pp.Host(entry_points=False).create("sampler", "all"))
+    Capabilities(keeps_all=True, reduces=False, streaming=False)
     """
 
     keeps_all: bool = False
@@ -142,3 +199,33 @@ class Capabilities:
             reduces=hasattr(component, "reduction"),
             streaming=isinstance(component, StreamingScorer),
         )
+
+
+def check_record(record: object, expected: type[ComponentSpec], hook: str) -> None:
+    """Check a record that a hook returned.
+
+    Parameters
+    ----------
+    record
+        The record.
+    expected
+        Its type.
+    hook
+        Name of the hook.
+
+    Raises
+    ------
+    PluginError
+        If the record has another type, is for a newer contract, or has an invalid name or config.
+    """
+    if not isinstance(record, expected):
+        raise PluginError(f"{hook} must return {expected.__name__} records, got {type(record).__name__}")
+    if record.contract > CONTRACT_VERSION:
+        raise PluginError(
+            f"{record.role} {record.name!r} needs contract {record.contract}, this host supports "
+            f"{CONTRACT_VERSION}; upgrade patchcore-plugin"
+        )
+    if not _NAME.fullmatch(record.name.replace("_", "-")):
+        raise PluginError(f"{record.role} {record.name!r}: a name is lower-case words joined by '-', '_' or '.'")
+    if not (isinstance(record.config, type) and is_dataclass(record.config)):
+        raise PluginError(f"{record.role} {record.name!r}: config must be a dataclass")

@@ -15,7 +15,8 @@ import numpy as np
 
 from patchcore_plugin.data.images import read_image
 from patchcore_plugin.errors import ImageError
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.models.prediction import Nearest, Prediction
 
 CALIBRATION = Calibration.from_held_out([HeldOutScore(float(n), 0.0, float(n)) for n in range(1, 20)], "19 images")

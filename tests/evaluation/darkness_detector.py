@@ -13,7 +13,8 @@ import numpy as np
 from patchcore_plugin.data.datasets import Category, TestImage
 from patchcore_plugin.data.types import OnError, Progress
 from patchcore_plugin.errors import ImageError, PatchcoreError
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from tests.inference.predictions import FakePrediction
 
 CALIBRATION = Calibration.from_held_out(

@@ -12,7 +12,8 @@ from patchcore_plugin.evaluation.comparison import Candidate
 from patchcore_plugin.evaluation.metrics.image import image_metrics
 from patchcore_plugin.evaluation.metrics.pixel import pixel_metrics
 from patchcore_plugin.evaluation.results import CategoryResult, Failure, ImageResult
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 
 CALIBRATION = Calibration.from_held_out(
     [HeldOutScore(score, 0.0, score) for score in (0.1, 0.2, 0.1 + 0.2)], "three images"

@@ -99,7 +99,7 @@ def test_kernels_compile_and_fit(
     compiled_kernels: list[CompiledKernel] = []
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for folder, names in KERNELS.items():
-        module = importlib.import_module(f"patchcore_plugin.kernels.{folder}.gpu_triton")
+        module = importlib.import_module(f"patchcore_plugin.kernels.{folder}._gpu_triton")
         for name in names:
             monkeypatch.setattr(module, name, Launches(getattr(module, name), kind, compiled_kernels))
     from patchcore_plugin.kernels.coreset.gpu import GreedyOnGpu

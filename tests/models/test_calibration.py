@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from patchcore_plugin.errors import CalibrationError
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.models.rates import require_defective, require_rate
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.models.prediction import Prediction, nearest_patch
 from patchcore_plugin.models.preprocessing import geometry
 from patchcore_plugin.models.recipes import Preprocessing

@@ -117,7 +117,13 @@ def list_subfolders(folder: Path) -> list[Path]:
 
 
 def require_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders; raise `DatasetError` if there are none."""
+    """Return the images in a folder and its subfolders.
+
+    Raises
+    ------
+    DatasetError
+        If there are none.
+    """
     images = search_folder(folder)
     if not images:
         raise DatasetError(f"{folder}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})")

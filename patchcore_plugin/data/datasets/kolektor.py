@@ -33,7 +33,13 @@ def find_category(folder: Path) -> CategorySource | None:
 
 
 def refuse_half(folder: Path) -> None:
-    """Raise `DatasetError` for the folder train or test itself, whose masks would pass for images."""
+    """Refuse the folder train or test itself, whose masks would pass for images.
+
+    Raises
+    ------
+    DatasetError
+        If the folder has masks next to its images.
+    """
     if _has_masks(folder):
         raise DatasetError(
             f"{folder}: looks like one half of KolektorSDD2, with images and masks in one folder; "

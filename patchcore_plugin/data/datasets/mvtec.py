@@ -35,7 +35,13 @@ class FolderLayout:
         return require_images(good)
 
     def list_test(self, folder: Path) -> list[TestImage]:
-        """Return the images of all folders in test; each folder except GOOD is a kind of defect."""
+        """Return the images of all folders in test; each folder except GOOD is a kind of defect.
+
+        Raises
+        ------
+        DatasetError
+            If the folder ``test`` is missing or has no images.
+        """
         test = folder / "test"
         advice = f"put good images into test/{self.good} and defective ones into test/KIND-OF-DEFECT"
         if not test.is_dir():

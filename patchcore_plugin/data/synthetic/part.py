@@ -63,18 +63,42 @@ class Flange:
             self.solid -= self.disc(x, y, _BOLT)
 
     def draw(self, bolts: Iterable[int], text: Array) -> Array:
-        """Return the colours of a part [S, S, 3] with the holes in `bolts` and a label with `text` [S, S]."""
+        """Return the colours of a part [S, S, 3] with the holes in `bolts` and a label with `text` [S, S].
+
+        Parameters
+        ----------
+        bolts
+            Numbers of the holes that are drilled.
+        text
+            Cover of the text on the label, 0..1, [S, S].
+        """
         colors = self._drill(bolts)
         blend(colors, self.rectangle(LABEL, 0.035), _YELLOW)
         return blend(colors, 0.93 * np.maximum(text, self._code), _INK)
 
     def disc(self, x: float, y: float, radius: float) -> Array:
-        """Return the antialiased cover [S, S] of a disc."""
+        """Return the antialiased cover [S, S] of a disc.
+
+        Parameters
+        ----------
+        x, y
+            The centre, in units of the part's radius.
+        radius
+            The radius, in the same units.
+        """
         distance = (radius - np.hypot(self.x - np.float32(x), self.y - np.float32(y))) * self.pixels(1)
         return to_float32(np.clip(distance + 0.5, 0, 1))
 
     def rectangle(self, corners: tuple[float, float, float, float], round_by: float) -> Array:
-        """Return the antialiased cover [S, S] of a rectangle (left, top, right, bottom) with rounded corners."""
+        """Return the antialiased cover [S, S] of a rectangle with rounded corners.
+
+        Parameters
+        ----------
+        corners
+            Left, top, right and bottom, in units of the part's radius.
+        round_by
+            Radius of the corners, in the same units.
+        """
         left, top, right, bottom = corners
         x = np.abs(self.x - (left + right) / 2) - (right - left) / 2 + round_by
         y = np.abs(self.y - (top + bottom) / 2) - (bottom - top) / 2 + round_by
@@ -139,7 +163,22 @@ class Flange:
 
 
 def blend(colors: Array, cover: Array, color: Array) -> Array:
-    """Blend a colour into colours [S, S, 3] in place, by its cover [S, S]."""
+    """Blend a colour into an image, in place.
+
+    Parameters
+    ----------
+    colors
+        The image, float32 [S, S, 3]; modified.
+    cover
+        Share of the new colour at each pixel, 0..1, [S, S].
+    color
+        The new colour, [3], or a colour for each pixel, [S, S, 3].
+
+    Returns
+    -------
+    Array
+        `colors`.
+    """
     colors += (cover[..., None] * (color - colors)).astype(np.float32)
     return colors
 

@@ -210,7 +210,15 @@ class PixelSpool:
         self._count = 0
 
     def add(self, mask: Mask, anomaly_map: npt.NDArray[Any]) -> None:
-        """Write one image's mask and anomaly map, as for `PixelScores.add`."""
+        """Write the mask and the anomaly map of one image.
+
+        Parameters
+        ----------
+        mask
+            True on defects, bool [H, W].
+        anomaly_map
+            Anomaly scores, floating point [H, W].
+        """
         np.save(self._file, mask, allow_pickle=False)
         np.save(self._file, anomaly_map, allow_pickle=False)
         self._count += 1

@@ -58,6 +58,13 @@ class Box:
 def clip(curve: Curve, limit: float) -> Curve:
     """Return the part of a curve up to an abscissa, interpolated linearly at its end.
 
+    Parameters
+    ----------
+    curve
+        Points in ascending order of x.
+    limit
+        The largest x of the result.
+
     Examples
     --------
     >>> clip(Curve(np.array([0.0, 1.0]), np.array([0.0, 1.0])), 0.25).y.tolist()
@@ -205,7 +212,15 @@ def css_classes(index: int) -> str:
 
 
 def marker_path(index: int, x: float, y: float) -> str:
-    """Return a recipe's marker, centred at a point, as the ``d`` attribute of a path."""
+    """Return a recipe's marker, centred at a point, as the ``d`` attribute of a path.
+
+    Parameters
+    ----------
+    index
+        Number of the recipe; it determines the shape.
+    x, y
+        The centre, in SVG units.
+    """
     shapes: Sequence[Sequence[tuple[float, float]]] = (
         [(math.cos(k * math.pi / 8), math.sin(k * math.pi / 8)) for k in range(16)],
         [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],

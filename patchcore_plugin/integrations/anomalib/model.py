@@ -45,7 +45,15 @@ class PipelineModel(nn.Module):
             return self.pipeline.patches(images.float())
 
     def fit_bank(self, bank: MemoryBank, images: Sequence[str]) -> None:
-        """Fit the scorer on a memory bank of training images with these paths."""
+        """Fit the scorer on a memory bank.
+
+        Parameters
+        ----------
+        bank
+            Patches of the training images.
+        images
+            Paths of the training images, by the numbers in ``bank.origin``.
+        """
         self.scorer.fit(bank)
         self.bank, self.images = bank, list(images)
 
@@ -148,7 +156,17 @@ class PipelineModel(nn.Module):
 
 
 def as_batch(scores: Scores, images: Tensor, options: Map) -> InferenceBatch:
-    """Return scores as anomalib's record, with maps of the size of `images`."""
+    """Return scores as anomalib's record, with maps of the size of the images.
+
+    Parameters
+    ----------
+    scores
+        Scores of a batch of B images.
+    images
+        The images, [B, 3, H, W].
+    options
+        How patch scores are upsampled and blurred.
+    """
     if scores.map is None:
         return InferenceBatch(pred_score=scores.image)
     grid = scores.map

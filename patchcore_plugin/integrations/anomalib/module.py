@@ -118,7 +118,15 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     def configure_pre_processor(
         image_size: tuple[int, int] | None = None, center_crop_size: tuple[int, int] | None = None
     ) -> PreProcessor:
-        """Return a pre-processor that resizes to `image_size`, 256 x 256 by default, and crops the centre."""
+        """Return a pre-processor that resizes images and crops their centre.
+
+        Parameters
+        ----------
+        image_size
+            Height and width after resizing, in pixels; 256 x 256 if None.
+        center_crop_size
+            Height and width of the centre crop, in pixels; no crop if None.
+        """
         return Preparation(Preprocessing(size=image_size or (256, 256), crop=center_crop_size))
 
     @staticmethod
@@ -136,7 +144,25 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         return {"gradient_clip_val": 0, "max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Collect the patches of an ``ImageBatch``; the loss, which Lightning expects, has no meaning."""
+        """Collect the patches of an ``ImageBatch``.
+
+        Parameters
+        ----------
+        batch
+            The images and their paths.
+        batch_idx
+            Number of the batch in the epoch; 0 starts a new memory bank.
+
+        Returns
+        -------
+        Tensor
+            The loss that Lightning expects, always 0.
+
+        Raises
+        ------
+        DatasetError
+            If the data loader yields more images than its dataset has.
+        """
         patches = self.model.patches(batch.image)
         loader: Any = self.trainer.train_dataloader
         capacity, count = len(loader.dataset), len(batch.image)
@@ -189,6 +215,16 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Refuse: anomalib's torch export is a pickle of the whole program.
 
+        Parameters
+        ----------
+        export_root, model_file_name
+            Ignored.
+
+        Returns
+        -------
+        Path
+            Never; the method always raises.
+
         Raises
         ------
         PatchcoreError
@@ -217,10 +253,17 @@ class PluginPatchcore(MemoryBankMixin, AnomalibModule):
         kwargs
             Passed on to ``torch.onnx.export``; opset_version is 18 if not given.
 
+        Returns
+        -------
+        Path
+            The file.
+
         Raises
         ------
         PatchcoreError
             If the model is not fitted, a component cannot be traced, or `input_size` is needed.
+        OptionError
+            If the preprocessing keeps the aspect ratio and `input_size` is None.
         """
         from .traced_model import TracedModel, export_errors
 

@@ -58,7 +58,13 @@ class TracedModel(nn.Module):
 
 @contextmanager
 def export_errors(recipe: Recipe) -> Iterator[None]:
-    """Report in one line that a pipeline cannot be traced."""
+    """Report failures of an export to ONNX in one line.
+
+    Raises
+    ------
+    PatchcoreError
+        If a pipeline cannot be traced.
+    """
     try:
         yield
     except OnnxExporterError as error:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from patchcore_plugin.kernels.nearest.gpu import Search
 
-from . import gpu_triton
+from . import _gpu_triton
 from .task import Task
 
 MIN_PLAYERS = 512
@@ -40,7 +40,22 @@ MAX_PLAYERS = 4096
 
 
 def greedy(points: Tensor, task: Task, players: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the result of `GreedyOnGpu`, computed on the device of the points."""
+    """Select points greedily on the device of the points; see `GreedyOnGpu`.
+
+    Parameters
+    ----------
+    points
+        float [N, D], on a CUDA device.
+    task
+        What to select.
+    players
+        How many of the farthest points compete in a round; None for a number that suits the points.
+
+    Returns
+    -------
+    tuple of Tensor
+        Selected rows, int64 [M], and the covering radius after each pick, float64 [M].
+    """
     with torch.cuda.device_of(points):
         return GreedyOnGpu(points, task, players).run()
 
@@ -100,7 +115,7 @@ class GreedyOnGpu:
         values = torch.empty(size, dtype=torch.float64, device=device)
         number = torch.empty(1, dtype=torch.int32, device=device)
         limit = min(size, self._task.count - self._pick_count)
-        gpu_triton.play_out[(1,)](
+        _gpu_triton.play_out[(1,)](
             *(best, mutual, threshold, self._stop, (rows < outsider).sum(), picked, values, number, size, limit),
             BLOCK=triton.next_power_of_2(size),
             num_warps=16,

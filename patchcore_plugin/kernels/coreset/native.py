@@ -35,7 +35,21 @@ SLICE = 256
 
 
 def greedy(points: Tensor, task: Task) -> tuple[Tensor, Tensor] | None:
-    """Return picks and radii of points for which `_native_calls.usable` is true; None if codes are too coarse."""
+    """Select points greedily on the CPU.
+
+    Parameters
+    ----------
+    points
+        float [N, D]; `_native_calls.usable` must be true for them.
+    task
+        What to select.
+
+    Returns
+    -------
+    tuple of Tensor, or None
+        Selected rows, int64 [M], and the covering radius after each pick, float64 [M]; None if the codes of the points
+        are too coarse.
+    """
     with _native_calls.workers() as for_each_part:
         return _Selection(points.float().contiguous(), task, for_each_part).run()
 

@@ -97,9 +97,25 @@ class Float32Rows:
 
 
 def first_of_each(count: int, query: Tensor, row: Tensor, distance: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k nearest candidates of each of `count` queries, by (distance, row).
+    """Return the k nearest candidates of each query, by (distance, row).
 
-    `query`, `row` and `distance` [P] describe the candidates; distances are squared. Each query has at least k.
+    Each query must have at least k candidates.
+
+    Parameters
+    ----------
+    count
+        Number of queries.
+    query, row
+        Query and row of each candidate, int64 [P].
+    distance
+        Squared distance of each candidate, float64 [P].
+    k
+        Number of neighbours.
+
+    Returns
+    -------
+    tuple of Tensor
+        Distances (not squared) and rows, both [count, k], in ascending order of distance.
     """
     order = row.argsort(stable=True)
     order = order[distance[order].argsort(stable=True)]

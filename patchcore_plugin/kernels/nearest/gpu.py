@@ -29,7 +29,7 @@ from torch import Tensor
 from patchcore_plugin.kernels.quantisation import FAR, LEVELS, ROUND_UP, TINY, Grid
 from patchcore_plugin.kernels.screening import not_finite, root
 
-from . import gpu_triton
+from . import _gpu_triton
 
 TILES = {"QUERIES": 128, "ROWS": 256, "num_warps": 8, "num_stages": 3, "enable_fp_fusion": False}
 """Tiles and launch options of a screening pass; three stages of codes take 144 KiB of shared memory."""
@@ -99,7 +99,7 @@ class Search:
         codes = torch.empty(count, width, dtype=torch.int8, device=device)
         norms = torch.empty(count, dtype=torch.int32, device=device)
         errors = torch.empty(count, dtype=torch.float64, device=device)
-        gpu_triton.encode[(triton.cdiv(count, 32),)](
+        _gpu_triton.encode[(triton.cdiv(count, 32),)](
             *(points, self._grid.centre, self._step, codes, norms, errors, count),
             LEVELS=float(LEVELS),
             DIMS=points.shape[1],
@@ -134,13 +134,13 @@ class Search:
         count = len(queries)
         witness = torch.full((count,), torch.iinfo(torch.int64).max, device=best.device)
         blocks, tiles = self._blocks(count, len(rows))
-        gpu_triton.find_witness[blocks](
+        _gpu_triton.find_witness[blocks](
             *(queries.codes, rows.codes, rows.norms, witness, count, len(rows), tiles),
             SHIFT=self._shift,
             **self._codes,
             **self._tile,
         )
-        gpu_triton.measure_witness[(triton.cdiv(count, self._block),)](
+        _gpu_triton.measure_witness[(triton.cdiv(count, self._block),)](
             *(queries.points, rows.points, witness, self._order, best, nearest, count),
             BLOCK=self._block,
             **self._exact,
@@ -152,6 +152,13 @@ class Search:
         """Return squared distances between points, float64 [n, n].
 
         In column j, values above ``limit[j]`` may be infinite instead.
+
+        Parameters
+        ----------
+        points
+            The points [n, D] and their codes.
+        limit
+            Largest squared distance of interest for each column, [n].
         """
         out = torch.full((len(points), len(points)), torch.inf, dtype=torch.float64, device=limit.device)
         self._measure(points, points, self._mark(points, points, limit), out, out, mutual=True)
@@ -165,7 +172,7 @@ class Search:
         words = triton.cdiv(len(rows), self._tile["ROWS"]) * (self._tile["ROWS"] // 32)
         marks = torch.empty(len(queries), words, dtype=torch.int32, device=limit.device)
         blocks, tiles = self._blocks(len(queries), len(rows))
-        gpu_triton.mark_near[blocks](
+        _gpu_triton.mark_near[blocks](
             *(queries.codes, rows.codes, queries.norms, rows.norms, reach, rows.errors),
             *(marks, len(queries), len(rows), tiles, words),
             **self._codes,
@@ -177,7 +184,7 @@ class Search:
         self, queries: CodedPoints, rows: CodedPoints, marks: Tensor, best: Tensor, nearest: Tensor, *, mutual: bool
     ) -> None:
         words = marks.shape[1]
-        gpu_triton.measure_marked[(triton.cdiv(len(queries), self._block),)](
+        _gpu_triton.measure_marked[(triton.cdiv(len(queries), self._block),)](
             *(queries.points, rows.points, marks, self._order, best, nearest, len(queries), words),
             BLOCK=self._block,
             WORDS=min(triton.next_power_of_2(words), max(1, 256 // self._block)),

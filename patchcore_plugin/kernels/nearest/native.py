@@ -121,7 +121,20 @@ class NativeRows:
         return codes
 
     def sketch(self, points: Tensor, for_each_part: _native_calls.ForEachPart) -> tuple[Tensor, Tensor]:
-        """Return sketches of points [n, D], float32 [n, SKETCH], and bounds on their errors, float64 [n]."""
+        """Return sketches of points, and bounds on their errors.
+
+        Parameters
+        ----------
+        points
+            float32 [n, D].
+        for_each_part
+            Runs a function on parts of the points in parallel.
+
+        Returns
+        -------
+        tuple of Tensor
+            Sketches, float32 [n, SKETCH], and bounds on their errors, float64 [n].
+        """
         assert self._directions is not None
         directions = self._directions
         count, dims = points.shape

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from patchcore_plugin.errors import ModelFileError, PatchcoreError, PluginError, TensorError
+from patchcore_plugin.errors import ModelFileError, PatchcoreError, TensorError
 from patchcore_plugin.plugins.protocols import Backbone
 
-from .onnx_file import put_in_place, reason, require_export, save_onnx
+from .network import INPUT, write_onnx
+from .onnx_file import put_in_place, reason, require_export
 
-INPUT = "images"
-"""Name of the network's input, float32 [batch, 3, height, width], normalised."""
 TOLERANCE = 1e-4
 """Largest accepted difference from torch's features, relative to the largest value of a map."""
 BATCHES = (1, 3, 8)
 """Batch sizes in the comparison with torch."""
 SIZES = ((64, 64), (72, 96))
 """Image sizes in the comparison of a file for all sizes."""
-SAME_PADDING = ("Conv2dDynamicSamePadding", "Conv2dSame")
-"""Convolutions of efficientnet_lite_pytorch and timm that pad like TensorFlow: the padding depends on the size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +81,11 @@ def export_backbone(
     name, options
         The backbone's component and its options, for the file's metadata.
 
+    Returns
+    -------
+    Export
+        The file, and how it was checked.
+
     Raises
     ------
     PluginError
@@ -116,55 +114,25 @@ def export_backbone(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft = Path(folder, path.name)
         maps = _map_names(backbone, _features(backbone, _images(2, sizes[0]), owner))
-        network = _Network(backbone).eval()
-        with _same_padding_as_attribute(network):
-            write_onnx(network, draft, owner=owner, maps=maps, size=size, metadata=metadata)
+        write_onnx(backbone, draft, owner=owner, maps=maps, size=size, metadata=metadata)
         difference = compare(backbone, draft, sizes, owner=owner) if find_spec("onnxruntime") else None
         put_in_place(Path(folder), path.parent)
     return Export(path=path, maps=maps, size=size, weight_hash=metadata["weight_hash"], difference=difference)
 
 
-def write_onnx(
-    network: nn.Module,
-    path: Path,
-    *,
-    owner: str,
-    maps: Sequence[str],
-    size: tuple[int, int] | None,
-    metadata: Mapping[str, Any],
-) -> None:
-    """Write a module from images [B, 3, H, W] to a tuple of tensors as an ONNX file.
-
-    Raises
-    ------
-    PluginError
-        If the network contains operations that ONNX lacks.
-    """
-    # torch.export takes dimensions of 1, and equal dimensions, for constants, so the comparison uses other dimensions.
-    height, width = size or (96, 160)
-    dimensions = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about torch's own code
-            program = torch.onnx.export(
-                network,
-                (torch.zeros(2, 3, height, width),),
-                dynamo=True,
-                dynamic_shapes=(dimensions,),
-                input_names=[INPUT],
-                output_names=list(maps),
-                verbose=False,
-            )
-    except Exception as error:  # networks raise anything when they run on tensors without values
-        hint = "" if size else "; if it needs images of one size, add --size HEIGHT,WIDTH"
-        raise PluginError(
-            f"{owner} cannot be exported to ONNX, which supports torch operations only: {reason(error)}{hint}"
-        ) from error
-    save_onnx(program, path, json.dumps(metadata))
-
-
 def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *, owner: str) -> float:
     """Return the largest relative difference between torch's features and those of an ONNX file, on random images.
+
+    Parameters
+    ----------
+    backbone
+        The backbone, on the CPU.
+    path
+        Its ONNX file.
+    sizes
+        Heights and widths of the random images, in pixels.
+    owner
+        The backbone in words, for messages.
 
     Raises
     ------
@@ -198,62 +166,6 @@ def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *,
                     )
                 largest = max(largest, difference)
     return largest
-
-
-class _Network(nn.Module):
-    """A backbone as the module that torch exports, with its modules registered, so that torch exports its weights."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self._backbone = backbone
-        if not isinstance(backbone, nn.Module):
-            values = getattr(backbone, "__dict__", {}).values()
-            self._modules_of_backbone = nn.ModuleList(value for value in values if isinstance(value, nn.Module))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._backbone(images))
-
-
-@contextmanager
-def _same_padding_as_attribute(network: nn.Module) -> Iterator[None]:
-    """Export convolutions that pad like TensorFlow with ONNX's attribute for that padding.
-
-    As arithmetic on sizes, the padding of each depends on all layers before, and torch does not finish tracing it.
-    """
-    convolutions = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d) and type(module).__name__ in SAME_PADDING
-    ]
-    try:
-        for convolution in convolutions:
-            convolution.__dict__["forward"] = partial(_same_convolution, convolution)
-        yield
-    finally:
-        for convolution in convolutions:
-            convolution.__dict__.pop("forward", None)
-
-
-def _same_convolution(convolution: nn.Conv2d, images: Tensor) -> Tensor:
-    batch, _, *size = images.shape
-    result: Tensor = torch.onnx.ops.symbolic(
-        "Conv",
-        [tensor for tensor in (images, convolution.weight, convolution.bias) if tensor is not None],
-        {
-            "auto_pad": "SAME_UPPER",
-            "dilations": list(convolution.dilation),
-            "group": convolution.groups,
-            "kernel_shape": list(convolution.kernel_size),
-            "strides": list(convolution.stride),
-        },
-        dtype=images.dtype,
-        shape=[
-            batch,
-            convolution.out_channels,
-            *((length - 1) // stride + 1 for length, stride in zip(size, convolution.stride, strict=True)),
-        ],
-    )
-    return result
 
 
 def _features(backbone: Backbone, images: Tensor, owner: str) -> Sequence[Tensor]:

@@ -84,6 +84,11 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
     images
         Images for the comparison; if there are none, the training images that still exist.
 
+    Returns
+    -------
+    Export
+        The file, and how it was checked.
+
     Raises
     ------
     PluginError
@@ -96,6 +101,17 @@ def export_model(model: Model, path: str | Path, *, images: Sequence[ImageLike] 
         If there is no image for the comparison, or one cannot be read.
     OptionError
         If the path does not end with ``.onnx``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> changes = {"backbone": {"name": "resnet18", "weights": "random"}, "preprocessing": {"size": (32, 32)}}
+    >>> images = list(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    >>> detector = Detector.from_recipe("patchcore", device="cpu", **changes).fit(images)
+    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
+    ...     export = export_model(detector, Path(folder, "model.onnx"), images=images)
+    >>> export.outputs  # doctest: +SKIP
+    ('score', 'map', 'distance', 'peak', 'nearest')
     """
     if isinstance(model, ExportedModel):
         raise ModelFileError("the model is already exported; pass the model file that it was exported from")

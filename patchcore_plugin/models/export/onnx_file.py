@@ -14,7 +14,13 @@ ENTRY = "patchcore"
 
 
 def require_export() -> None:
-    """Raise a PluginError if the extra "export" is not installed, or torch is too old."""
+    """Check that a model can be exported.
+
+    Raises
+    ------
+    PluginError
+        If the extra "export" is not installed, or torch is older than 2.8.
+    """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise PluginError(f"export to ONNX requires {' and '.join(missing)}; pip install 'patchcore-plugin[export]'")
@@ -23,7 +29,17 @@ def require_export() -> None:
 
 
 def save_onnx(program: torch.onnx.ONNXProgram | None, path: Path, metadata: str) -> None:
-    """Write a program of torch.onnx with one entry of metadata, and let onnx check it."""
+    """Write a program of torch.onnx with one entry of metadata, and let onnx check it.
+
+    Parameters
+    ----------
+    program
+        What ``torch.onnx.export`` returned.
+    path
+        The file to write.
+    metadata
+        Text of the metadata entry `ENTRY`.
+    """
     import onnx
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -35,7 +51,15 @@ def save_onnx(program: torch.onnx.ONNXProgram | None, path: Path, metadata: str)
 
 
 def put_in_place(drafts: Path, folder: Path) -> None:
-    """Move finished files into a folder, where they replace older ones."""
+    """Move finished files into a folder, where they replace older ones.
+
+    Parameters
+    ----------
+    drafts
+        Folder with the finished files and nothing else.
+    folder
+        Where to move them, on the same file system.
+    """
     # A second file with weights first, so that no program reads a model without them.
     for draft in sorted(drafts.iterdir(), reverse=True):
         draft.replace(folder / draft.name)

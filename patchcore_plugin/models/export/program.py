@@ -140,7 +140,15 @@ class MemberProgram(nn.Module):
         return scores
 
     def full_map(self, scores: Tensor, height: int, width: int) -> Tensor:
-        """Return patch scores [B, h, w] as maps of images, [B, height, width]."""
+        """Return patch scores [B, h, w] as maps of images, [B, height, width].
+
+        Parameters
+        ----------
+        scores
+            Patch scores, float32 [B, h, w].
+        height, width
+            Size of the images, in pixels.
+        """
         options = self.preprocessing
         rows, columns = (
             _map_matrix(options, axis, scores.shape[1 + axis], self._map, (height, width)) for axis in range(2)
@@ -148,7 +156,20 @@ class MemberProgram(nn.Module):
         return rows @ scores @ columns.T
 
     def peak(self, scores: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return highest score [B], its row and column [B, 2], and the origin of the nearest patch [B, 3]."""
+        """Return the highest patch scores, and where they are.
+
+        Parameters
+        ----------
+        scores
+            Patch scores, float32 [B, h, w].
+        nearest
+            Row of the bank nearest to each patch, int64 [B, h, w].
+
+        Returns
+        -------
+        tuple of Tensor
+            Highest score [B], its row and column [B, 2], and the origin of its nearest patch [B, 3].
+        """
         place = scores.flatten(1).argmax(dim=1, keepdim=True)
         column = place % scores.shape[2]
         peak = torch.cat([(place - column) // scores.shape[2], column], dim=1)

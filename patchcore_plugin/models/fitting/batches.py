@@ -97,7 +97,17 @@ def feature_batches(
 
 
 def sample_patches(images: Sequence[ImageLike], pipeline: Pipeline, reader: ImageReader) -> Patches | None:
-    """Return the patches of the first readable image; None if there is none."""
+    """Return the patches of the first readable image; None if there is none.
+
+    Parameters
+    ----------
+    images
+        Paths or arrays.
+    pipeline
+        Extracts the patches.
+    reader
+        Reads the images.
+    """
     prepared = (item for batch in reader.batches(images) for item in batch if isinstance(item, PreparedImage))
     first = next(prepared, None)
     return None if first is None else pipeline.patches(stack([first]))

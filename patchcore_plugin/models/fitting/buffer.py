@@ -92,13 +92,27 @@ class PatchBuffer:
         return self._vectors[: self.rows if images is None else images * self.patches_per_image]
 
     def patches(self, first: int, count: int) -> Patches:
-        """Return the patches of consecutive images, for a buffer that did not start from a memory bank."""
+        """Return the patches of consecutive images, for a buffer that did not start from a memory bank.
+
+        Parameters
+        ----------
+        first
+            Position of the first image.
+        count
+            Number of images.
+        """
         rows = self._vectors[first * self.patches_per_image : (first + count) * self.patches_per_image]
         descriptors = torch.cat(self._descriptors[first : first + count]) if self._descriptors else None
         return Patches(rows.view(count, self._height, self._width, -1), descriptors, self._levels)
 
-    def swap(self, first: Sequence[int], second: Sequence[int]) -> None:
-        """Exchange the patches and image descriptors of pairs of images."""
+    def swap(self, some: Sequence[int], others: Sequence[int]) -> None:
+        """Exchange the patches and image descriptors of pairs of images.
+
+        Parameters
+        ----------
+        some, others
+            Positions of the images of each pair; of equal length.
+        """
         images = self._vectors[: self.rows].unflatten(0, (-1, self.patches_per_image))
         # Pair by pair: a copy of all would be the largest allocation of a fit.
         for left, right in zip(first, second, strict=True):

@@ -94,6 +94,15 @@ class MemberFit(NamedTuple):
 def choose_strategy(pipeline: Pipeline, images: Sequence[ImageLike], options: FitOptions) -> FitStrategy:
     """Return the strategy for a fit from scratch.
 
+    Parameters
+    ----------
+    pipeline
+        The components of a member.
+    images
+        Paths or arrays.
+    options
+        The memory budget, and how images are read.
+
     Raises
     ------
     PatchcoreError
@@ -153,6 +162,22 @@ def update_strategy(
 def run_fit(pipeline: Pipeline, images: Sequence[ImageLike], strategy: FitStrategy, options: FitOptions) -> MemberFit:
     """Read images, extract their patches, and let the strategy fit on them.
 
+    Parameters
+    ----------
+    pipeline
+        The components of a member.
+    images
+        Paths or arrays.
+    strategy
+        Collects the patches and fits the scorer.
+    options
+        How images are read and what is reported.
+
+    Returns
+    -------
+    MemberFit
+        The fitted state, the images that were read, and their held-out scores.
+
     Raises
     ------
     ImageError
@@ -189,6 +214,15 @@ def run_fit(pipeline: Pipeline, images: Sequence[ImageLike], strategy: FitStrate
 def require_memory(pipelines: Sequence[Pipeline], images: Sequence[ImageLike], options: FitOptions) -> None:
     """Check the memory for several members before the first is fitted.
 
+    Parameters
+    ----------
+    pipelines
+        The components of each member.
+    images
+        Paths or arrays.
+    options
+        How images are read.
+
     Raises
     ------
     PatchcoreError
@@ -209,7 +243,15 @@ def require_memory(pipelines: Sequence[Pipeline], images: Sequence[ImageLike], o
 
 
 def member_label(number: int, name: str) -> str:
-    """Return how a member is called in messages."""
+    """Return how a member is called in messages.
+
+    Parameters
+    ----------
+    number
+        Position of the member, from 0.
+    name
+        Name of its recipe.
+    """
     return f"member {number} ({name})"
 
 

@@ -15,7 +15,15 @@ good, and takes less than half of the time."""
 
 
 def held_out_indices(count: int, seed: int) -> NDArray[np.int64]:
-    """Return the indices of the images that are held out, ascending: a tenth, at least one; none of a single image."""
+    """Return the indices of a tenth of the images, at least one, ascending, int64; none of a single image.
+
+    Parameters
+    ----------
+    count
+        Number of images.
+    seed
+        Seed of the random choice.
+    """
     if count < 2:
         return np.empty(0, dtype=np.int64)
     order = np.random.default_rng(seed).permutation(count)
@@ -23,7 +31,15 @@ def held_out_indices(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def folds(count: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return the folds of images, each ascending and of nearly equal size; none of a single image."""
+    """Return the folds of images, each ascending and of nearly equal size; none of a single image.
+
+    Parameters
+    ----------
+    count
+        Number of images.
+    seed
+        Seed of the random order.
+    """
     if count < 2:
         return []
     order = np.random.default_rng(seed).permutation(count)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from patchcore_plugin.data.types import ImageLike
 from patchcore_plugin.errors import ImageError, OptionError
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.models.member import Member
 from patchcore_plugin.models.normalisation import ScoreScale
 from patchcore_plugin.models.preprocessing import geometry
@@ -58,10 +59,21 @@ def fit_members(
     false_alarm_rate
         Target rate of the threshold.
 
+    Returns
+    -------
+    DetectorFit
+        The fitted members, their calibration, and the images that were read.
+
     Raises
     ------
-    ImageError, CalibrationError, OptionError, PatchcoreError
-        See `Detector.fit`.
+    ImageError
+        For an unreadable image, if errors are not skipped; if no image is left; if images change during the fit.
+    CalibrationError
+        If there are too few images for the false-alarm rate.
+    OptionError
+        For a memory budget and several members.
+    PatchcoreError
+        If there is not enough memory, or the budget is too small.
     """
     if len(members) > 1:
         if options.memory_budget is not None:
@@ -110,10 +122,19 @@ def update_members(
     calibration
         Extended by the scores of the new images.
 
+    Returns
+    -------
+    DetectorFit
+        The updated members, their calibration, and the images that were read.
+
     Raises
     ------
-    ImageError, OptionError, PatchcoreError
-        See `Detector.update`.
+    ImageError
+        For an unreadable image, if errors are not skipped; if no image is left; if images change during the update.
+    OptionError
+        If a sampler cannot choose from a memory bank and new patches.
+    PatchcoreError
+        If there is not enough memory.
     """
     fits: list[MemberFit] = []
     for number, member in enumerate(members):
@@ -130,6 +151,13 @@ def update_members(
 
 def held_out_scores(members: Sequence[Member], fits: Sequence[MemberFit]) -> dict[int, HeldOutScore]:
     """Return the combined scores of the images that every member has scored, by number of the image.
+
+    Parameters
+    ----------
+    members
+        The fitted members.
+    fits
+        The fit of each member.
 
     Raises
     ------

@@ -68,6 +68,15 @@ def fit_bytes(images: int, like: Patches, bank_rows: int = 0) -> float:
 def require_memory(images: int, like: Patches, bank_rows: int = 0) -> float:
     """Return the bytes that a fit takes at most; see `fit_bytes`.
 
+    Parameters
+    ----------
+    images
+        Number of images.
+    like
+        Patches of one or more of the images.
+    bank_rows
+        Rows of the memory bank that is extended; 0 for a fit from scratch.
+
     Raises
     ------
     PatchcoreError

@@ -117,7 +117,13 @@ class MergeReduceFit:
         self._indices += indices
 
     def finish(self) -> FitResult:
-        """Reduce a last time, and fit the scorer on the memory bank."""
+        """Reduce a last time, and fit the scorer on the memory bank.
+
+        Raises
+        ------
+        ImageError
+            If no image was read.
+        """
         if self._buffer is None:
             raise ImageError(NO_IMAGE)
         self._scorer = None

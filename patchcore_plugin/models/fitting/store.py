@@ -71,7 +71,13 @@ class FeatureStore:
         return self._is_whole[name]
 
     def load(self, images: Sequence[ImageLike]) -> tuple[list[StoredImage], list[ImageError], Patches | None]:
-        """Return a stored batch: readable images, errors of the unreadable ones, and patches."""
+        """Return what was saved of a batch: readable images, errors of the others, and patches.
+
+        Raises
+        ------
+        PatchcoreError
+            If the file has disappeared or changed since `has` returned true.
+        """
         name = self._name(images)
         content_of_file = self._read(name)
         if content_of_file is None:
@@ -103,6 +109,17 @@ class FeatureStore:
         patches: Patches | None,
     ) -> None:
         """Write the file of a batch; it appears when it is complete.
+
+        Parameters
+        ----------
+        images
+            All images of the batch.
+        readable
+            Position, path, size and thumbnail of each image that was read.
+        errors
+            The errors of the others.
+        patches
+            Patches of the readable images; None if there are none.
 
         Raises
         ------

@@ -87,7 +87,13 @@ class InMemoryFit:
         self._indices += [image.number for image in batch.images]
 
     def finish(self) -> FitResult:
-        """Score the images fold by fold, then fit on all of them."""
+        """Score the images fold by fold, then fit on all of them.
+
+        Raises
+        ------
+        ImageError
+            If no image was read.
+        """
         if self._buffer is None:
             raise ImageError(NO_IMAGE)
         buffer = self._buffer
@@ -186,7 +192,13 @@ class StreamingFit:
         self._like = Patches(patches.grid.new_empty(1, 1, 1, patches.grid.shape[-1]), levels=patches.levels)
 
     def finish(self) -> FitResult:
-        """Return the scorer, fitted on all images, and a memory bank without rows."""
+        """Return the scorer, fitted on all images, and a memory bank without rows.
+
+        Raises
+        ------
+        ImageError
+            If no image was read.
+        """
         if self._like is None:
             raise ImageError(NO_IMAGE)
         self._scorer.finish()

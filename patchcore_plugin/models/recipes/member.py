@@ -52,7 +52,21 @@ class MemberRecipe:
         return {"name": self.name, "summary": self.summary, **roles}
 
     def change(self, role: str, change: str | Mapping[str, Any]) -> MemberRecipe:
-        """Return a member with another component, or with other options; see `Recipe.change`."""
+        """Return a member with another component, or with other options.
+
+        Parameters
+        ----------
+        role
+            "backbone", "aggregator", "sampler" or "scorer".
+        change
+            Name of another component, which starts with its own defaults; or options, which are added to those set,
+            unless their "name" is that of another component.
+
+        Raises
+        ------
+        OptionError
+            If the name is not text.
+        """
         old = self.choice(role)
         options = {"name": change} if isinstance(change, str) else dict(change)
         name = options.pop("name", old.name)
@@ -64,7 +78,20 @@ class MemberRecipe:
         return replace(self, **changes)
 
     def resolve(self, host: Host, seed: int) -> MemberRecipe:
-        """Return a member with every option written out; see `Recipe.resolve`."""
+        """Return the member with every option of every component written out.
+
+        Parameters
+        ----------
+        host
+            Provides the components.
+        seed
+            The value of each option ``seed`` that is not set.
+
+        Raises
+        ------
+        PluginError, OptionError
+            If a component does not exist, or cannot take its options.
+        """
         choices: dict[str, Any] = {}
         for role in ROLES:
             choice = self.choice(role)

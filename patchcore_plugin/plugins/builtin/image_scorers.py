@@ -90,7 +90,13 @@ class ImageKnn:
         return Scores(image=distance.mean(dim=1).float())
 
     def export_module(self) -> nn.Module:
-        """Return a module with the same scores; see `Scorer`."""
+        """Return a module with the same scores as this scorer.
+
+        Raises
+        ------
+        TensorError
+            If the scorer is not fitted.
+        """
         if self._search is None:
             raise TensorError("scorer 'image-knn': call fit or restore before exporting")
         from ._export_modules import ImageKnnModule
@@ -154,7 +160,13 @@ class ImageGaussian:
         return Scores(image=torch.stack(distances).sum(dim=0).float())
 
     def export_module(self) -> nn.Module:
-        """Return a module with the same scores and inverted factors; see `Scorer`."""
+        """Return a module with the same scores as this scorer, and inverted factors.
+
+        Raises
+        ------
+        TensorError
+            If the scorer is not fitted.
+        """
         if not self._levels:
             raise TensorError("scorer 'image-gaussian': call fit or restore before exporting")
         from ._export_modules import ImageGaussianModule

@@ -122,17 +122,53 @@ class Subject:
         frame, line = ([entry for entry in frames if is_own(entry[0])] or frames)[-1]
         return f"{frame.f_code.co_filename}, line {line}"
 
-    def expect(self, condition: bool, expected: str, actual: object, remedy: str) -> None:
-        """Raise a `ConformanceError` unless `condition` holds."""
+    def expect(self, condition: bool, expected: str, found: object, remedy: str) -> None:
+        """Raise a `ConformanceError` unless `condition` holds.
+
+        Parameters
+        ----------
+        condition
+            What must hold.
+        expected, found
+            What was expected and what was found, in words.
+        remedy
+            What the author of the component can do.
+
+        Raises
+        ------
+        ConformanceError
+            If `condition` is false.
+        """
         if not condition:
             raise self.failure(expected, actual, remedy)
 
-    def failure(self, expected: str, actual: object, remedy: str) -> ConformanceError:
-        """Return the error of a check."""
-        return ConformanceError(f"{self}: expected {expected}, found {actual}; {remedy}")
+    def failure(self, expected: str, found: object, remedy: str) -> ConformanceError:
+        """Return the error of a failed check.
+
+        Parameters
+        ----------
+        expected, found
+            What was expected and what was found, in words.
+        remedy
+            What the author of the component can do.
+        """
+        return ConformanceError(f"{self}: expected {expected}, found {found}; {remedy}")
 
     def expect_refusal(self, case: str, call: Callable[[], object]) -> None:
-        """Expect that `call` raises a PatchcoreError."""
+        """Expect that a call raises a PatchcoreError.
+
+        Parameters
+        ----------
+        case
+            What is refused, in words.
+        call
+            Makes the call.
+
+        Raises
+        ------
+        ConformanceError
+            If it returns, or raises another exception.
+        """
         remedy = "raise a TensorError with what was expected and what was passed"
         try:
             call()
@@ -188,7 +224,15 @@ class Check:
 
 
 def check_of(function: Callable[[Subject], None], subject: Subject) -> Check:
-    """Return a check from a function: its name is the title, the first line of its docstring the meaning."""
+    """Return a check for a function.
+
+    Parameters
+    ----------
+    function
+        The check. Its name is the title, the first line of its docstring the meaning.
+    subject
+        The component to check.
+    """
     return Check(
         role=subject.role,
         name=subject.name,

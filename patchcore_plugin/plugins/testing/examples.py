@@ -24,7 +24,15 @@ def example_bank(subject: Subject) -> tuple[Tensor, Tensor]:
 
 
 def bank_of(vectors: Tensor, origin: Tensor) -> MemoryBank:
-    """Return a bank with all optional content of an aggregator, including image descriptors."""
+    """Return a bank with all optional content of an aggregator, including image descriptors.
+
+    Parameters
+    ----------
+    vectors
+        Patch embeddings, float32 [M, D].
+    origin
+        Training image, grid row and grid column of each vector, int64 [M, 3].
+    """
     return MemoryBank(vectors, origin, descriptors=descriptors(vectors.device.type))
 
 

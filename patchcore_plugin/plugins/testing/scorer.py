@@ -48,7 +48,19 @@ def image(tensors: Sequence[Tensor], number: int) -> list[Tensor]:
 
 
 def score(subject: Subject, component: Any, patches: Patches, rows: int) -> list[Tensor]:
-    """Return image scores, then map and nearest if there are any."""
+    """Return image scores, then the map and the nearest rows if there are any.
+
+    Parameters
+    ----------
+    subject
+        The component to check.
+    component
+        The fitted scorer.
+    patches
+        Patches of one or more images.
+    rows
+        Number of rows of the memory bank.
+    """
     scores = component(patches)
     subject.expect(isinstance(scores, Scores), "Scores", describe(scores), "return Scores(image=..., map=...)")
     batch, height, width, _ = patches.grid.shape

@@ -19,7 +19,17 @@ ROUNDING = 1e-3
 
 
 def random_tensor(*shape: int, seed: int = 0, device: str = "cpu") -> Tensor:
-    """Return normally distributed float32 values that depend on `seed` alone."""
+    """Return normally distributed float32 values that depend on `seed` alone.
+
+    Parameters
+    ----------
+    *shape
+        Lengths of the dimensions.
+    seed
+        Seed of the values.
+    device
+        Device of the result.
+    """
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
@@ -31,14 +41,26 @@ def describe(value: object) -> str:
 
 
 def are_identical(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Return whether tensors are equal in number, dtype, shape and value."""
+    """Return whether tensors are equal in number, dtype, shape and value.
+
+    Parameters
+    ----------
+    first, second
+        The tensors, in order.
+    """
     return len(first) == len(second) and all(
         a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(first, second, strict=True)
     )
 
 
 def are_close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Return whether floating tensors are equal up to rounding."""
+    """Return whether floating tensors are equal up to rounding.
+
+    Parameters
+    ----------
+    first, second
+        The floating tensors, in order.
+    """
     return len(first) == len(second) and all(
         a.shape == b.shape and bool(((a - b).abs() <= ROUNDING * b.abs().amax()).all())
         for a, b in zip(first, second, strict=True)
@@ -49,6 +71,11 @@ def changes_at_lower_left(before: Tensor, after: Tensor) -> bool:
     """Return whether maps [B, C, h, w] differ more at the lower left than at the upper right.
 
     Always true for maps with fewer than two rows or columns.
+
+    Parameters
+    ----------
+    before, after
+        Maps of one shape, [B, C, h, w].
     """
     change = (after - before).abs().mean(dim=(0, 1))
     height, width = change.shape
@@ -58,7 +85,21 @@ def changes_at_lower_left(before: Tensor, after: Tensor) -> bool:
 
 
 def expect_finite(subject: Subject, name: str, value: Any, dims: str, shape: Sequence[int | None]) -> None:
-    """Expect a floating, finite tensor on the device; None in `shape` is any length from 1."""
+    """Expect a floating, finite tensor on the device of the check.
+
+    Parameters
+    ----------
+    subject
+        The component to check.
+    name
+        Name of the tensor, for messages.
+    value
+        The tensor.
+    dims
+        Its dimensions, for messages, such as "[B, h, w]".
+    shape
+        Length of each dimension; None for any length from 1.
+    """
     subject.expect(
         isinstance(value, Tensor)
         and value.is_floating_point()

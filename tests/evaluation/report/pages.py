@@ -14,7 +14,8 @@ import numpy as np
 from patchcore_plugin.evaluation.metrics.image import image_metrics
 from patchcore_plugin.evaluation.metrics.pixel import pixel_metrics
 from patchcore_plugin.evaluation.results import METRICS, CategoryResult, ImageResult
-from patchcore_plugin.models.calibration import Calibration, HeldOutScore
+from patchcore_plugin.models.calibration import Calibration
+from patchcore_plugin.models.held_out_score import HeldOutScore
 from patchcore_plugin.plugins.specs import ROLES
 
 CALIBRATION = Calibration.from_held_out([HeldOutScore(1 + k / 10, 0.0, 2 + k / 10) for k in range(11)], "eleven images")
