@@ -150,7 +150,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     ----------
     name
         The misspelt name.
-    known
+    names
         All valid names.
 
     Returns

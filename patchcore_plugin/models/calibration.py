@@ -99,7 +99,7 @@ class Calibration:
         good
             Scores of one or more good images.
         source
-            Where the scores come from, in words.
+            Origin of the scores, for messages.
         rate
             Target false-alarm rate; None for the default. See `at_rate`.
         """

@@ -23,7 +23,7 @@ class Region:
         The highest map value, and the pixel that has it.
     contour
         The outline as the corners (x, y) of a closed polygon along the edges of pixels: pixel (0, 0) alone has the
-        outline (0, 0), (0, 1), (1, 1), (1, 0). What it encloses are the region's pixels and those of its holes.
+        outline (0, 0), (0, 1), (1, 1), (1, 0). It encloses the pixels of the region and of its holes.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Region:
 def find_regions(anomaly_map: NDArray[np.float32], threshold: float) -> tuple[Region, ...]:
     """Return the 8-connected regions of a map that are above a threshold, highest peak first.
 
-    NaN is above nothing.
+    NaN counts as below the threshold.
 
     Parameters
     ----------

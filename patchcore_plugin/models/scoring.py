@@ -94,7 +94,7 @@ def normalise(members: Sequence[Member], scores: Sequence[ImageScores]) -> list[
     scores
         Each member's scores of the image.
     """
-    return [member.scale.apply(each) for member, each in zip(members, scores, strict=True)]
+    return [member.scale.apply(member_scores) for member, member_scores in zip(members, scores, strict=True)]
 
 
 def combine(scores: Sequence[ImageScores], shape: Geometry, options: Map) -> tuple[float, NDArray[np.float32] | None]:
@@ -116,7 +116,7 @@ def combine(scores: Sequence[ImageScores], shape: Geometry, options: Map) -> tup
     map
         Mean map of the members that have one, float32 [H, W]; None without such members.
     """
-    grids = [each.map for each in scores if each.map is not None]
+    grids = [member_scores.map for member_scores in scores if member_scores.map is not None]
     full = mean_anomaly_map(grids, shape, options) if grids else None
     return sum(member_scores.score for member_scores in scores) / len(scores), full
 

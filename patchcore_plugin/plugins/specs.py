@@ -145,7 +145,7 @@ class ScorerSpec(ComponentSpec):
     Parameters
     ----------
     streaming
-        Whether the scorer is a `StreamingScorer`, whatever its options. None: the host creates one to find out.
+        Whether the scorer is a `StreamingScorer`, with any options. None: the host creates one to find out.
 
     Examples
     --------

@@ -132,7 +132,7 @@ def compare(backbone: Backbone, path: Path, sizes: Sequence[tuple[int, int]], *,
     sizes
         Heights and widths of the random images, in pixels.
     owner
-        The backbone in words, for messages.
+        Description of the backbone, for messages.
 
     Raises
     ------

@@ -42,7 +42,7 @@ def write_onnx(
     path
         The file to write.
     owner
-        The backbone in words, for messages.
+        Description of the backbone, for messages.
     maps
         Names of the outputs.
     size
@@ -55,7 +55,7 @@ def write_onnx(
     PluginError
         If the network contains operations that ONNX lacks.
     """
-    # torch.export takes dimensions of 1, and equal dimensions, for constants. No dimension is one of the comparison.
+    # torch.export takes dimensions of 1, and equal dimensions, for constants, so the comparison uses other dimensions.
     height, width = size or (96, 160)
     dimensions = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
     network = _Network(backbone).eval()
@@ -100,7 +100,9 @@ def _same_padding_as_attribute(network: nn.Module) -> Iterator[None]:
     As arithmetic on sizes, the padding of each depends on all layers before, and torch does not finish tracing it.
     """
     convolutions = [
-        each for each in network.modules() if isinstance(each, nn.Conv2d) and type(each).__name__ in SAME_PADDING
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and type(module).__name__ in SAME_PADDING
     ]
     try:
         for convolution in convolutions:
@@ -115,7 +117,7 @@ def _same_convolution(convolution: nn.Conv2d, images: Tensor) -> Tensor:
     batch, _, *size = images.shape
     result: Tensor = torch.onnx.ops.symbolic(
         "Conv",
-        [each for each in (images, convolution.weight, convolution.bias) if each is not None],
+        [tensor for tensor in (images, convolution.weight, convolution.bias) if tensor is not None],
         {
             "auto_pad": "SAME_UPPER",
             "dilations": list(convolution.dilation),

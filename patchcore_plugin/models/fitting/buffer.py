@@ -105,12 +105,12 @@ class PatchBuffer:
         descriptors = torch.cat(self._descriptors[first : first + count]) if self._descriptors else None
         return Patches(rows.view(count, self._height, self._width, -1), descriptors, self._levels)
 
-    def swap(self, some: Sequence[int], others: Sequence[int]) -> None:
+    def swap(self, first: Sequence[int], second: Sequence[int]) -> None:
         """Exchange the patches and image descriptors of pairs of images.
 
         Parameters
         ----------
-        some, others
+        first, second
             Positions of the images of each pair; of equal length.
         """
         images = self._vectors[: self.rows].unflatten(0, (-1, self.patches_per_image))

@@ -71,7 +71,7 @@ class FeatureStore:
         return self._is_whole[name]
 
     def load(self, images: Sequence[ImageLike]) -> tuple[list[StoredImage], list[ImageError], Patches | None]:
-        """Return what was saved of a batch: readable images, errors of the others, and patches.
+        """Return a stored batch: readable images, errors of the unreadable ones, and patches.
 
         Raises
         ------

@@ -122,17 +122,17 @@ class Subject:
         frame, line = ([entry for entry in frames if is_own(entry[0])] or frames)[-1]
         return f"{frame.f_code.co_filename}, line {line}"
 
-    def expect(self, condition: bool, expected: str, found: object, remedy: str) -> None:
+    def expect(self, condition: bool, expected: str, actual: object, remedy: str) -> None:
         """Raise a `ConformanceError` unless `condition` holds.
 
         Parameters
         ----------
         condition
-            What must hold.
-        expected, found
-            What was expected and what was found, in words.
+            Whether the component passes.
+        expected, actual
+            The expected and the actual result, for the message.
         remedy
-            What the author of the component can do.
+            Advice to the author of the component.
 
         Raises
         ------
@@ -142,17 +142,17 @@ class Subject:
         if not condition:
             raise self.failure(expected, actual, remedy)
 
-    def failure(self, expected: str, found: object, remedy: str) -> ConformanceError:
+    def failure(self, expected: str, actual: object, remedy: str) -> ConformanceError:
         """Return the error of a failed check.
 
         Parameters
         ----------
-        expected, found
-            What was expected and what was found, in words.
+        expected, actual
+            The expected and the actual result, for the message.
         remedy
-            What the author of the component can do.
+            Advice to the author of the component.
         """
-        return ConformanceError(f"{self}: expected {expected}, found {found}; {remedy}")
+        return ConformanceError(f"{self}: expected {expected}, found {actual}; {remedy}")
 
     def expect_refusal(self, case: str, call: Callable[[], object]) -> None:
         """Expect that a call raises a PatchcoreError.
@@ -160,7 +160,7 @@ class Subject:
         Parameters
         ----------
         case
-            What is refused, in words.
+            Description of the input that must be refused.
         call
             Makes the call.
 
