@@ -29,7 +29,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from patchcore_plugin.cli import app
+from patchcore_plugin.cli import command_line
 from patchcore_plugin.models.recipes import Map, Preprocessing, Recipe
 from patchcore_plugin.plugins.manager import Host
 from patchcore_plugin.plugins.options import describe
@@ -165,7 +165,7 @@ def recipes(_: str) -> str:
 
 def commands(_: str) -> str:
     """Return summary, usage, arguments and options of every command."""
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(command_line)
     return "\n\n".join(_command(root, None, "patchcore"))
 
 

@@ -27,7 +27,7 @@ from playwright.sync_api import Error, sync_playwright
 from typer.testing import CliRunner
 
 import patchcore_plugin as pp
-from patchcore_plugin.cli import app
+from patchcore_plugin.cli import command_line
 from patchcore_plugin.cli.options import DetectorOptions
 from patchcore_plugin.cli.parsing import group_by_recipe
 from patchcore_plugin.models.fitting.memory import COPIES
@@ -69,7 +69,7 @@ def recipes(page: str) -> list[str]:
 
 def parse(words: list[str]) -> dict[str, Any]:
     """Parse a `patchcore` command line and return the parameters of its command, without running it."""
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(command_line)
     context, name = None, "patchcore"
     while hasattr(command, "commands"):
         context = command.make_context(name, [], parent=context, resilient_parsing=True)
@@ -213,7 +213,7 @@ def test_first_commands_write_the_files_and_fields_of_the_first_page(
     monkeypatch.chdir(tmp_path)
     first = [words for command in console("README.md") if (words := shlex.split(command))[0] == "patchcore"][:3]
     for words in first:
-        result = CliRunner().invoke(app, words[1:])
+        result = CliRunner().invoke(command_line, words[1:])
         assert result.exit_code == 0, result.output
     tables = re.findall(
         r"^\|---\|---\|\n((?:\|.*\n)+)", PAGES["docs/index.md"].read_text(encoding="utf-8"), re.MULTILINE
@@ -327,7 +327,7 @@ def test_each_command_is_on_its_page_with_all_options(site: dict[str, str]) -> N
         for name, child in getattr(command, "commands", {}).items():
             check(child, f"{path} {name}")
 
-    check(typer.main.get_command(app), "patchcore")
+    check(typer.main.get_command(command_line), "patchcore")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from patchcore_plugin.errors import PatchcoreError, one_line
 from patchcore_plugin.plugins.manager import OWN_DISTRIBUTION
 
 from . import (
+    app,
     calibrate,
     completion,
     demo,
@@ -26,10 +27,9 @@ from . import (
     update,
     watch,
 )
-from .app import command as app_command
 from .options import PluginFilter
 
-app = typer.Typer(
+command_line = typer.Typer(
     name="patchcore",
     help="Find defects in product images after fitting on good images only.",
     no_args_is_help=True,
@@ -37,18 +37,18 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("fit")(fit.command)
-app.command("calibrate")(calibrate.command)
-app.command("update")(update.command)
-app.command("predict")(predict.command)
-app.command("watch")(watch.command)
-app.command("evaluate")(evaluate.command)
-app.command("export")(export.command)
-app.command("export-backbone")(export_backbone.command)
-app.add_typer(plugins.app, name="plugins")
-app.add_typer(recipes.app, name="recipes")
-app.command("app")(app_command)
-app.command("demo")(demo.command)
+command_line.command("fit")(fit.command)
+command_line.command("calibrate")(calibrate.command)
+command_line.command("update")(update.command)
+command_line.command("predict")(predict.command)
+command_line.command("watch")(watch.command)
+command_line.command("evaluate")(evaluate.command)
+command_line.command("export")(export.command)
+command_line.command("export-backbone")(export_backbone.command)
+command_line.add_typer(plugins.app, name="plugins")
+command_line.add_typer(recipes.app, name="recipes")
+command_line.command("app")(app.command)
+command_line.command("demo")(demo.command)
 
 
 def _print_version(requested: bool) -> None:
@@ -57,7 +57,7 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@command_line.callback()
 def global_options(
     context: typer.Context,
     block: Annotated[
@@ -81,7 +81,7 @@ def main() -> None:
     """Run the command line and exit: code 0 for success, 1 for a failure explained in one line, 2 for wrong usage."""
     try:
         try:
-            app(prog_name="patchcore")
+            command_line(prog_name="patchcore")
         finally:
             sys.stdout.flush()
     except PatchcoreError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import socket
 import subprocess
 import sys
@@ -11,19 +10,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from patchcore_plugin.cli import app
+from patchcore_plugin.cli import command_line
 from patchcore_plugin.errors import PatchcoreError
 
 
 def error_of(*arguments: str) -> str:
     """Return the error message of the command."""
-    result = CliRunner().invoke(app, ["app", *arguments])
+    result = CliRunner().invoke(command_line, ["app", *arguments])
     assert isinstance(result.exception, PatchcoreError)
     return str(result.exception)
 
 
 def test_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("patchcore_plugin.cli.app"), "find_spec", lambda name: None)
+    monkeypatch.setattr("patchcore_plugin.cli.app.find_spec", lambda name: None)
     assert "pip install 'patchcore-plugin[app]'" in error_of()
 
 
@@ -34,7 +33,7 @@ def test_missing_model_or_folder_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("--max-pixels", "inf"), ("--max-pixels", "0"), ("--max-upload", "0MB")])
 def test_unusable_limits_are_refused(option: str, value: str) -> None:
-    result = CliRunner().invoke(app, ["app", option, value])
+    result = CliRunner().invoke(command_line, ["app", option, value])
     assert (result.exit_code, option in result.output) == (2, True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from patchcore_plugin.cli import app
+from patchcore_plugin.cli import command_line
 from tests.commands import CommandResult, patchcore, process, run_command
 
 
@@ -24,7 +24,7 @@ def list_commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[s
         yield from list_commands(child, (*words, name))
 
 
-COMMANDS = list(list_commands(typer.main.get_command(app)))
+COMMANDS = list(list_commands(typer.main.get_command(command_line)))
 
 
 def unframed(ended: CommandResult) -> str:
@@ -46,7 +46,7 @@ def test_help(command: tuple[str, ...]) -> None:
     assert ended.err == ""
     assert run_command(*command, "-h") == ended
     # Nothing in the help is interpreted as markup.
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(command_line)
     for name in command:
         group = group.commands[name]
     assert " ".join(group.help.split()) in unframed(ended)
@@ -54,7 +54,7 @@ def test_help(command: tuple[str, ...]) -> None:
 
 def test_help_of_every_option_is_a_sentence() -> None:
     for words in COMMANDS:
-        command: Any = typer.main.get_command(app)
+        command: Any = typer.main.get_command(command_line)
         for name in words:
             command = command.commands[name]
         for parameter in command.params:

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import patchcore_plugin as pp
-from patchcore_plugin.cli import app
+from patchcore_plugin.cli import command_line
 from patchcore_plugin.cli.isolation import _describe_exit
 from patchcore_plugin.cli.options import require_writable
 from patchcore_plugin.cli.parsing import group_by_recipe, parse_option, parse_size
@@ -229,7 +229,7 @@ def test_help_of_options(command: str, option: str, text: str, monkeypatch: pyte
 
 
 def test_help_of_commands() -> None:
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands: dict[str, Any] = typer.main.get_command(command_line).commands  # type: ignore[attr-defined]
     assert {name: commands[name].help.partition("\n")[0] for name in ("fit", "calibrate", "update", "predict")} == {
         "fit": "Fit a model on images of good parts.",
         "calibrate": "Choose a new threshold for a model, without fitting it again.",

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import patchcore_plugin as pp
-from patchcore_plugin.cli import app, main
+from patchcore_plugin.cli import command_line, main
 from patchcore_plugin.data.video import Frame, read_frames
 from patchcore_plugin.errors import ImageError
 from patchcore_plugin.inference.runner import predict_files
@@ -54,7 +54,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def predict(model: Path, *arguments: object, stdin: bytes = b"") -> Result:
     words = ["predict", str(model), *map(str, arguments), "--out", "out", "--device", "cpu"]
-    return CliRunner().invoke(app, words, input=stdin)
+    return CliRunner().invoke(command_line, words, input=stdin)
 
 
 def records() -> list[dict[str, Any]]:
