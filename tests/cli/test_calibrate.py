@@ -17,6 +17,8 @@ from patchcore_plugin.models.recalibration import recalibrate
 from tests.commands import SMALL, patchcore, run_command, run_failing, run_json
 from tests.conftest import draw, write
 
+pytestmark = pytest.mark.slow
+
 CPU = ("--device", "cpu")
 
 

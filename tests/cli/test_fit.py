@@ -86,6 +86,7 @@ def test_only_unreadable_images(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_file(good: Path, tmp_path: Path) -> None:
     images = sorted(good.iterdir())[:3]
     files = [tmp_path / name for name in "abc"]

@@ -79,6 +79,7 @@ def test_fit_works_with_broken_plugins_installed(good: Path, tmp_path: Path) -> 
     assert "acme (acme 1.5): RuntimeError: no licence" in message
 
 
+@pytest.mark.slow
 def test_blocked_plugins(distribution: Install) -> None:
     distribution("acme", BROKEN)
     rows = run_json("--block", "acme", "--block", "simple-samplers", "plugins", "list")

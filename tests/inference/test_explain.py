@@ -205,6 +205,7 @@ def test_thumbnails_are_saved_in_format_1(fitted: pp.Detector, tmp_path: Path) -
     assert not make().fit([draw(seed) for seed in range(3)]).thumbnails
 
 
+@pytest.mark.slow
 def test_ensemble_saves_thumbnails_once(tmp_path: Path) -> None:
     ensemble = pp.Detector.from_recipe(
         "patchcore-ensemble",
@@ -277,6 +278,7 @@ def test_thumbnail_that_is_not_a_small_jpeg_is_refused() -> None:
             decode_thumbnail(file)
 
 
+@pytest.mark.slow
 def test_predict_explains_defects_without_the_training_images(tmp_path: Path) -> None:
     for seed in range(8):
         write(tmp_path / "good" / f"{seed}.png", draw(seed))

@@ -118,6 +118,7 @@ def test_8_bit_products_give_up_if_codes_are_too_coarse(torch_kernels: None) -> 
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.slow
 def test_reduced_precision_of_products_changes_nothing(torch_kernels: None, when: str) -> None:
     before = torch.get_float32_matmul_precision()
     queries, bank = normal(60, 256, seed=1).double(), normal(5000, 256).double()  # which float32 products serve
@@ -151,6 +152,7 @@ assert NearestRows(bank)(bank)[1].flatten().tolist() == list(range(500))
 """
 
 
+@pytest.mark.slow
 def test_precision_set_through_torch_backends_changes_nothing() -> None:
     # In another process: torch allows only one way of setting the precision per process.
     ended = subprocess.run([sys.executable, "-c", BACKEND_SETTING], capture_output=True, text=True, timeout=300)

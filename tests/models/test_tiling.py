@@ -52,6 +52,7 @@ def test_tiles_have_the_given_size_and_cover_the_image() -> None:
     assert len(shapes) == 4 * 3
 
 
+@pytest.mark.slow
 def test_overlap_leaves_no_seams() -> None:
     flat = torch.ones(1, 3, 160, 160)
     inside = blur(flat).grid[0, 4:-4, 4:-4, 0]
@@ -81,6 +82,7 @@ def test_tiles_without_a_common_grid_are_refused(size: tuple[int, int], tile: tu
         tile_patches(draw(*size), tile, 0, cells)
 
 
+@pytest.mark.slow
 def test_a_large_image_with_a_small_defect(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     good = [rng.integers(100, 120, (256, 384, 3), dtype=np.uint8) for _ in range(6)]

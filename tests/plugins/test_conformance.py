@@ -11,6 +11,8 @@ import patchcore_plugin as pp
 from patchcore_plugin.plugins.options import describe
 from patchcore_plugin.plugins.testing import UnavailableError, checks, component_checks
 
+pytestmark = pytest.mark.slow
+
 RANDOM = {"weights": "random"}
 BACKBONES: dict[str, dict[str, Any]] = {
     **{"resnet18": RANDOM, "densenet201": RANDOM, "efficientnet_b4": RANDOM, "efficientnet-lite0": {}},

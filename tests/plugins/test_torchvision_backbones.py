@@ -17,6 +17,8 @@ from patchcore_plugin.errors import OptionError, TensorError
 from patchcore_plugin.plugins.protocols import Backbone
 from tests.plugins.torchvision_networks import SPECS, create, images, message, whole_resnet18
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from patchcore_plugin.errors import WeightsError
 from patchcore_plugin.plugins.protocols import hash_weights
 from tests.plugins.torchvision_networks import create, images, message, whole_resnet18
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_formats_of_weights_are_equal(tmp_path: Path) -> None:
     torch.save(whole_resnet18().state_dict(), tmp_path / "r.pth")

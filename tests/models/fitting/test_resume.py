@@ -14,6 +14,8 @@ from patchcore_plugin.data.images import write_png
 from patchcore_plugin.models.fitting.store import discard
 from tests.models import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def fit(detector: pp.Detector, images: list[Path], out: Path, **options: Any) -> tuple[bytes, int]:
     """Return the model file, and the number of images that were extracted."""

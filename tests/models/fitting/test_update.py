@@ -14,6 +14,8 @@ import patchcore_plugin as pp
 from tests.models import tiny
 from tests.models.tiny import PATCHES, distances, draw, map_of, rows, scores
 
+pytestmark = pytest.mark.slow
+
 OLD = [draw(number) for number in range(12)]
 NEW = [draw(number) for number in range(100, 105)]
 STREAMING: dict[str, Any] = {"aggregator": {"channels": 8}}
