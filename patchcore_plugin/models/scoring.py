@@ -40,12 +40,15 @@ def score_batches(
         Prepared images; errors in the place of unreadable ones.
     """
     for batch in batches:
-        readable = [item for item in batch if isinstance(item, PreparedImage)]
-        if not readable:
-            yield ScoredBatch(batch, [])
-            continue
-        tensor = stack(readable)
-        yield ScoredBatch(batch, list(zip(*(member.score(tensor) for member in members), strict=True)))
+        yield _score_batch(batch, members)
+
+
+def _score_batch(batch: list[PreparedImage | ImageError], members: Sequence[Member]) -> ScoredBatch:
+    readable = [item for item in batch if isinstance(item, PreparedImage)]
+    if not readable:
+        return ScoredBatch(batch, [])
+    tensor = stack(readable)
+    return ScoredBatch(batch, list(zip(*(member.score(tensor) for member in members), strict=True)))
 
 
 def predictions(
@@ -72,7 +75,8 @@ def predictions(
     """
     for batch, batch_scores in one_ahead(batches):
         remaining = iter(batch_scores)
-        for item in batch:
+        while batch:
+            item = batch.pop(0)  # frees its pixels before the next batch arrives
             if isinstance(item, ImageError):
                 yield item
                 continue

@@ -164,4 +164,4 @@ def test_few_frames_are_in_memory(tmp_path: Path, detector: pp.Detector, monkeyp
     monkeypatch.setattr("patchcore_plugin.inference.runner.read_frames", read_many)
     numbers = [result.extra["frame"] for result in predict_files(detector, [tmp_path / "v.mp4"])]
     assert numbers == list(range(100))
-    assert most <= 40  # five batches of 8: two waiting, one each being read, scored and written
+    assert most < 40  # four batches of 8, two of them waiting, and what passes from one to the next
