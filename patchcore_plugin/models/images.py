@@ -105,8 +105,9 @@ class _Reader(ABC, Generic[T]):
 
             def read_ahead() -> None:
                 while len(waiting) < 2 * BATCH and self._pixels_kept(waiting) <= KEPT_PIXELS:
-                    image = next(remaining, None)
-                    if image is None:
+                    try:
+                        image = next(remaining)
+                    except StopIteration:
                         return
                     count = _pixel_count(image)
                     # Waits here, in the order of images, so that a thread never holds pixels while it waits.

@@ -231,3 +231,9 @@ def test_readers_follow_the_cpus_of_the_process(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert reader_count() == 1
+
+
+def test_an_image_that_is_none_does_not_end_the_images_silently() -> None:
+    images: Any = [grey(0), None, grey(1)]
+    with pytest.raises(TypeError):
+        list(ImageReader(OPTIONS).batches(images))

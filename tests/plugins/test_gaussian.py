@@ -209,5 +209,5 @@ def test_missing_memory_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(device, "available", lambda device: HEIGHT * WIDTH * packed_size(5) * 12 - 1)
     with pytest.raises(pp.PatchcoreError, match=r"lower aggregator.channels"):
         streamed(grid)
-    monkeypatch.setattr(device, "available", lambda device: None)
+    monkeypatch.setattr(device, "available", lambda device: 10**15)
     streamed(grid)

@@ -89,8 +89,9 @@ def feature_batches(
     PatchcoreError
         If patches cannot be kept.
     """
-    others = [index for index in range(len(images)) if index not in held_out]
-    for indices, is_held_out in ((others, False), (sorted(held_out), True)):
+    last = frozenset(held_out)
+    first = [index for index in range(len(images)) if index not in last]
+    for indices, is_held_out in ((first, False), (sorted(last), True)):
         parts = [indices[low : low + BATCH] for low in range(0, len(indices), BATCH)]
         for batch in _batches(images, parts, pipeline, reader, store):
             yield batch._replace(held_out=is_held_out)

@@ -84,7 +84,7 @@ def require_memory(images: int, like: Patches, bank_rows: int = 0) -> float:
     """
     needed = fit_bytes(images, like, bank_rows)
     free = devices.available(like.grid.device)
-    if free is not None and needed > free:
+    if needed > free:
         raise PatchcoreError(
             f"{images} images have {images * patches_per_image(like):,} patches of {like.grid.shape[-1]} values: about "
             f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; {ADVICE}"
@@ -141,7 +141,7 @@ def plan_budget(budget: int, images: int, like: Patches, batch: int) -> BudgetPl
     total = images * patches_per_image(like)
     full = fit_bytes(images, like) + fixed
     free = devices.available(like.grid.device)
-    if free is not None and min(budget, full) > free:
+    if min(budget, full) > free:
         raise PatchcoreError(
             f"the memory budget is {size_text(budget)}, and {size_text(free)} are free; lower the budget, or close "
             "other programs"

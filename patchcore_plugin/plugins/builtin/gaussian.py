@@ -224,7 +224,7 @@ def _check_memory(grid: Tensor) -> None:
     height, width, dims = grid.shape[1:]
     # 8 bytes for the moments and 4 for the factors.
     needed, free = 12 * height * width * packed_size(dims), device.available(grid.device)
-    if free is not None and needed > free:
+    if needed > free:
         raise PatchcoreError(
             f"scorer 'gaussian': {height} x {width} covariances of {dims} values need {needed / 1e9:.1f} GB, and "
             f"{free / 1e9:.1f} GB are free; lower aggregator.channels or preprocessing.size, or raise aggregator.stride"
